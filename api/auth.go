@@ -1,0 +1,76 @@
+package api
+
+import (
+	"context"
+	"errors"
+	"time"
+
+	"github.com/taskfleet/taskfleet/scope"
+)
+
+// An Identity is who makes a call and what they may do.
+type Identity struct {
+	ClientID string    // "" for an anonymous caller
+	Scopes   scope.Set // expanded; of an anonymous caller, what anybody may do
+	Expires  time.Time // when the credentials end; zero where they do not
+}
+
+// A Credential is the evidence of identity in one request.
+type Credential struct {
+	Method, Resource              string // verb; path and query as sent
+	Host                          string // the Host header
+	ForwardedPort, ForwardedProto string // X-Forwarded-Port and -Proto, "" where absent
+	Authorization                 string // the Authorization header
+	RemoteAddr                    string
+	ContentType                   string
+	Body                          []byte // for the payload hash
+}
+
+// An Authenticator establishes who makes a request. Without any evidence the
+// answer is the anonymous identity; with evidence that does not hold it is an
+// AuthenticationFailed error.
+type Authenticator interface {
+	Authenticate(context.Context, Credential) (Identity, error)
+}
+
+// caller is the identity of one request and what it still has to prove.
+type caller struct {
+	Identity
+	need    scope.Expression
+	vars    scope.Vars // from the URL
+	checked bool
+	undo    []func()
+}
+
+// decidable reports whether the URL alone fills in the scope expression.
+func (c *caller) decidable() bool {
+	for _, p := range c.need.Params() {
+		if _, ok := c.vars[p]; !ok {
+			return false
+		}
+	}
+	return true
+}
+
+func (c *caller) check(vars scope.Vars) error {
+	if c.need == nil {
+		c.checked = true
+		return nil
+	}
+	all := scope.Vars{}
+	for k, v := range c.vars {
+		all[k] = v
+	}
+	for k, v := range vars {
+		all[k] = v
+	}
+	need, err := scope.Resolve(c.need, all)
+	if err != nil {
+		return errors.Join(errors.New("api: authorize"), err)
+	}
+	if !need.SatisfiedBy(c.Scopes) {
+		return insufficient(c.ClientID, need, c.Scopes)
+	}
+	c.checked = true
+	return nil
+}

@@ -1,0 +1,213 @@
+package api
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"path"
+	"slices"
+	"strings"
+
+	"github.com/santhosh-tekuri/jsonschema/v6"
+	"github.com/santhosh-tekuri/jsonschema/v6/kind"
+	"golang.org/x/text/language"
+	"golang.org/x/text/message"
+	"sigs.k8s.io/yaml"
+)
+
+// schemas are the compiled JSON schemas of one service.
+type schemas struct {
+	compiled map[string]*jsonschema.Schema // by "v1/task.json#"
+	source   map[string]map[string]any     // by "task.json", for publishing
+}
+
+// loadSchemas compiles every <name>.yml of dir. A schema's $id is derived from
+// service, version and file name, so that files refer to each other by
+// "task-status.json#" and cannot disagree with where they are served.
+func loadSchemas(service, version string, dir fs.FS) (*schemas, error) {
+	s := &schemas{map[string]*jsonschema.Schema{}, map[string]map[string]any{}}
+	if dir == nil {
+		return s, nil
+	}
+	files, err := fs.Glob(dir, "*.yml")
+	if err != nil {
+		return nil, err
+	}
+	c := jsonschema.NewCompiler()
+	c.DefaultDraft(jsonschema.Draft2019) // in which what stands beside a $ref counts: defaults do
+	c.AssertFormat()
+	base := "taskfleet:///schemas/" + service + "/" + version + "/"
+	for _, f := range files {
+		text, err := fs.ReadFile(dir, f)
+		if err != nil {
+			return nil, err
+		}
+		asJSON, err := yaml.YAMLToJSONStrict(text)
+		if err != nil {
+			return nil, fmt.Errorf("schema %s/%s: %w", service, f, err)
+		}
+		doc, err := jsonschema.UnmarshalJSON(bytes.NewReader(asJSON))
+		if err != nil {
+			return nil, fmt.Errorf("schema %s/%s: %w", service, f, err)
+		}
+		obj, ok := doc.(map[string]any)
+		if !ok {
+			return nil, fmt.Errorf("schema %s/%s is not an object", service, f)
+		}
+		name := strings.TrimSuffix(path.Base(f), ".yml") + ".json"
+		s.source[name] = obj
+		if err := c.AddResource(base+name, doc); err != nil {
+			return nil, fmt.Errorf("schema %s/%s: %w", service, f, err)
+		}
+	}
+	for name := range s.source {
+		sch, err := c.Compile(base + name)
+		if err != nil {
+			return nil, fmt.Errorf("schema %s/%s: %w", service, name, err)
+		}
+		s.compiled[version+"/"+name+"#"] = sch
+	}
+	return s, nil
+}
+
+func (s *schemas) find(ref string) (*jsonschema.Schema, error) {
+	if ref == "" {
+		return nil, nil
+	}
+	sch, ok := s.compiled[ref]
+	if !ok {
+		return nil, fmt.Errorf("there is no schema %q", ref)
+	}
+	return sch, nil
+}
+
+// applyDefaults fills in what v lacks and sch gives a default for, in place,
+// and reports whether it changed anything. Properties are followed through
+// $ref and allOf; alternatives (anyOf, oneOf) are left alone, as which of them
+// applies is not known before validation.
+func applyDefaults(sch *jsonschema.Schema, v any) (changed bool) {
+	if sch.Ref != nil {
+		changed = applyDefaults(sch.Ref, v)
+	}
+	for _, s := range sch.AllOf {
+		changed = applyDefaults(s, v) || changed
+	}
+	switch v := v.(type) {
+	case map[string]any:
+		for name, p := range sch.Properties {
+			if x, ok := v[name]; ok {
+				changed = applyDefaults(p, x) || changed
+			} else if d := defaultOf(p); d != nil {
+				v[name] = *d
+				changed = true
+			}
+		}
+	case []any:
+		item, ok := sch.Items.(*jsonschema.Schema)
+		if !ok {
+			break
+		}
+		for _, x := range v {
+			changed = applyDefaults(item, x) || changed
+		}
+	}
+	return changed
+}
+
+func defaultOf(s *jsonschema.Schema) *any {
+	for ; s != nil; s = s.Ref {
+		if s.Default != nil {
+			return s.Default
+		}
+	}
+	return nil
+}
+
+var printer = message.NewPrinter(language.English)
+
+// maxReasons bounds how many faults a validation error names.
+const maxReasons = 20
+
+// explain turns a validation error into sentences, one fault a line, each with
+// the place in the payload.
+func explain(err error) string {
+	ve, ok := errors.AsType[*jsonschema.ValidationError](err)
+	if !ok {
+		return err.Error()
+	}
+	var lines []string
+	var walk func(*jsonschema.ValidationError)
+	walk = func(e *jsonschema.ValidationError) {
+		if len(e.Causes) > 0 {
+			for _, c := range e.Causes {
+				walk(c)
+			}
+			return
+		}
+		place := "data"
+		if len(e.InstanceLocation) > 0 {
+			place += "/" + strings.Join(e.InstanceLocation, "/")
+		}
+		what := e.ErrorKind.LocalizedString(printer)
+		if _, always := e.ErrorKind.(*kind.FalseSchema); always {
+			what = "is not allowed here"
+		}
+		lines = append(lines, shorten(place, 200)+": "+shorten(what, 400))
+	}
+	walk(ve)
+	slices.Sort(lines)
+	lines = slices.Compact(lines)
+	if n := len(lines); n > maxReasons {
+		lines = append(lines[:maxReasons], fmt.Sprintf("and %d more", n-maxReasons))
+	}
+	return "  * " + strings.Join(lines, "\n  * ")
+}
+
+func shorten(s string, n int) string {
+	if len(s) <= n {
+		return s
+	}
+	return strings.ToValidUTF8(s[:n], "") + "…"
+}
+
+// decodeJSON parses a document as the validator wants it (numbers kept exact)
+// and refuses NUL characters, which PostgreSQL cannot store.
+func decodeJSON(b []byte) (any, error) {
+	v, err := jsonschema.UnmarshalJSON(bytes.NewReader(b))
+	if err != nil {
+		return nil, err
+	}
+	if bytes.Contains(b, []byte(`\u0000`)) && hasNUL(v) {
+		return nil, errors.New("a string contains the character U+0000, which cannot be stored")
+	}
+	return v, nil
+}
+
+func hasNUL(v any) bool {
+	switch v := v.(type) {
+	case string:
+		return strings.Contains(v, "\x00")
+	case []any:
+		return slices.ContainsFunc(v, hasNUL)
+	case map[string]any:
+		for k, x := range v {
+			if hasNUL(k) || hasNUL(x) {
+				return true
+			}
+		}
+	}
+	return false
+}
+
+// encodeJSON writes v without escaping <, > and &, which scopes are full of.
+func encodeJSON(v any) ([]byte, error) {
+	var b bytes.Buffer
+	e := json.NewEncoder(&b)
+	e.SetEscapeHTML(false)
+	if err := e.Encode(v); err != nil {
+		return nil, err
+	}
+	return bytes.TrimSuffix(b.Bytes(), []byte("\n")), nil
+}

@@ -1,0 +1,485 @@
+package api
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"hash/fnv"
+	"io"
+	"log/slog"
+	"maps"
+	"mime"
+	"net/http"
+	"regexp"
+	"runtime/debug"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/google/uuid"
+	"github.com/klauspost/compress/gzhttp"
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/santhosh-tekuri/jsonschema/v6"
+
+	"github.com/taskfleet/taskfleet/scope"
+)
+
+// MaxBody is the largest request body, in bytes.
+const MaxBody = 10 << 20
+
+// bodyTimeout bounds how long a client may take to send a body.
+const bodyTimeout = 2 * time.Minute
+
+// Options are what a Server needs.
+type Options struct {
+	RootURL string // "https://tasks.example.com", without a slash at the end
+	Auth    Authenticator
+	Log     *slog.Logger
+	Metrics prometheus.Registerer
+	Version Version
+
+	// CheckOutput validates every reply against its schema and turns a
+	// mismatch into a 500. It is on in tests.
+	CheckOutput bool
+
+	// Other serves paths that no service owns; nil answers 404.
+	Other http.Handler
+}
+
+// A Version tells which build is running, under __version__.
+type Version struct {
+	Version string `json:"version"`
+	Commit  string `json:"commit"`
+	Source  string `json:"source"`
+	Build   string `json:"build"`
+}
+
+// A Server serves the methods of the services mounted on it, their references
+// and their schemas.
+type Server struct {
+	opts     Options
+	started  time.Time
+	services map[string]*mounted // by "queue/v1"
+	handler  http.Handler
+
+	requests *prometheus.CounterVec
+	latency  *prometheus.HistogramVec
+}
+
+type mounted struct {
+	router
+	reference map[string]any
+	exchanges map[string]any // nil where the service publishes nothing
+	schemas   *schemas
+}
+
+type endpoint struct {
+	Spec
+	service  string
+	route    route
+	patterns map[string]*regexp.Regexp // of all the service's parameters
+	input    *jsonschema.Schema
+	output   *jsonschema.Schema
+	invoke   func(context.Context, *http.Request, *request) (any, error)
+}
+
+// NewServer returns a Server without services.
+func NewServer(o Options) *Server {
+	s := &Server{
+		opts: o, started: time.Now(), services: map[string]*mounted{},
+		requests: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "taskfleet_api_requests_total", Help: "API calls by service, method and HTTP status.",
+		}, []string{"service", "method", "status"}),
+		latency: prometheus.NewHistogramVec(prometheus.HistogramOpts{
+			Name: "taskfleet_api_seconds", Help: "Time from the first byte of a call to the last of its reply. claimWork waits for work by design.",
+			Buckets: []float64{.0005, .001, .0025, .005, .01, .025, .05, .1, .25, .5, 1, 2.5, 5, 10, 30},
+		}, []string{"service", "method"}),
+	}
+	o.Metrics.MustRegister(s.requests, s.latency)
+	s.handler = gzhttp.GzipHandler(http.HandlerFunc(s.serve))
+	return s
+}
+
+// Mount adds a service. It fails where a declaration names a schema, a
+// parameter or a route that does not fit.
+func Mount[S any](s *Server, v Service[S], impl S) error {
+	sch, err := loadSchemas(v.Name, v.Version, v.Schemas)
+	if err != nil {
+		return err
+	}
+	patterns, err := compileParams(v.Params)
+	if err != nil {
+		return fmt.Errorf("service %s: %w", v.Name, err)
+	}
+	m := &mounted{router{map[string][]*endpoint{}, patterns}, v.Reference(), v.exchangesReference(), sch}
+	for _, x := range v.Exchanges {
+		if _, err := sch.find(x.Schema); err != nil {
+			return fmt.Errorf("%s.%s: %w", v.Name, x.Name, err)
+		}
+	}
+	names := map[string]bool{}
+	for _, d := range slices.Concat(v.Methods, standardMethods[S](s)) {
+		e := &endpoint{Spec: d.Spec, service: v.Name, route: d.route, patterns: patterns}
+		if names[d.Name] {
+			return fmt.Errorf("%s.%s is declared twice", v.Name, d.Name)
+		}
+		names[d.Name] = true
+		for _, q := range d.Query {
+			if patterns[q] == nil {
+				return fmt.Errorf("%s.%s: no pattern for query parameter %s", v.Name, d.Name, q)
+			}
+		}
+		if e.input, err = sch.find(d.Input); err != nil {
+			return fmt.Errorf("%s.%s: %w", v.Name, d.Name, err)
+		}
+		if e.output, err = sch.find(d.Output); err != nil {
+			return fmt.Errorf("%s.%s: %w", v.Name, d.Name, err)
+		}
+		e.invoke = func(ctx context.Context, r *http.Request, q *request) (any, error) {
+			return d.invoke(ctx, impl, r, q)
+		}
+		m.add(e)
+	}
+	s.services[v.Name+"/"+v.Version] = m
+	return nil
+}
+
+func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) { s.handler.ServeHTTP(w, r) }
+
+// A Reply is a result that has an HTTP status and headers of its own.
+type Reply interface {
+	Status() int
+	Header() map[string]string
+}
+
+// A Stream is a result that writes itself, for replies without an end.
+type Stream func(http.ResponseWriter, *http.Request) error
+
+var commonHeaders = map[string]string{
+	"X-Content-Type-Options":       "nosniff",
+	"Content-Security-Policy":      "default-src 'none'; frame-ancestors 'none'; base-uri 'none'; form-action 'none'",
+	"Cache-Control":                "no-store, no-cache, must-revalidate",
+	"Access-Control-Allow-Origin":  "*",
+	"Access-Control-Max-Age":       "900",
+	"Access-Control-Allow-Methods": "OPTIONS,GET,HEAD,POST,PUT,DELETE,TRACE,CONNECT",
+	"Access-Control-Allow-Headers": "X-Requested-With,Content-Type,Authorization,Accept,Origin,Cache-Control",
+}
+
+func (s *Server) serve(w http.ResponseWriter, r *http.Request) {
+	h := w.Header()
+	trace := r.Header.Get("X-Taskcluster-Trace-Id")
+	if trace == "" || len(trace) > 200 {
+		trace = uuid.NewString()
+	}
+	id := uuid.NewString()
+	h.Set("X-For-Trace-Id", trace)
+	h.Set("X-For-Request-Id", id)
+	path := r.URL.EscapedPath()
+	rest, isAPI := strings.CutPrefix(path, "/api/")
+	switch {
+	case isAPI:
+		setAll(h, commonHeaders)
+		s.serveAPI(w, r, rest, s.opts.Log.With("trace", trace, "request", id))
+	case path == "/__heartbeat__" || path == "/__lbheartbeat__":
+		setAll(h, commonHeaders)
+		writeJSON(w, r, http.StatusOK, struct{}{})
+	case path == "/__version__":
+		setAll(h, commonHeaders)
+		writeJSON(w, r, http.StatusOK, s.opts.Version)
+	case strings.HasPrefix(path, "/references/") || strings.HasPrefix(path, "/schemas/"):
+		setAll(h, commonHeaders)
+		s.servePublished(w, r, path)
+	case s.opts.Other != nil:
+		s.opts.Other.ServeHTTP(w, r)
+	default:
+		setAll(h, commonHeaders)
+		notFound(w, r)
+	}
+}
+
+func setAll(h http.Header, values map[string]string) {
+	for k, v := range values {
+		h.Set(k, v)
+	}
+}
+
+func notFound(w http.ResponseWriter, r *http.Request) {
+	writeJSON(w, r, http.StatusNotFound, map[string]string{"error": "Not found"})
+}
+
+func (s *Server) serveAPI(w http.ResponseWriter, r *http.Request, rest string, log *slog.Logger) {
+	if r.Method == http.MethodOptions {
+		w.WriteHeader(http.StatusOK)
+		return
+	}
+	service, rest, _ := strings.Cut(rest, "/")
+	version, rest, _ := strings.Cut(rest, "/")
+	m := s.services[service+"/"+version]
+	if m == nil {
+		notFound(w, r)
+		return
+	}
+	e, vars, fits := m.find(r.Method, "/"+rest)
+	if e == nil {
+		notFound(w, r)
+		return
+	}
+	start := time.Now()
+	status := s.call(w, r, e, vars, fits, log)
+	s.latency.WithLabelValues(e.service, e.Name).Observe(time.Since(start).Seconds())
+	s.requests.WithLabelValues(e.service, e.Name, fmt.Sprint(status)).Inc()
+}
+
+// call runs one method and writes its reply, returning the HTTP status.
+func (s *Server) call(w http.ResponseWriter, r *http.Request, e *endpoint, vars map[string]string, fits bool, log *slog.Logger) int {
+	q := &request{path: vars, who: &caller{}}
+	var payload any
+	out, err := s.run(w, r, e, q, fits, &payload)
+	if err == nil && s.opts.CheckOutput {
+		err = e.checkOutput(out)
+	}
+	if err != nil {
+		q.who.undoAll()
+		a, ok := errors.AsType[*Error](err)
+		if !ok {
+			if r.Context().Err() != nil {
+				return 499 // the caller has gone; nobody reads the reply
+			}
+			incident := uuid.NewString()
+			log.Error("internal error", "incidentId", incident, "service", e.service, "method", e.Name, "err", err)
+			a = Errorf(InternalServerError, "Internal server error, incident id %s. The details are in the server's log under this id.", incident)
+		}
+		if e.Private {
+			payload = nil
+		}
+		if a.Code == AuthenticationFailed {
+			w.Header().Set("WWW-Authenticate", "Hawk")
+		}
+		writeJSON(w, r, a.Status(), newErrorBody(a, e.Name, vars, payload))
+		return a.Status()
+	}
+	status := http.StatusOK
+	switch out := out.(type) {
+	case Stream:
+		if err := out(w, r); err != nil {
+			log.Debug("stream ended", "method", e.Name, "err", err)
+		}
+		return status
+	case None:
+		err = writeJSON(w, r, status, struct{}{})
+	case Reply:
+		status = out.Status()
+		setAll(w.Header(), out.Header())
+		err = writeJSON(w, r, status, out)
+	default:
+		err = writeJSON(w, r, status, out)
+	}
+	if len(q.who.undo) > 0 {
+		// Flushing makes the kernel tell us about a connection that is gone.
+		if err == nil {
+			err = http.NewResponseController(w).Flush()
+		}
+		if err != nil && !errors.Is(err, http.ErrNotSupported) || r.Context().Err() != nil {
+			q.who.undoAll()
+		}
+	}
+	return status
+}
+
+func (c *caller) undoAll() {
+	for _, f := range c.undo {
+		f()
+	}
+	c.undo = nil
+}
+
+// run makes the checks in their order and calls the handler.
+func (s *Server) run(w http.ResponseWriter, r *http.Request, e *endpoint, q *request, fits bool, payload *any) (out any, err error) {
+	defer func() {
+		if p := recover(); p != nil {
+			err = fmt.Errorf("panic: %v\n%s", p, debug.Stack())
+		}
+	}()
+	raw, doc, err := readBody(w, r)
+	if err != nil {
+		return nil, err
+	}
+	*payload = doc
+	if q.who, err = s.authenticate(r, e, q.path, raw); err != nil {
+		return nil, err
+	}
+	if !fits {
+		return nil, e.misfit(q.path)
+	}
+	if q.query, err = e.parseQuery(r); err != nil {
+		return nil, err
+	}
+	if e.input != nil {
+		if q.body, err = e.parseBody(r, raw, doc, payload); err != nil {
+			return nil, err
+		}
+	}
+	return e.invoke(r.Context(), r, q)
+}
+
+// readBody reads a bounded body and parses it where it claims to be JSON.
+func readBody(w http.ResponseWriter, r *http.Request) (raw []byte, doc any, err error) {
+	if r.ContentLength > MaxBody {
+		return nil, nil, tooLarge()
+	}
+	if r.Body == nil || r.ContentLength == 0 {
+		return nil, nil, nil
+	}
+	// A recorder in tests has no deadline to set; a real connection does.
+	ctl := http.NewResponseController(w)
+	if ctl.SetReadDeadline(time.Now().Add(bodyTimeout)) == nil {
+		defer ctl.SetReadDeadline(time.Time{})
+	}
+	raw, err = io.ReadAll(http.MaxBytesReader(w, r.Body, MaxBody))
+	if err != nil {
+		if _, ok := errors.AsType[*http.MaxBytesError](err); ok {
+			return nil, nil, tooLarge()
+		}
+		return nil, nil, Errorf(MalformedPayload, "The request body could not be read: %v", err)
+	}
+	if len(raw) == 0 || !isJSON(r.Header.Get("Content-Type")) {
+		return raw, nil, nil
+	}
+	doc, err = decodeJSON(raw)
+	if err != nil {
+		return nil, nil, Errorf(MalformedPayload, "The request body is not valid JSON: %s", shorten(err.Error(), 300))
+	}
+	return raw, doc, nil
+}
+
+func tooLarge() *Error {
+	return Errorf(InputTooLarge, "The request body is larger than %d MiB.", MaxBody>>20)
+}
+
+func isJSON(contentType string) bool {
+	t, _, err := mime.ParseMediaType(contentType)
+	return err == nil && t == "application/json"
+}
+
+func (s *Server) authenticate(r *http.Request, e *endpoint, vars map[string]string, raw []byte) (*caller, error) {
+	who := &caller{need: e.Scopes, vars: scope.Vars{}}
+	for k, v := range vars {
+		who.vars[k] = v
+	}
+	if e.Scopes == nil {
+		who.checked = true
+		return who, nil
+	}
+	var err error
+	who.Identity, err = s.opts.Auth.Authenticate(r.Context(), Credential{
+		Method: r.Method, Resource: r.URL.RequestURI(), Host: r.Host,
+		ForwardedPort: r.Header.Get("X-Forwarded-Port"), ForwardedProto: r.Header.Get("X-Forwarded-Proto"),
+		Authorization: r.Header.Get("Authorization"), RemoteAddr: r.RemoteAddr,
+		ContentType: r.Header.Get("Content-Type"), Body: raw,
+	})
+	if err != nil {
+		return who, err
+	}
+	if who.decidable() {
+		return who, who.check(nil)
+	}
+	return who, nil
+}
+
+// misfit says which URL parameter does not fit its pattern.
+func (e *endpoint) misfit(vars map[string]string) error {
+	for _, name := range e.route.params() {
+		if p := e.patterns[name]; p != nil && !p.MatchString(vars[name]) {
+			return Errorf(InvalidRequestArguments, "The URL parameter %s is %q, which does not match %s", name, shorten(vars[name], 200), p)
+		}
+	}
+	return Errorf(InvalidRequestArguments, "The URL does not fit the route %s", e.route.text)
+}
+
+func (e *endpoint) parseQuery(r *http.Request) (map[string]string, error) {
+	if r.URL.RawQuery == "" {
+		return nil, nil
+	}
+	values, err := parseQueryString(r.URL.RawQuery)
+	if err != nil {
+		return nil, err
+	}
+	out := make(map[string]string, len(values))
+	for _, name := range slices.Sorted(maps.Keys(values)) {
+		if name == "bewit" {
+			continue // part of the authentication
+		}
+		p, known := e.patterns[name], slices.Contains(e.Query, name)
+		switch v := values[name]; {
+		case !known && len(e.Query) == 0:
+			return nil, Errorf(InvalidRequestArguments, "The query parameter %q is unknown: %s takes none", shorten(name, 100), e.Name)
+		case !known:
+			return nil, Errorf(InvalidRequestArguments, "The query parameter %q is unknown: %s takes %s", shorten(name, 100), e.Name, strings.Join(e.Query, ", "))
+		case len(v) > 1:
+			return nil, Errorf(InvalidRequestArguments, "The query parameter %s is given %d times", name, len(v))
+		case !p.MatchString(v[0]):
+			return nil, Errorf(InvalidRequestArguments, "The query parameter %s is %q, which does not match %s", name, shorten(v[0], 200), p)
+		default:
+			out[name] = v[0]
+		}
+	}
+	return out, nil
+}
+
+// parseBody validates a body and returns it with the schema's defaults.
+func (e *endpoint) parseBody(r *http.Request, raw []byte, doc any, payload *any) ([]byte, error) {
+	if len(raw) == 0 {
+		doc, raw = map[string]any{}, []byte("{}")
+	} else if t := r.Header.Get("Content-Type"); !isJSON(t) {
+		return nil, Errorf(MalformedPayload, "The request body must be JSON, with Content-Type: application/json; this request has %q", shorten(t, 100))
+	}
+	changed := applyDefaults(e.input, doc)
+	*payload = doc
+	if err := e.input.Validate(doc); err != nil {
+		return nil, Errorf(InputValidationError, "The request body does not fit the schema %s:\n%s", e.Input, explain(err))
+	}
+	if !changed {
+		return raw, nil
+	}
+	return encodeJSON(doc)
+}
+
+func (e *endpoint) checkOutput(out any) error {
+	if e.output == nil {
+		return nil
+	}
+	b, err := encodeJSON(out)
+	if err != nil {
+		return fmt.Errorf("%s.%s: encoding the reply: %w", e.service, e.Name, err)
+	}
+	doc, err := decodeJSON(b)
+	if err != nil {
+		return fmt.Errorf("%s.%s: decoding the reply: %w", e.service, e.Name, err)
+	}
+	if err := e.output.Validate(doc); err != nil {
+		return fmt.Errorf("%s.%s: the reply does not fit %s:\n%s\n%s", e.service, e.Name, e.Output, explain(err), b)
+	}
+	return nil
+}
+
+// writeJSON writes v with a weak ETag, or 304 where the caller has it already.
+func writeJSON(w http.ResponseWriter, r *http.Request, status int, v any) error {
+	b, err := encodeJSON(v)
+	if err != nil {
+		http.Error(w, `{"code":"InternalServerError","message":"the reply could not be encoded"}`, http.StatusInternalServerError)
+		return fmt.Errorf("encoding the reply: %w", err)
+	}
+	h := w.Header()
+	h.Set("Content-Type", "application/json; charset=utf-8")
+	sum := fnv.New64a()
+	sum.Write(b)
+	tag := fmt.Sprintf(`W/"%x-%x"`, len(b), sum.Sum64())
+	h.Set("ETag", tag)
+	if status == http.StatusOK && r.Method == http.MethodGet && strings.Contains(r.Header.Get("If-None-Match"), tag) {
+		w.WriteHeader(http.StatusNotModified)
+		return nil
+	}
+	w.WriteHeader(status)
+	_, err = w.Write(b)
+	return err
+}

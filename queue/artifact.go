@@ -1,0 +1,622 @@
+package queue
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"strconv"
+	"time"
+
+	"github.com/taskfleet/taskfleet/api"
+	"github.com/taskfleet/taskfleet/blob"
+	"github.com/taskfleet/taskfleet/scope"
+	"github.com/taskfleet/taskfleet/slugid"
+	"github.com/taskfleet/taskfleet/store"
+	"github.com/taskfleet/taskfleet/task"
+	"github.com/taskfleet/taskfleet/timestamp"
+)
+
+// An artifact is a row that says where a run's output is. The bytes of an s3
+// artifact travel between worker, bucket and reader; the queue only signs URLs.
+type artifact struct {
+	TaskID        string
+	RunID         int
+	Name          string
+	StorageType   string
+	ContentType   string
+	ContentLength *int64
+	Expires       timestamp.Time
+	detail        artifactDetail
+	upload        *upload // while an upload in parts is under way
+}
+
+// artifactDetail is what a storage type needs beyond that.
+type artifactDetail struct {
+	URL     string `json:"url,omitempty"`      // reference
+	Link    string `json:"artifact,omitempty"` // link: the name that is meant
+	Reason  string `json:"reason,omitempty"`   // error
+	Message string `json:"message,omitempty"`  // error
+}
+
+// An upload in parts is known to the worker by an id of ours, as that of S3
+// has another form.
+type upload struct {
+	ID    string `json:"id"`
+	S3    string `json:"s3"`
+	Parts int    `json:"parts"`
+	Done  bool   `json:"done"` // the parts are together; kept so that finishing again is harmless
+}
+
+const (
+	putURLLife = 45 * time.Minute // of a URL to upload to; ask again for a new one
+	getURLLife = 30 * time.Minute // of a URL to download from
+
+	// An object of more than multipartAbove bytes is uploaded in parts of
+	// partSize, or larger ones where it would have too many.
+	multipartAbove = 64 << 20
+	partSize       = 32 << 20
+	maxParts       = 2000
+	maxObject      = 5 << 40 // S3's limit
+
+	maxLinks = 8 // links followed before a chain is taken for a ring
+)
+
+func (a *artifact) key() string { return fmt.Sprintf("%s/%d/%s", a.TaskID, a.RunID, a.Name) }
+
+const artifactColumns = `task_id, run_id, name, storage_type, content_type, content_length, expires, detail, upload`
+
+func scanArtifact(row scanner) (*artifact, error) {
+	var a artifact
+	var detail, up string
+	if err := row.Scan(&a.TaskID, &a.RunID, &a.Name, &a.StorageType, &a.ContentType, &a.ContentLength, &a.Expires, &detail, &up); err != nil {
+		return nil, err
+	}
+	err := json.Unmarshal([]byte(detail), &a.detail)
+	if err == nil && up != "" {
+		err = json.Unmarshal([]byte(up), &a.upload)
+	}
+	return &a, err
+}
+
+func loadArtifact(tx *store.Tx, taskID string, runID int, name string) (*artifact, error) {
+	a, err := scanArtifact(tx.QueryRow(`SELECT `+artifactColumns+` FROM artifact WHERE task_id = $1 AND run_id = $2 AND name = $3`, taskID, runID, name))
+	if isNotFound(err) {
+		return nil, noArtifact(taskID, runID, name)
+	}
+	return a, err
+}
+
+func noArtifact(taskID string, runID int, name string) error {
+	return api.Errorf(api.ResourceNotFound, "Run %d of task %s has no artifact %q.", runID, taskID, name)
+}
+
+// save inserts or replaces the row.
+func (a *artifact) save(tx *store.Tx) error {
+	detail, err := json.Marshal(a.detail)
+	if err != nil {
+		return err
+	}
+	up := ""
+	if a.upload != nil {
+		b, err := json.Marshal(a.upload)
+		if err != nil {
+			return err
+		}
+		up = string(b)
+	}
+	_, err = tx.Exec(`
+		INSERT INTO artifact (`+artifactColumns+`) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9)
+		ON CONFLICT (task_id, run_id, name) DO UPDATE SET
+		  storage_type = $4, content_type = $5, content_length = $6, expires = $7, detail = $8, upload = $9`,
+		a.TaskID, a.RunID, a.Name, a.StorageType, a.ContentType, a.ContentLength, a.Expires, detail, up)
+	return err
+}
+
+type artifactPath struct {
+	TaskID string `path:"taskId"`
+	RunID  int    `path:"runId"`
+	Name   string `path:"name"`
+}
+
+type createArtifactRequest struct {
+	StorageType     string         `json:"storageType"`
+	Expires         timestamp.Time `json:"expires"`
+	ContentType     string         `json:"contentType"`
+	ContentLength   *int64         `json:"contentLength"`
+	ContentEncoding string         `json:"contentEncoding"`
+	artifactDetail
+}
+
+type createArtifactResponse struct {
+	StorageType string         `json:"storageType"`
+	PutURL      string         `json:"putUrl,omitempty"`
+	Expires     timestamp.Time `json:"expires,omitzero"`
+	ContentType string         `json:"contentType,omitempty"`
+	Multipart   *multipart     `json:"multipart,omitempty"`
+}
+
+type multipart struct {
+	UploadID string   `json:"uploadId"`
+	PartSize int64    `json:"partSize"`
+	URLs     []string `json:"urls"`
+}
+
+var createArtifact = api.Declare(api.Spec{
+	Name: "createArtifact", Route: "POST /task/<taskId>/runs/<runId>/artifacts/<name...>",
+	Scopes: scope.Scope("queue:create-artifact:<taskId>/<runId>"),
+	Input:  "v1/post-artifact-request.json#", Output: "v1/post-artifact-response.json#",
+	Stability: api.Stable, Category: "Artifacts", Title: "Create an artifact",
+	Doc: `Records an artifact of a run that is running, or that was lost to the platform a moment ago.
+
+For the storage type s3 the reply has a URL to PUT the bytes to, with the given content type. Repeating the call
+gives a new URL. A caller that tells a large ` + "`contentLength`" + ` also gets URLs for an upload in parts, to be
+completed with finishArtifact. The other types (reference, link, error) need nothing more.
+
+The same name can be used again only for the same thing; a reference may become a link, as a live log does when it
+ends.`,
+}, func(ctx context.Context, q *Queue, c api.Call[artifactPath, createArtifactRequest]) (out createArtifactResponse, err error) {
+	in := c.Body
+	if in.StorageType == "object" {
+		return out, api.Errorf(api.InputError, "The storage type object is not available on this deployment. Use s3.")
+	}
+	if in.ContentType == "" {
+		in.ContentType = "application/binary" // what a link without a type is shown as
+	}
+	a := &artifact{
+		TaskID: c.Path.TaskID, RunID: c.Path.RunID, Name: c.Path.Name, StorageType: in.StorageType,
+		ContentType: in.ContentType, ContentLength: in.ContentLength, Expires: in.Expires, detail: in.artifactDetail,
+	}
+	out = createArtifactResponse{StorageType: a.StorageType}
+	if a.StorageType == "s3" {
+		// The upload is prepared first: a row that exists has a place for its
+		// bytes. What is prepared in vain is removed by the bucket's life cycle.
+		if err := q.prepareUpload(ctx, a, in.ContentEncoding, &out); err != nil {
+			return out, err
+		}
+	}
+	err = q.db.Do(ctx, func(tx *store.Tx) error {
+		r, err := lock(tx, a.TaskID)
+		if err != nil {
+			return err
+		}
+		run, err := r.run(a.RunID)
+		switch {
+		case err != nil:
+			return err
+		case !takesArtifacts(run):
+			return api.Errorf(api.RequestConflict, "Run %d of task %s is %s; artifacts are created while it is running.", run.RunID, r.TaskID, run.State)
+		case a.Expires > r.Expires:
+			return api.Errorf(api.InputError, "expires %s is after the task's own expiry, %s.", a.Expires, r.Expires)
+		}
+		old, err := loadArtifact(tx, a.TaskID, a.RunID, a.Name)
+		if err = ignoreMissing(err); err != nil {
+			return err
+		}
+		if old != nil {
+			if err := old.allows(a); err != nil {
+				return err
+			}
+		}
+		if err := a.save(tx); err != nil {
+			return err
+		}
+		if a.StorageType == "s3" {
+			return nil
+		}
+		m := message{Version: 1, Status: r.Status, RunID: &run.RunID, WorkerGroup: run.WorkerGroup, WorkerID: run.WorkerID, Artifact: a.info()}
+		m.Artifact.ContentLength = nil
+		return q.send(tx, artifactCreated, r, run, m)
+	})
+	return out, err
+})
+
+// lateUpload is how long after its end a run may still be given artifacts: a
+// worker that is told to stop uploads its log.
+const lateUpload = 25 * time.Minute
+
+func takesArtifacts(run *task.Run) bool {
+	return run.State == task.Running ||
+		run.State == task.Exception && run.WorkerID != "" && now().Sub(run.Resolved) < lateUpload
+}
+
+// allows reports whether an artifact may be replaced by b.
+func (a *artifact) allows(b *artifact) error {
+	becomesLink := a.StorageType == "reference" && b.StorageType == "link"
+	switch {
+	case a.StorageType != b.StorageType && !becomesLink:
+		return api.Errorf(api.RequestConflict, "Artifact %q exists with the storage type %s and cannot become %s.", a.Name, a.StorageType, b.StorageType)
+	case a.ContentType != b.ContentType && !becomesLink:
+		return api.Errorf(api.RequestConflict, "Artifact %q exists with the content type %q; it cannot become %q.", a.Name, a.ContentType, b.ContentType)
+	case a.StorageType != "reference" && a.detail != b.detail:
+		return api.Errorf(api.RequestConflict, "Artifact %q exists with other content.", a.Name)
+	}
+	return nil
+}
+
+// prepareUpload signs the URLs that the bytes of a go to.
+func (q *Queue) prepareUpload(ctx context.Context, a *artifact, encoding string, out *createArtifactResponse) error {
+	var err error
+	out.PutURL, err = q.artifacts.PresignPut(ctx, a.key(), a.ContentType, putURLLife)
+	if err != nil {
+		return badKey(a, err)
+	}
+	out.Expires, out.ContentType = now().Add(putURLLife), a.ContentType
+	if a.ContentLength == nil || *a.ContentLength <= multipartAbove {
+		return nil
+	}
+	if *a.ContentLength > maxObject {
+		return api.Errorf(api.InputError, "contentLength is %d bytes; an artifact may have up to %d.", *a.ContentLength, int64(maxObject))
+	}
+	size := max(int64(partSize), (*a.ContentLength+maxParts-1)/maxParts)
+	n := int((*a.ContentLength + size - 1) / size)
+	id, err := q.artifacts.StartMultipart(ctx, a.key(), blob.Headers{ContentType: a.ContentType, ContentEncoding: encoding})
+	if err != nil {
+		return err
+	}
+	a.upload = &upload{ID: slugid.New(), S3: id, Parts: n}
+	out.Multipart = &multipart{UploadID: a.upload.ID, PartSize: size, URLs: make([]string, n)}
+	for i := range n {
+		if out.Multipart.URLs[i], err = q.artifacts.PresignPart(ctx, a.key(), id, i+1, putURLLife); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// badKey tells a name that a bucket cannot hold from a bucket that fails.
+func badKey(a *artifact, err error) error {
+	if errors.Is(err, blob.ErrKey) {
+		return api.Errorf(api.InputError, "The artifact name %.100q cannot be stored: %v", a.Name, err)
+	}
+	return err
+}
+
+type finishArtifactRequest struct {
+	UploadID string   `json:"uploadId"`
+	Parts    []string `json:"parts"`
+}
+
+var finishArtifact = api.Declare(api.Spec{
+	Name: "finishArtifact", Route: "PUT /task/<taskId>/runs/<runId>/artifacts/<name...>",
+	Scopes: scope.Scope("queue:create-artifact:<taskId>/<runId>"), Input: "v1/finish-artifact-request.json#",
+	Stability: api.Stable, Category: "Artifacts", Title: "Complete an upload",
+	Doc: `Puts the parts of an upload together. It takes the uploadId that createArtifact returned and the ETag of every
+part, in order. Repeating it is harmless. Artifacts that were uploaded with one PUT, and those of other storage types,
+are complete without it.`,
+}, func(ctx context.Context, q *Queue, c api.Call[artifactPath, finishArtifactRequest]) (none api.None, err error) {
+	var a *artifact
+	err = q.db.View(ctx, func(tx *store.Tx) error {
+		a, err = loadArtifact(tx, c.Path.TaskID, c.Path.RunID, c.Path.Name)
+		return err
+	})
+	switch {
+	case err != nil:
+		return none, err
+	case a.upload == nil:
+		return none, api.Errorf(api.InputError, "Artifact %q has no upload in parts to complete.", a.Name)
+	case a.upload.ID != c.Body.UploadID:
+		return none, api.Errorf(api.InputError, "uploadId is not that of artifact %q; another createArtifact has replaced it.", a.Name)
+	case a.upload.Done:
+		return none, nil
+	case len(c.Body.Parts) != a.upload.Parts:
+		return none, api.Errorf(api.InputError, "parts has %d ETags; the upload has %d parts.", len(c.Body.Parts), a.upload.Parts)
+	}
+	parts := make([]blob.Part, len(c.Body.Parts))
+	for i, tag := range c.Body.Parts {
+		parts[i] = blob.Part{Number: i + 1, ETag: tag}
+	}
+	object, err := q.artifacts.CompleteMultipart(ctx, a.key(), a.upload.S3, parts)
+	if errors.Is(err, blob.ErrNoUpload) {
+		// Completed by a call that died before it could say so in the row.
+		object, err = q.artifacts.Stat(ctx, a.key())
+	}
+	switch {
+	case errors.Is(err, blob.ErrNotFound):
+		return none, api.Errorf(api.InputError, "The upload of artifact %q was given up; call createArtifact again.", a.Name)
+	case errors.Is(err, blob.ErrPart):
+		return none, api.Errorf(api.InputError, "The upload of artifact %q cannot be completed: %v", a.Name, err)
+	case err != nil:
+		return none, err
+	case a.ContentLength != nil && object.Size != 0 && object.Size != *a.ContentLength:
+		return none, api.Errorf(api.InputError, "Artifact %q was announced with %d bytes; %d were uploaded.", a.Name, *a.ContentLength, object.Size)
+	}
+	return none, q.db.Do(ctx, func(tx *store.Tx) error {
+		now, err := loadArtifact(tx, a.TaskID, a.RunID, a.Name)
+		if err != nil || now.upload == nil || now.upload.ID != a.upload.ID {
+			return err
+		}
+		now.upload.Done = true
+		return now.save(tx)
+	})
+})
+
+// Reading.
+
+type artifactResponse struct {
+	StorageType   string         `json:"storageType"`
+	Name          string         `json:"name"`
+	Expires       timestamp.Time `json:"expires"`
+	ContentType   string         `json:"contentType"`
+	ContentLength *int64         `json:"contentLength,omitempty"`
+}
+
+func (a *artifact) info() *artifactResponse {
+	return &artifactResponse{a.StorageType, a.Name, a.Expires, a.ContentType, a.ContentLength}
+}
+
+type latestPath struct {
+	TaskID string `path:"taskId"`
+	Name   string `path:"name"`
+}
+
+// located is where the content of an artifact is: a reply of getArtifact.
+type located struct {
+	StorageType string `json:"storageType"`
+	URL         string `json:"url"`
+}
+
+// Status sends the caller on to the content.
+func (located) Status() int { return 303 }
+
+// Header names the content for those who follow redirects.
+func (l located) Header() map[string]string {
+	return map[string]string{"Location": l.URL, "X-Taskcluster-Artifact-Storage-Type": l.StorageType}
+}
+
+// neverMade is the reply for an error artifact.
+type neverMade struct {
+	Reason  string `json:"reason"`
+	Message string `json:"message"`
+}
+
+// Status is "failed dependency": the task did not make what is asked for.
+func (neverMade) Status() int { return 424 }
+
+// Header has nothing to add.
+func (neverMade) Header() map[string]string {
+	return map[string]string{"X-Taskcluster-Artifact-Storage-Type": "error"}
+}
+
+var byNames = scope.AllOf{scope.ForEach{For: "name", In: "names", Each: "queue:get-artifact:<name>"}}
+
+const getArtifactDoc = `Answers 303 with the place where the content is: a URL that is valid for half an hour for stored artifacts, the
+given URL for references. A link is followed, and the caller needs the scopes of both names. An artifact that the task
+failed to make is 424, with the reason.`
+
+var getArtifact = api.Declare(api.Spec{
+	Name: "getArtifact", Route: "GET /task/<taskId>/runs/<runId>/artifacts/<name...>", Scopes: byNames,
+	Output: "v1/get-artifact-response.json#", Stability: api.Stable, Category: "Artifacts", Title: "Get an artifact of a run",
+	Doc: getArtifactDoc,
+}, func(ctx context.Context, q *Queue, c api.Call[artifactPath, api.None]) (api.Reply, error) {
+	return q.locate(ctx, c.Path.TaskID, c.Path.RunID, c.Path.Name, c.Authorize)
+})
+
+var getLatestArtifact = api.Declare(api.Spec{
+	Name: "getLatestArtifact", Route: "GET /task/<taskId>/artifacts/<name...>", Scopes: byNames,
+	Output: "v1/get-artifact-response.json#", Stability: api.Stable, Category: "Artifacts", Title: "Get an artifact of the latest run",
+	Doc: getArtifactDoc,
+}, func(ctx context.Context, q *Queue, c api.Call[latestPath, api.None]) (api.Reply, error) {
+	return q.locate(ctx, c.Path.TaskID, latestRun, c.Path.Name, c.Authorize)
+})
+
+const latestRun = -1
+
+// resolve finds the artifact that a name means, following links, and checks
+// that the caller may read every name on the way.
+func (q *Queue) resolve(ctx context.Context, taskID string, runID int, name string, authorize func(scope.Vars) error) (a *artifact, err error) {
+	names := []string{name}
+	err = q.db.View(ctx, func(tx *store.Tx) error {
+		names = names[:1]
+		r, err := load(tx, taskID)
+		if err != nil {
+			return err
+		}
+		if runID == latestRun {
+			if runID = len(r.Runs) - 1; runID < 0 {
+				return api.Errorf(api.ResourceNotFound, "Task %s is unscheduled and has no artifacts yet.", taskID)
+			}
+		}
+		if _, err := r.run(runID); err != nil {
+			return err
+		}
+		for at := name; ; at = a.detail.Link {
+			a, err = loadArtifact(tx, taskID, runID, at)
+			if err != nil {
+				return err
+			}
+			if a.StorageType != "link" {
+				return nil
+			}
+			if names = append(names, a.detail.Link); len(names) > maxLinks {
+				return api.Errorf(api.InputError, "Artifact %q is a link that leads over more than %d others: %v", name, maxLinks, names)
+			}
+		}
+	})
+	missing, isMissing := errors.AsType[*api.Error](err)
+	if err != nil && (!isMissing || missing.Code != api.ResourceNotFound) {
+		return nil, err
+	}
+	// Whoever may not read a name does not learn whether it exists.
+	if denied := authorize(scope.Vars{"names": names}); denied != nil {
+		return nil, denied
+	}
+	if err == nil && a.upload != nil && !a.upload.Done {
+		err = noArtifact(taskID, runID, name) // not until its parts are together
+	}
+	return a, err
+}
+
+func (q *Queue) locate(ctx context.Context, taskID string, runID int, name string, authorize func(scope.Vars) error) (api.Reply, error) {
+	a, err := q.resolve(ctx, taskID, runID, name, authorize)
+	if err != nil {
+		return nil, err
+	}
+	if a.StorageType == "error" {
+		return neverMade{a.detail.Reason, a.detail.Message}, nil
+	}
+	url, err := q.url(ctx, a)
+	return located{a.StorageType, url}, err
+}
+
+func (q *Queue) url(ctx context.Context, a *artifact) (string, error) {
+	if a.StorageType == "reference" {
+		return a.detail.URL, nil
+	}
+	return q.artifacts.PresignGet(ctx, a.key(), getURLLife, blob.Headers{})
+}
+
+// content is the reply of the artifact-content methods.
+type content struct {
+	StorageType string `json:"storageType"`
+	URL         string `json:"url,omitempty"`
+	Reason      string `json:"reason,omitempty"`
+	Message     string `json:"message,omitempty"`
+}
+
+const contentDoc = `Says where the content of an artifact is, as getArtifact does, but in the body of an ordinary reply, for clients that
+download themselves.`
+
+var artifactContent = api.Declare(api.Spec{
+	Name: "artifact", Route: "GET /task/<taskId>/runs/<runId>/artifact-content/<name...>", Scopes: byNames,
+	Output: "v1/artifact-content-response.json#", Stability: api.Stable, Category: "Artifacts", Title: "Get the content of a run's artifact",
+	Doc: contentDoc,
+}, func(ctx context.Context, q *Queue, c api.Call[artifactPath, api.None]) (content, error) {
+	return q.content(ctx, c.Path.TaskID, c.Path.RunID, c.Path.Name, c.Authorize)
+})
+
+var latestArtifactContent = api.Declare(api.Spec{
+	Name: "latestArtifact", Route: "GET /task/<taskId>/artifact-content/<name...>", Scopes: byNames,
+	Output: "v1/artifact-content-response.json#", Stability: api.Stable, Category: "Artifacts", Title: "Get the content of the latest run's artifact",
+	Doc: contentDoc,
+}, func(ctx context.Context, q *Queue, c api.Call[latestPath, api.None]) (content, error) {
+	return q.content(ctx, c.Path.TaskID, latestRun, c.Path.Name, c.Authorize)
+})
+
+func (q *Queue) content(ctx context.Context, taskID string, runID int, name string, authorize func(scope.Vars) error) (out content, err error) {
+	a, err := q.resolve(ctx, taskID, runID, name, authorize)
+	if err != nil {
+		return out, err
+	}
+	out = content{StorageType: a.StorageType, Reason: a.detail.Reason, Message: a.detail.Message}
+	if a.StorageType != "error" {
+		out.URL, err = q.url(ctx, a)
+	}
+	return out, err
+}
+
+var artifactInfo = api.Declare(api.Spec{
+	Name: "artifactInfo", Route: "GET /task/<taskId>/runs/<runId>/artifact-info/<name...>",
+	Scopes: scope.Scope("queue:list-artifacts:<taskId>:<runId>"), Output: "v1/artifact-response.json#",
+	Stability: api.Stable, Category: "Artifacts", Title: "Describe a run's artifact",
+	Doc: "Returns what is known of an artifact without its content.",
+}, func(ctx context.Context, q *Queue, c api.Call[artifactPath, api.None]) (*artifactResponse, error) {
+	return q.info(ctx, c.Path.TaskID, c.Path.RunID, c.Path.Name)
+})
+
+var latestArtifactInfo = api.Declare(api.Spec{
+	Name: "latestArtifactInfo", Route: "GET /task/<taskId>/artifact-info/<name...>",
+	Scopes: scope.Scope("queue:list-artifacts:<taskId>"), Output: "v1/artifact-response.json#",
+	Stability: api.Stable, Category: "Artifacts", Title: "Describe the latest run's artifact",
+	Doc: "Returns what is known of an artifact without its content.",
+}, func(ctx context.Context, q *Queue, c api.Call[latestPath, api.None]) (*artifactResponse, error) {
+	return q.info(ctx, c.Path.TaskID, latestRun, c.Path.Name)
+})
+
+func (q *Queue) info(ctx context.Context, taskID string, runID int, name string) (out *artifactResponse, err error) {
+	err = q.db.View(ctx, func(tx *store.Tx) error {
+		if runID, err = pickRun(tx, taskID, runID); err != nil {
+			return err
+		}
+		a, err := loadArtifact(tx, taskID, runID, name)
+		if err == nil {
+			out = a.info()
+		}
+		return err
+	})
+	return out, err
+}
+
+// pickRun checks that a run exists; latestRun means the newest.
+func pickRun(tx *store.Tx, taskID string, runID int) (int, error) {
+	r, err := load(tx, taskID)
+	if err != nil {
+		return 0, err
+	}
+	if runID == latestRun {
+		if r.Latest() == nil {
+			return 0, api.Errorf(api.ResourceNotFound, "Task %s is unscheduled and has no run yet.", taskID)
+		}
+		return len(r.Runs) - 1, nil
+	}
+	_, err = r.run(runID)
+	return runID, err
+}
+
+type listArtifactsResponse struct {
+	Artifacts         []*artifactResponse `json:"artifacts"`
+	ContinuationToken string              `json:"continuationToken,omitempty"`
+}
+
+var listArtifacts = api.Declare(api.Spec{
+	Name: "listArtifacts", Route: "GET /task/<taskId>/runs/<runId>/artifacts", Query: []string{"continuationToken", "limit"},
+	Scopes: scope.Scope("queue:list-artifacts:<taskId>:<runId>"), Output: "v1/list-artifacts-response.json#",
+	Stability: api.Stable, Category: "Artifacts", Title: "List a run's artifacts",
+	Doc: "Lists the artifacts of a run in the order of their names.",
+}, func(ctx context.Context, q *Queue, c api.Call[runPath, api.None]) (out listArtifactsResponse, err error) {
+	page, err := c.Page(2)
+	if err != nil {
+		return out, err
+	}
+	return q.listArtifacts(ctx, c.Path.TaskID, c.Path.RunID, page)
+})
+
+var listLatestArtifacts = api.Declare(api.Spec{
+	Name: "listLatestArtifacts", Route: "GET /task/<taskId>/artifacts", Query: []string{"continuationToken", "limit"},
+	Scopes: scope.Scope("queue:list-artifacts:<taskId>"), Output: "v1/list-artifacts-response.json#",
+	Stability: api.Stable, Category: "Artifacts", Title: "List the latest run's artifacts",
+	Doc: "Lists the artifacts of the latest run in the order of their names. Further pages are of the run that the first page was of.",
+}, func(ctx context.Context, q *Queue, c api.Call[taskPath, api.None]) (out listArtifactsResponse, err error) {
+	page, err := c.Page(2)
+	if err != nil {
+		return out, err
+	}
+	return q.listArtifacts(ctx, c.Path.TaskID, latestRun, page)
+})
+
+// listArtifacts returns a page; its token holds the run and the last name.
+func (q *Queue) listArtifacts(ctx context.Context, taskID string, runID int, page api.Page) (out listArtifactsResponse, err error) {
+	name := ""
+	if page.After != nil {
+		n, err := page.Int(0)
+		if err != nil {
+			return out, err
+		}
+		runID, name = int(n), page.After[1]
+	}
+	err = q.db.View(ctx, func(tx *store.Tx) error {
+		out = listArtifactsResponse{Artifacts: []*artifactResponse{}}
+		run, err := pickRun(tx, taskID, runID)
+		if err != nil {
+			return err
+		}
+		rows, err := tx.Query(`SELECT `+artifactColumns+` FROM artifact
+			 WHERE task_id = $1 AND run_id = $2 AND name > $3 ORDER BY name LIMIT $4`, taskID, run, name, page.Limit+1)
+		if err != nil {
+			return err
+		}
+		for rows.Next() {
+			a, err := scanArtifact(rows)
+			if err != nil {
+				return err
+			}
+			out.Artifacts = append(out.Artifacts, a.info())
+		}
+		if len(out.Artifacts) > page.Limit {
+			out.Artifacts = out.Artifacts[:page.Limit]
+			out.ContinuationToken = page.Token(strconv.Itoa(run), out.Artifacts[page.Limit-1].Name)
+		}
+		return rows.Err()
+	})
+	return out, err
+}

@@ -1,0 +1,367 @@
+package queue
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"time"
+
+	"github.com/taskfleet/taskfleet/api"
+	"github.com/taskfleet/taskfleet/cred"
+	"github.com/taskfleet/taskfleet/scope"
+	"github.com/taskfleet/taskfleet/store"
+	"github.com/taskfleet/taskfleet/task"
+	"github.com/taskfleet/taskfleet/timestamp"
+)
+
+type queuePath struct {
+	TaskQueueID string `path:"taskQueueId"`
+}
+
+type runPath struct {
+	TaskID string `path:"taskId"`
+	RunID  int    `path:"runId"`
+}
+
+type worker struct {
+	Group string `json:"workerGroup"`
+	ID    string `json:"workerId"`
+}
+
+type claimWorkRequest struct {
+	worker
+	Tasks int `json:"tasks"`
+}
+
+type claimWorkResponse struct {
+	Tasks []claim `json:"tasks"`
+}
+
+// A claim is a run in the hands of a worker.
+type claim struct {
+	Status      task.Status      `json:"status"`
+	RunID       int              `json:"runId"`
+	WorkerGroup string           `json:"workerGroup"`
+	WorkerID    string           `json:"workerId"`
+	TakenUntil  timestamp.Time   `json:"takenUntil"`
+	Task        json.RawMessage  `json:"task,omitempty"`
+	Credentials cred.Credentials `json:"credentials"`
+}
+
+var claimWork = api.Declare(api.Spec{
+	Name: "claimWork", Route: "POST /claim-work/<taskQueueId...>",
+	Scopes: scope.AllOf{scope.Scope("queue:claim-work:<taskQueueId>"), scope.Scope("queue:worker-id:<workerGroup>/<workerId>")},
+	Input:  "v1/claim-work-request.json#", Output: "v1/claim-work-response.json#",
+	Stability: api.Stable, Category: "Worker", Title: "Claim work",
+	Doc: `Hands up to ` + "`tasks`" + ` pending runs to a worker, the most urgent and then the oldest first.
+
+Where there is nothing to do, the call waits up to 20 seconds for work and then returns an empty list; call again.
+Each run comes with temporary credentials, with which the worker must reclaim it before ` + "`takenUntil`" + ` for as
+long as it works on it, and report how it ended.`,
+}, func(ctx context.Context, q *Queue, c api.Call[queuePath, claimWorkRequest]) (r claimWorkResponse, err error) {
+	if err := c.Authorize(scope.Vars{"workerGroup": c.Body.Group, "workerId": c.Body.ID}); err != nil {
+		return r, err
+	}
+	r.Tasks, err = q.awaitWork(ctx, c.Path.TaskQueueID, c.Body.worker, c.Body.Tasks)
+	if len(r.Tasks) > 0 {
+		c.Undelivered(func() { q.unclaim(r.Tasks) })
+	}
+	return r, err
+})
+
+// awaitWork claims up to n runs, waiting for the first one as long as a poll
+// lasts.
+func (q *Queue) awaitWork(ctx context.Context, queueID string, w worker, n int) ([]claim, error) {
+	end := time.NewTimer(pollTimeout)
+	defer end.Stop()
+	for {
+		wait := q.db.Waits().Wait(topicPending(queueID))
+		claims, err := q.claim(ctx, queueID, w, n)
+		if err != nil || len(claims) > 0 {
+			wait.Close()
+			return claims, err
+		}
+		select {
+		case <-wait.C:
+			continue
+		case <-end.C:
+		case <-ctx.Done():
+		}
+		wait.Close()
+		return []claim{}, nil
+	}
+}
+
+// claim takes up to n pending runs of a queue.
+func (q *Queue) claim(ctx context.Context, queueID string, w worker, n int) (claims []claim, err error) {
+	err = q.db.Do(ctx, func(tx *store.Tx) error {
+		claims = nil
+		rows, err := tx.Query(`
+			DELETE FROM pending WHERE task_id IN (
+			  SELECT task_id FROM pending WHERE task_queue_id = $1
+			   ORDER BY priority DESC, since, seq LIMIT $2 /*skip locked*/)
+			RETURNING task_id, run_id, priority, since, seq`, queueID, n)
+		if err != nil {
+			return err
+		}
+		taken, err := readPending(rows)
+		if err != nil {
+			return err
+		}
+		for _, p := range taken {
+			r, err := lock(tx, p.taskID)
+			if err != nil {
+				return fmt.Errorf("queue: task %s is pending but cannot be read: %w", p.taskID, err)
+			}
+			run := r.claim(w.Group, w.ID)
+			if err := r.save(tx); err != nil {
+				return err
+			}
+			if err := q.publish(tx, taskRunning, r, run); err != nil {
+				return err
+			}
+			claims = append(claims, claim{
+				Status: r.Status, RunID: run.RunID, WorkerGroup: w.Group, WorkerID: w.ID, TakenUntil: run.TakenUntil, Task: r.definition,
+			})
+		}
+		return nil
+	})
+	if err != nil {
+		return nil, err
+	}
+	for i := range claims {
+		c := &claims[i]
+		var d task.Definition
+		if err = json.Unmarshal(c.Task, &d); err == nil {
+			c.Credentials, err = q.credentials(ctx, c, d.Scopes)
+		}
+		if err != nil {
+			q.unclaim(claims) // nobody will work on what we cannot hand over
+			return nil, err
+		}
+	}
+	return claims, nil
+}
+
+type pendingRun struct {
+	taskID string
+	runID  int
+	rank   int
+	since  timestamp.Time
+	seq    int64
+}
+
+// readPending reads deleted rows and puts them in the order of the queue, which
+// RETURNING does not promise.
+func readPending(rows *store.Rows) (list []pendingRun, err error) {
+	for rows.Next() {
+		var p pendingRun
+		if err := rows.Scan(&p.taskID, &p.runID, &p.rank, &p.since, &p.seq); err != nil {
+			return nil, err
+		}
+		list = append(list, p)
+	}
+	sortPending(list)
+	return list, rows.Err()
+}
+
+// credentials are what a worker needs for one run, and what the task may do.
+func (q *Queue) credentials(ctx context.Context, c *claim, taskScopes []string) (cred.Credentials, error) {
+	taskID := c.Status.TaskID
+	run := fmt.Sprintf("%s/%d", taskID, c.RunID)
+	clientID := fmt.Sprintf("task-client/%s/on/%s/%s/until/%d", run, c.WorkerGroup, c.WorkerID, c.TakenUntil.Time().Unix())
+	scopes := append([]string{"queue:reclaim-task:" + run, "queue:resolve-task:" + run, "queue:create-artifact:" + run}, taskScopes...)
+	return q.mint.Mint(ctx, clientID, scopes, c.TakenUntil.Time())
+}
+
+// unclaim gives runs back that the worker never learned of: the reply could not
+// be delivered. The run is as it was before the claim.
+func (q *Queue) unclaim(claims []claim) {
+	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
+	defer cancel()
+	for _, c := range claims {
+		err := q.db.Do(ctx, func(tx *store.Tx) error {
+			r, err := lock(tx, c.Status.TaskID)
+			if err != nil {
+				return err
+			}
+			run := r.Latest()
+			if run.RunID != c.RunID || run.State != task.Running || run.TakenUntil != c.TakenUntil {
+				return nil // canceled meanwhile, or delivered after all and reclaimed
+			}
+			*run = task.Run{RunID: run.RunID, State: task.Pending, ReasonCreated: run.ReasonCreated, Scheduled: run.Scheduled}
+			r.State, r.takenUntil, r.worker = task.Pending, 0, ""
+			if err := r.save(tx); err != nil {
+				return err
+			}
+			if err := r.enqueue(tx); err != nil {
+				return err
+			}
+			return q.publish(tx, taskPending, r, run)
+		})
+		if err != nil {
+			q.log.Error("a claim that its worker never got is not given back and will expire", "taskId", c.Status.TaskID, "runId", c.RunID, "err", err)
+			continue
+		}
+		q.log.Info("claim given back: the worker was gone before the reply", "taskId", c.Status.TaskID, "runId", c.RunID, "worker", c.WorkerGroup+"/"+c.WorkerID)
+	}
+}
+
+var claimTask = api.Declare(api.Spec{
+	Name: "claimTask", Route: "POST /task/<taskId>/runs/<runId>/claim",
+	Scopes: scope.AllOf{scope.Scope("queue:claim-task:<provisionerId>/<workerType>"), scope.Scope("queue:worker-id:<workerGroup>/<workerId>")},
+	Input:  "v1/task-claim-request.json#", Output: "v1/task-claim-response.json#",
+	Stability: api.Deprecated, Category: "Worker", Title: "Claim a given run",
+	Doc: "Claims one pending run that the worker knows the ids of. Workers use claimWork instead.",
+}, func(ctx context.Context, q *Queue, c api.Call[runPath, worker]) (out claim, err error) {
+	r, err := q.read(ctx, c.Path.TaskID)
+	if err != nil {
+		return out, err
+	}
+	if err := c.Authorize(scope.Vars{
+		"provisionerId": r.ProvisionerID, "workerType": r.WorkerType, "workerGroup": c.Body.Group, "workerId": c.Body.ID,
+	}); err != nil {
+		return out, err
+	}
+	err = q.db.Do(ctx, func(tx *store.Tx) error {
+		n, err := tx.Exec(`DELETE FROM pending WHERE task_id = $1 AND run_id = $2`, c.Path.TaskID, c.Path.RunID)
+		if err != nil {
+			return err
+		}
+		if r, err = lock(tx, c.Path.TaskID); err != nil {
+			return err
+		}
+		run, err := r.run(c.Path.RunID)
+		switch {
+		case err != nil:
+			return err
+		case n == 0:
+			return api.Errorf(api.RequestConflict, "Run %d of task %s is %s; only a pending run can be claimed.", run.RunID, r.TaskID, run.State)
+		}
+		run = r.claim(c.Body.Group, c.Body.ID)
+		if err := r.save(tx); err != nil {
+			return err
+		}
+		out = claim{Status: r.Status, RunID: run.RunID, WorkerGroup: c.Body.Group, WorkerID: c.Body.ID, TakenUntil: run.TakenUntil, Task: r.definition}
+		return q.publish(tx, taskRunning, r, run)
+	})
+	if err != nil {
+		return out, err
+	}
+	out.Credentials, err = q.credentials(ctx, &out, r.scopes())
+	if err != nil {
+		q.unclaim([]claim{out})
+		return out, err
+	}
+	c.Undelivered(func() { q.unclaim([]claim{out}) })
+	return out, nil
+})
+
+// scopes are those of the task's definition.
+func (r *record) scopes() []string {
+	var d struct {
+		Scopes []string `json:"scopes"`
+	}
+	if err := json.Unmarshal(r.definition, &d); err != nil {
+		return nil // we wrote it; a task without its scopes is the safe reading
+	}
+	return d.Scopes
+}
+
+var reclaimTask = api.Declare(api.Spec{
+	Name: "reclaimTask", Route: "POST /task/<taskId>/runs/<runId>/reclaim",
+	Scopes: scope.Scope("queue:reclaim-task:<taskId>/<runId>"), Output: "v1/task-reclaim-response.json#",
+	Stability: api.Stable, Category: "Worker", Title: "Keep a run",
+	Doc: `Extends the claim on a run by another 20 minutes and returns new credentials for it.
+
+A conflict (409) means that the worker has lost the run: it was canceled, its deadline passed or the claim had
+expired. The worker then stops working on it and reports nothing.`,
+}, func(ctx context.Context, q *Queue, c api.Call[runPath, api.None]) (out claim, err error) {
+	var r *record
+	err = q.db.Do(ctx, func(tx *store.Tx) error {
+		if r, err = lock(tx, c.Path.TaskID); err != nil {
+			return err
+		}
+		run, err := r.run(c.Path.RunID)
+		switch {
+		case err != nil:
+			return err
+		case run.State != task.Running:
+			return api.Errorf(api.RequestConflict, "Run %d of task %s cannot be reclaimed: it is %s (%s).", run.RunID, r.TaskID, run.State, run.ReasonResolved)
+		case r.Deadline <= now():
+			return api.Errorf(api.RequestConflict, "Run %d of task %s cannot be reclaimed: the task's deadline was %s.", run.RunID, r.TaskID, r.Deadline)
+		}
+		run.TakenUntil = now().Add(claimTimeout)
+		r.takenUntil = run.TakenUntil
+		out = claim{Status: r.Status, RunID: run.RunID, WorkerGroup: run.WorkerGroup, WorkerID: run.WorkerID, TakenUntil: run.TakenUntil}
+		return r.save(tx)
+	})
+	if err != nil {
+		return out, err
+	}
+	out.Credentials, err = q.credentials(ctx, &out, r.scopes())
+	return out, err
+})
+
+// expireClaims is one pass of the loop queue.claims.
+func (q *Queue) expireClaims(ctx context.Context) (more bool, err error) {
+	due, err := q.due(ctx, `SELECT task_id FROM task WHERE state = 'running' AND taken_until <= $1 ORDER BY taken_until LIMIT $2`, now())
+	if err != nil {
+		return false, err
+	}
+	for _, id := range due {
+		err := q.db.Do(ctx, func(tx *store.Tx) error {
+			r, err := lock(tx, id)
+			if err != nil || r.State != task.Running || r.takenUntil > now() {
+				return ignoreMissing(err)
+			}
+			return q.lose(tx, r, task.ClaimExpired, task.Retry)
+		})
+		if err != nil {
+			return false, err
+		}
+	}
+	return len(due) == batch, nil
+}
+
+// batch bounds what one pass of a loop takes on.
+const batch = 200
+
+// due lists up to a batch of task ids that a loop has to look at.
+func (q *Queue) due(ctx context.Context, statement string, t timestamp.Time) (list []string, err error) {
+	err = q.db.View(ctx, func(tx *store.Tx) error {
+		list = nil
+		rows, err := tx.Query(statement, t, batch)
+		if err != nil {
+			return err
+		}
+		for rows.Next() {
+			var id string
+			if err := rows.Scan(&id); err != nil {
+				return err
+			}
+			list = append(list, id)
+		}
+		return rows.Err()
+	})
+	return list, err
+}
+
+// WorkerGone takes back every run that a worker holds, because the worker is
+// known to be dead; the tasks get another run at once.
+func (q *Queue) WorkerGone(ctx context.Context, taskQueueID, workerGroup, workerID string) error {
+	held := workerGroup + "/" + workerID
+	return q.db.Do(ctx, func(tx *store.Tx) error {
+		list, err := query(tx, `SELECT `+columns+` FROM task
+			 WHERE task_queue_id = $1 AND worker = $2 AND state = 'running' /*for update*/`, taskQueueID, held)
+		if err != nil {
+			return err
+		}
+		for _, r := range list {
+			if err := q.lose(tx, r, task.WorkerShutdown, task.Retry); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+}

@@ -1,0 +1,95 @@
+package queue
+
+import (
+	"context"
+
+	"github.com/taskfleet/taskfleet/store"
+)
+
+// expireArtifacts is one pass of the loop queue.artifacts. Bytes go before the
+// row that names them: a crash in between leaves a row whose bytes are deleted
+// again, never bytes that nobody knows of.
+func (q *Queue) expireArtifacts(ctx context.Context) (more bool, err error) {
+	var list []*artifact
+	err = q.db.View(ctx, func(tx *store.Tx) error {
+		list, err = artifacts(tx, `SELECT `+artifactColumns+` FROM artifact WHERE expires <= $1 ORDER BY expires LIMIT $2`, now(), batch)
+		return err
+	})
+	if err != nil {
+		return false, err
+	}
+	return len(list) == batch, q.deleteArtifacts(ctx, list)
+}
+
+func artifacts(tx *store.Tx, statement string, args ...any) (list []*artifact, err error) {
+	rows, err := tx.Query(statement, args...)
+	if err != nil {
+		return nil, err
+	}
+	for rows.Next() {
+		a, err := scanArtifact(rows)
+		if err != nil {
+			return nil, err
+		}
+		list = append(list, a)
+	}
+	return list, rows.Err()
+}
+
+func (q *Queue) deleteArtifacts(ctx context.Context, list []*artifact) error {
+	var keys []string
+	for _, a := range list {
+		if a.StorageType != "s3" {
+			continue
+		}
+		keys = append(keys, a.key())
+		if a.upload != nil && !a.upload.Done {
+			if err := q.artifacts.AbortMultipart(ctx, a.key(), a.upload.S3); err != nil {
+				return err
+			}
+		}
+	}
+	if len(keys) > 0 {
+		if err := q.artifacts.Delete(ctx, keys...); err != nil {
+			return err
+		}
+	}
+	return q.db.Do(ctx, func(tx *store.Tx) error {
+		for _, a := range list {
+			if _, err := tx.Exec(`DELETE FROM artifact WHERE task_id = $1 AND run_id = $2 AND name = $3`, a.TaskID, a.RunID, a.Name); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+}
+
+// expireTasks is one pass of the loop queue.expiry. A task goes after its
+// artifacts, which expire no later, and a group after its tasks.
+func (q *Queue) expireTasks(ctx context.Context) (more bool, err error) {
+	due, err := q.due(ctx, `
+		SELECT task_id FROM task WHERE expires <= $1
+		   AND NOT EXISTS (SELECT 1 FROM artifact WHERE artifact.task_id = task.task_id)
+		 ORDER BY expires LIMIT $2`, now())
+	if err != nil {
+		return false, err
+	}
+	err = q.db.Do(ctx, func(tx *store.Tx) error {
+		for _, id := range due {
+			for _, statement := range []string{
+				`DELETE FROM pending WHERE task_id = $1`,
+				`DELETE FROM dependency WHERE task_id = $1`,
+				`DELETE FROM task WHERE task_id = $1`,
+			} {
+				if _, err := tx.Exec(statement, id); err != nil {
+					return err
+				}
+			}
+		}
+		_, err := tx.Exec(`
+			DELETE FROM task_group WHERE expires <= $1
+			   AND NOT EXISTS (SELECT 1 FROM task WHERE task.task_group_id = task_group.task_group_id)`, now())
+		return err
+	})
+	return len(due) == batch, err
+}

@@ -1,0 +1,121 @@
+// Package queue accepts tasks and hands them to workers.
+//
+// A task is one row: its immutable definition, its runs, its state. A method
+// changes a task in one transaction that locks the row, decides, writes it
+// back and publishes the event. Four rules keep that right on any number of
+// replicas:
+//
+//   - A pending run has a row in the table pending, and whoever deletes that
+//     row (a claim, a cancellation, the deadline) owns the task's next
+//     transition. So a task is claimed once and is never hidden.
+//   - Locks are taken in the order pending, task, group.
+//   - Creating a task locks the tasks it depends on against resolution, so a
+//     dependency is seen as resolved either by its creation or by the loop that
+//     follows up resolutions, never by neither.
+//   - What a resolution sets off (dependents, the end of the group) is work of
+//     that loop, in batches, so that resolving a task costs the same whether
+//     one or a hundred thousand others wait for it.
+//
+// Workers wait for work in claimWork; the transaction that makes a run pending
+// wakes as many of them as there are runs.
+package queue
+
+import (
+	"context"
+	"embed"
+	"fmt"
+	"io/fs"
+	"log/slog"
+	"time"
+
+	"github.com/taskfleet/taskfleet/blob"
+	"github.com/taskfleet/taskfleet/cred"
+	"github.com/taskfleet/taskfleet/event"
+	"github.com/taskfleet/taskfleet/loop"
+	"github.com/taskfleet/taskfleet/store"
+	"github.com/taskfleet/taskfleet/timestamp"
+)
+
+const (
+	claimTimeout = 20 * time.Minute // how long a claim lasts without a reclaim
+	pollTimeout  = 20 * time.Second // how long claimWork waits for work
+	clockSkew    = 15 * time.Minute // by how much callers' clocks may be off
+)
+
+//go:embed migrations/*.sql
+var migrations embed.FS
+
+//go:embed schemas/*.yml
+var schemaFiles embed.FS
+
+// A Minter makes the temporary credentials that come with a claim.
+type Minter interface {
+	Mint(ctx context.Context, clientID string, scopes []string, expiry time.Time) (cred.Credentials, error)
+}
+
+// Config is what a Queue needs.
+type Config struct {
+	DB        *store.DB
+	Events    *event.Bus
+	Artifacts *blob.Bucket
+	Mint      Minter
+	Log       *slog.Logger
+}
+
+// A Queue holds the tasks of a deployment.
+type Queue struct {
+	db        *store.DB
+	events    *event.Bus
+	artifacts *blob.Bucket
+	mint      Minter
+	log       *slog.Logger
+}
+
+// New returns the queue, creating its tables where they do not exist.
+func New(ctx context.Context, c Config) (*Queue, error) {
+	if err := c.DB.Migrate(ctx, "queue", subFS(migrations, "migrations")); err != nil {
+		return nil, fmt.Errorf("queue: migrate: %w", err)
+	}
+	return &Queue{c.DB, c.Events, c.Artifacts, c.Mint, c.Log}, nil
+}
+
+func subFS(f fs.FS, dir string) fs.FS {
+	sub, err := fs.Sub(f, dir)
+	if err != nil {
+		panic(err) // only for a malformed constant
+	}
+	return sub
+}
+
+// Loops are the queue's background work.
+func (q *Queue) Loops() []loop.Loop {
+	return []loop.Loop{
+		{
+			Name: "queue.dependencies", Doc: "Schedules what waited for tasks that have been resolved, and notices groups that have ended.",
+			When: loop.Every(30 * time.Second), Wake: q.db.Waits().Signal(topicResolved), Pass: q.followResolutions,
+		},
+		{
+			Name: "queue.claims", Doc: "Takes runs back from workers that did not reclaim them in time.",
+			When: loop.Every(10 * time.Second), Pass: q.expireClaims,
+		},
+		{
+			Name: "queue.deadlines", Doc: "Resolves tasks that are past their deadline.",
+			When: loop.Every(10 * time.Second), Pass: q.expireDeadlines,
+		},
+		{
+			Name: "queue.artifacts", Doc: "Deletes artifacts past their expiry, bytes first.",
+			When: loop.Every(10 * time.Minute), Pass: q.expireArtifacts,
+		},
+		{
+			Name: "queue.expiry", Doc: "Forgets tasks and groups past their expiry.",
+			When: loop.Every(10 * time.Minute), Pass: q.expireTasks,
+		},
+	}
+}
+
+const topicResolved = "queue.resolved"
+
+// topicPending is what workers of a task queue wait on.
+func topicPending(taskQueueID string) string { return "queue.pending:" + taskQueueID }
+
+func now() timestamp.Time { return timestamp.Now() }

@@ -1,0 +1,155 @@
+package queue
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+
+	"github.com/taskfleet/taskfleet/api"
+	"github.com/taskfleet/taskfleet/store"
+	"github.com/taskfleet/taskfleet/task"
+	"github.com/taskfleet/taskfleet/timestamp"
+)
+
+// A record is a task's row.
+type record struct {
+	task.Status
+	retries    int
+	takenUntil timestamp.Time
+	worker     string
+	routes     []string
+	tags       json.RawMessage
+	definition json.RawMessage
+}
+
+const columns = `task_id, task_queue_id, scheduler_id, project_id, task_group_id, priority, state, retries,
+	retries_left, deadline, expires, taken_until, worker, runs, routes, tags, definition`
+
+type scanner interface{ Scan(...any) error }
+
+func scanRecord(row scanner) (*record, error) {
+	var r record
+	var rank int
+	var runs json.RawMessage
+	if err := row.Scan(&r.TaskID, &r.TaskQueueID, &r.SchedulerID, &r.ProjectID, &r.TaskGroupID, &rank, &r.State, &r.retries,
+		&r.RetriesLeft, &r.Deadline, &r.Expires, &r.takenUntil, &r.worker, &runs, &r.routes, &r.tags, &r.definition); err != nil {
+		return nil, err
+	}
+	r.Priority = task.PriorityOf(rank)
+	r.ProvisionerID, r.WorkerType = task.SplitQueueID(r.TaskQueueID)
+	if err := json.Unmarshal(runs, &r.Runs); err != nil {
+		return nil, fmt.Errorf("queue: runs of task %s: %w", r.TaskID, err)
+	}
+	return &r, nil
+}
+
+func noTask(taskID string) error {
+	return api.Errorf(api.ResourceNotFound, "There is no task %s. It was never created, or it has expired.", taskID)
+}
+
+// load reads a task; missing, it is a ResourceNotFound error.
+func load(tx *store.Tx, taskID string) (*record, error) {
+	return found(taskID)(scanRecord(tx.QueryRow(`SELECT `+columns+` FROM task WHERE task_id = $1`, taskID)))
+}
+
+// lock reads a task and keeps others from changing it until the transaction
+// ends.
+func lock(tx *store.Tx, taskID string) (*record, error) {
+	return found(taskID)(scanRecord(tx.QueryRow(`SELECT `+columns+` FROM task WHERE task_id = $1 /*for update*/`, taskID)))
+}
+
+func found(taskID string) func(*record, error) (*record, error) {
+	return func(r *record, err error) (*record, error) {
+		if errors.Is(err, store.ErrNotFound) {
+			return nil, noTask(taskID)
+		}
+		return r, err
+	}
+}
+
+// query reads the tasks that a SELECT of columns returns.
+func query(tx *store.Tx, statement string, args ...any) (list []*record, err error) {
+	rows, err := tx.Query(statement, args...)
+	if err != nil {
+		return nil, err
+	}
+	for rows.Next() {
+		r, err := scanRecord(rows)
+		if err != nil {
+			return nil, err
+		}
+		list = append(list, r)
+	}
+	return list, rows.Err()
+}
+
+// save writes what a transition can change.
+func (r *record) save(tx *store.Tx) error {
+	runs, err := json.Marshal(r.Runs)
+	if err != nil {
+		return err
+	}
+	_, err = tx.Exec(`
+		UPDATE task SET state = $2, retries_left = $3, taken_until = $4, worker = $5, runs = $6
+		 WHERE task_id = $1`, r.TaskID, r.State, r.RetriesLeft, r.takenUntil, r.worker, runs)
+	return err
+}
+
+// The transitions. Each changes the record; save and publish follow.
+
+// maxRuns bounds a task's runs, as run ids are at most 1000.
+const maxRuns = 1001
+
+// addRun makes a new pending run.
+func (r *record) addRun(why task.Reason) *task.Run {
+	r.Runs = append(r.Runs, task.Run{RunID: len(r.Runs), State: task.Pending, ReasonCreated: why, Scheduled: now()})
+	r.State, r.takenUntil, r.worker = task.Pending, 0, ""
+	return r.Latest()
+}
+
+func (r *record) claim(group, id string) *task.Run {
+	run := r.Latest()
+	run.State, run.WorkerGroup, run.WorkerID = task.Running, group, id
+	run.Started, run.TakenUntil = now(), now().Add(claimTimeout)
+	r.State, r.takenUntil, r.worker = task.Running, run.TakenUntil, group+"/"+id
+	return run
+}
+
+// resolve ends the latest run. A task that never ran gets a run for the
+// purpose.
+func (r *record) resolve(state task.State, why task.Reason) *task.Run {
+	run := r.Latest()
+	if run == nil {
+		run = r.addRun(task.ByException)
+	}
+	run.State, run.ReasonResolved, run.Resolved = state, why, now()
+	r.State, r.takenUntil, r.worker = state, 0, ""
+	return run
+}
+
+// enqueue makes the latest, pending run available to workers.
+func (r *record) enqueue(tx *store.Tx) error {
+	run := r.Latest()
+	if _, err := tx.Exec(`
+		INSERT INTO pending (task_id, run_id, task_queue_id, priority, since) VALUES ($1, $2, $3, $4, $5)`,
+		r.TaskID, run.RunID, r.TaskQueueID, r.Priority.Rank(), run.Scheduled); err != nil {
+		return err
+	}
+	tx.Wake(topicPending(r.TaskQueueID), 1)
+	return nil
+}
+
+// dequeue takes a task's pending run from workers, if it has one. It comes
+// before lock, for the order of locks.
+func dequeue(tx *store.Tx, taskID string) error {
+	_, err := tx.Exec(`DELETE FROM pending WHERE task_id = $1`, taskID)
+	return err
+}
+
+// run returns the run with an id, or a ResourceNotFound error.
+func (r *record) run(id int) (*task.Run, error) {
+	if id < 0 || id >= len(r.Runs) {
+		return nil, api.Errorf(api.ResourceNotFound, "Task %s has no run %d; it has %d.", r.TaskID, id, len(r.Runs))
+	}
+	return &r.Runs[id], nil
+}

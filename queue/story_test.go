@@ -1,0 +1,337 @@
+package queue
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"fmt"
+	"io"
+	"log/slog"
+	"net/http/httptest"
+	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/taskfleet/taskfleet/api"
+	"github.com/taskfleet/taskfleet/blob"
+	"github.com/taskfleet/taskfleet/cred"
+	"github.com/taskfleet/taskfleet/event"
+	"github.com/taskfleet/taskfleet/loop"
+	"github.com/taskfleet/taskfleet/scope"
+	"github.com/taskfleet/taskfleet/slugid"
+	"github.com/taskfleet/taskfleet/store"
+	"github.com/taskfleet/taskfleet/store/storetest"
+	"github.com/taskfleet/taskfleet/timestamp"
+)
+
+// A story is what the queue does, as a script: a command a line, after "->"
+// what it answers. The commands are those of stage.do. Stories play through the
+// real HTTP methods, with the loops running, in virtual time.
+func TestStories(t *testing.T) {
+	files, err := filepath.Glob("testdata/stories/*.txt")
+	if err != nil || len(files) == 0 {
+		t.Fatalf("no stories: %v", err)
+	}
+	for _, f := range files {
+		t.Run(strings.TrimSuffix(filepath.Base(f), ".txt"), func(t *testing.T) {
+			storetest.Each(t, func(t *testing.T, db *store.DB) { play(t, newStage(t, db, nil), f) })
+		})
+	}
+}
+
+func play(t *testing.T, s *stage, file string) {
+	text, err := os.ReadFile(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	n := 0
+	for line := range strings.Lines(string(text)) {
+		n++
+		line = strings.TrimSpace(line)
+		if line == "" || line[0] == '#' {
+			continue
+		}
+		command, want, checked := strings.Cut(line, " -> ")
+		got := s.do(strings.Fields(command))
+		synctest.Wait() // what the command woke has been done
+		if checked && got != want {
+			t.Fatalf("%s:%d: %s\n got %s", filepath.Base(file), n, line, got)
+		}
+		if !checked && strings.HasPrefix(got, "4") {
+			t.Fatalf("%s:%d: %s: %s", filepath.Base(file), n, line, got)
+		}
+	}
+}
+
+// A stage is a queue behind its HTTP methods, with its loops running.
+type stage struct {
+	t      *testing.T
+	db     *store.DB
+	queue  *Queue
+	bus    *event.Bus
+	server *api.Server
+	ids    map[string]string // story name -> slug
+	names  map[string]string
+	tasks  map[string]map[string]any // bodies, for repeating a creation
+	seen   int64                     // events told already
+	as     string                    // scopes of the caller; "" is all
+}
+
+func newStage(t *testing.T, db *store.DB, artifacts *blob.Bucket) *stage {
+	log := slog.New(slog.NewTextHandler(testWriter{t}, &slog.HandlerOptions{Level: slog.LevelWarn}))
+	bus, err := event.New(t.Context(), db, log)
+	if err != nil {
+		t.Fatal(err)
+	}
+	s := &stage{t: t, db: db, bus: bus, ids: map[string]string{}, names: map[string]string{}, tasks: map[string]map[string]any{}}
+	s.queue, err = New(t.Context(), Config{DB: db, Events: bus, Artifacts: artifacts, Mint: fakeMint{}, Log: log})
+	if err != nil {
+		t.Fatal(err)
+	}
+	s.server = api.NewServer(api.Options{
+		RootURL: "http://tasks.test", Auth: s, Log: log, Metrics: prometheus.NewRegistry(), CheckOutput: true,
+	})
+	if err := api.Mount(s.server, API, s.queue); err != nil {
+		t.Fatal(err)
+	}
+	ctx, stop := context.WithCancel(context.Background())
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		loop.NewRunner(log, loop.Alone, prometheus.NewRegistry()).Run(ctx, slices.Concat(s.queue.Loops(), bus.Loops())...)
+	}()
+	t.Cleanup(func() { stop(); <-done })
+	return s
+}
+
+type testWriter struct{ t *testing.T }
+
+func (w testWriter) Write(b []byte) (int, error) { w.t.Log(string(bytes.TrimSpace(b))); return len(b), nil }
+
+// Authenticate makes the stage's caller of every request.
+func (s *stage) Authenticate(context.Context, api.Credential) (api.Identity, error) {
+	if s.as == "" {
+		return api.Identity{ClientID: "tester", Scopes: scope.NewSet("*")}, nil
+	}
+	return api.Identity{ClientID: "tester", Scopes: scope.NewSet(strings.Fields(s.as)...)}, nil
+}
+
+// fakeMint issues credentials that say what they are for.
+type fakeMint struct{}
+
+func (fakeMint) Mint(_ context.Context, clientID string, scopes []string, _ time.Time) (cred.Credentials, error) {
+	certificate, err := json.Marshal(scopes)
+	return cred.Credentials{ClientID: clientID, AccessToken: "token", Certificate: string(certificate)}, err
+}
+
+// call makes a request and returns status and parsed body.
+func (s *stage) call(method, path string, body any) (int, map[string]any) {
+	s.t.Helper()
+	var in io.Reader
+	if body != nil {
+		b, err := json.Marshal(body)
+		if err != nil {
+			s.t.Fatal(err)
+		}
+		in = bytes.NewReader(b)
+	}
+	r := httptest.NewRequestWithContext(s.t.Context(), method, "http://tasks.test/api/queue/v1"+path, in)
+	r.Header.Set("Content-Type", "application/json")
+	w := httptest.NewRecorder()
+	s.server.ServeHTTP(w, r)
+	var out map[string]any
+	if err := json.Unmarshal(w.Body.Bytes(), &out); err != nil {
+		s.t.Fatalf("%s %s: %s", method, path, w.Body)
+	}
+	if w.Code >= 500 {
+		s.t.Fatalf("%s %s: %v", method, path, out["message"])
+	}
+	return w.Code, out
+}
+
+// id is the slug of a name in the story.
+func (s *stage) id(name string) string {
+	if s.ids[name] == "" {
+		s.ids[name] = slugid.New()
+		s.names[s.ids[name]] = name
+	}
+	return s.ids[name]
+}
+
+func (s *stage) run(name string) string { // "A/0"
+	task, run, _ := strings.Cut(name, "/")
+	return "/task/" + s.id(task) + "/runs/" + run
+}
+
+// do plays one command.
+func (s *stage) do(f []string) string {
+	switch f[0] {
+	case "create", "again": // create NAME [deps=A,B] [queue=p/w] [priority=high] …
+		return s.create(f[0] == "again", f[1], f[2:])
+	case "claim": // claim WORKER [N] [queue=p/w] -> A/0
+		n, queue := 1, "prov/wt"
+		for _, x := range f[2:] {
+			if q, ok := strings.CutPrefix(x, "queue="); ok {
+				queue = q
+			} else {
+				n, _ = strconv.Atoi(x)
+			}
+		}
+		code, out := s.call("POST", "/claim-work/"+queue, map[string]any{"workerGroup": "grp", "workerId": f[1], "tasks": n})
+		if code != 200 {
+			return refusal(code, out)
+		}
+		var got []string
+		for _, c := range out["tasks"].([]any) {
+			c := c.(map[string]any)
+			got = append(got, fmt.Sprintf("%s/%v", s.names[c["status"].(map[string]any)["taskId"].(string)], c["runId"]))
+		}
+		if len(got) == 0 {
+			return "none"
+		}
+		return strings.Join(got, " ")
+	case "reclaim", "completed", "failed": // completed A/0
+		return s.status(s.call("POST", s.run(f[1])+"/"+f[0], nil))
+	case "exception": // exception A/0 REASON
+		return s.status(s.call("POST", s.run(f[1])+"/exception", map[string]any{"reason": f[2]}))
+	case "cancel", "rerun", "schedule":
+		return s.status(s.call("POST", "/task/"+s.id(f[1])+"/"+f[0], nil))
+	case "status":
+		return s.status(s.call("GET", "/task/"+s.id(f[1])+"/status", nil))
+	case "gone": // gone WORKER: the provisioner saw it die
+		if err := s.queue.WorkerGone(s.t.Context(), "prov/wt", "grp", f[1]); err != nil {
+			return err.Error()
+		}
+		return "ok"
+	case "seal":
+		code, out := s.call("POST", "/task-group/"+s.id(f[1])+"/seal", nil)
+		if code != 200 {
+			return refusal(code, out)
+		}
+		return "sealed"
+	case "cancel-group":
+		code, out := s.call("POST", "/task-group/"+s.id(f[1])+"/cancel", nil)
+		if code != 200 {
+			return refusal(code, out)
+		}
+		return fmt.Sprintf("%v of %v", out["cancelledCount"], out["taskGroupSize"])
+	case "group": // the members' states
+		code, out := s.call("GET", "/task-group/"+s.id(f[1])+"/list", nil)
+		if code != 200 {
+			return refusal(code, out)
+		}
+		var got []string
+		for _, x := range out["tasks"].([]any) {
+			st := x.(map[string]any)["status"].(map[string]any)
+			got = append(got, fmt.Sprintf("%s=%s", s.names[st["taskId"].(string)], st["state"]))
+		}
+		slices.Sort(got)
+		return strings.Join(got, " ")
+	case "counts":
+		_, out := s.call("GET", "/task-queues/prov%2Fwt/counts", nil)
+		return fmt.Sprintf("pending %v claimed %v", out["pendingTasks"], out["claimedTasks"])
+	case "events": // what was published since the last time
+		return s.events()
+	case "wait":
+		d, err := time.ParseDuration(f[1])
+		if err != nil {
+			s.t.Fatal(err)
+		}
+		time.Sleep(d)
+		return "ok"
+	case "as": // as SCOPE…: who calls from now on; "as everybody" is all scopes
+		if s.as = strings.Join(f[1:], " "); s.as == "everybody" {
+			s.as = ""
+		}
+		return "ok"
+	}
+	s.t.Fatalf("unknown command %q", f[0])
+	return ""
+}
+
+func (s *stage) create(again bool, name string, options []string) string {
+	body := s.tasks[name]
+	if !again {
+		body = map[string]any{
+			"taskQueueId": "prov/wt", "created": timestamp.Now(), "deadline": timestamp.Now().Add(24 * time.Hour),
+			"payload": map[string]any{"x": 1}, "metadata": map[string]string{"name": name, "description": "d", "owner": "o@example.com", "source": "https://example.com/"},
+		}
+		s.tasks[name] = body
+	}
+	for _, o := range options {
+		k, v, _ := strings.Cut(o, "=")
+		switch k {
+		case "deps":
+			var list []string
+			for d := range strings.SplitSeq(v, ",") {
+				list = append(list, s.id(d))
+			}
+			body["dependencies"] = list
+		case "queue":
+			body["taskQueueId"] = v
+		case "group":
+			body["taskGroupId"] = s.id(v)
+		case "deadline", "expires":
+			d, err := time.ParseDuration(v)
+			if err != nil {
+				s.t.Fatal(err)
+			}
+			body[k] = timestamp.Now().Add(d)
+		case "retries":
+			n, _ := strconv.Atoi(v)
+			body["retries"] = n
+		case "scopes", "routes":
+			body[k] = strings.Split(v, ",")
+		default:
+			body[k] = v
+		}
+	}
+	return s.status(s.call("PUT", "/task/"+s.id(name), body))
+}
+
+// status tells a status reply: state, then each run that is not the only one.
+func (s *stage) status(code int, out map[string]any) string {
+	if code != 200 {
+		return refusal(code, out)
+	}
+	st := out["status"].(map[string]any)
+	text := st["state"].(string)
+	for _, r := range st["runs"].([]any) {
+		r := r.(map[string]any)
+		text += fmt.Sprintf("; %v %v %v", r["runId"], r["reasonCreated"], r["state"])
+		if why, ok := r["reasonResolved"]; ok && why != r["state"] {
+			text += fmt.Sprintf(" %v", why)
+		}
+	}
+	return text
+}
+
+func refusal(code int, out map[string]any) string { return fmt.Sprintf("%d %v", code, out["code"]) }
+
+func (s *stage) events() string {
+	list, err := s.bus.Read(s.t.Context(), s.seen, 1000)
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	var told []string
+	for _, m := range list {
+		s.seen = m.Position
+		key := strings.Split(m.RoutingKey, ".")
+		what := s.names[key[1]]
+		if len(key) > 5 && key[2] != "_" {
+			what += "/" + key[2]
+		}
+		told = append(told, filepath.Base(m.Exchange)+" "+what)
+	}
+	if told == nil {
+		return "none"
+	}
+	return strings.Join(told, ", ")
+}

@@ -1,0 +1,226 @@
+package scope
+
+import (
+	"encoding/json"
+	"fmt"
+	"maps"
+	"regexp"
+	"slices"
+	"strings"
+)
+
+// An Expression says which scopes a method demands, with <parameters> that are
+// filled in from the request. Its JSON form is that of the API references.
+type Expression interface {
+	// Params names the parameters, each once.
+	Params() []string
+	fill(Vars) (Need, error)
+}
+
+// Vars give parameters their values: a string, a []string for the "in" of a
+// ForEach, a bool for the "if" of an If.
+type Vars map[string]any
+
+type (
+	// Scope demands one scope, "queue:get-task:<taskId>".
+	Scope string
+	// AllOf demands every one of its members.
+	AllOf []Expression
+	// AnyOf demands one of its members; an empty AnyOf cannot be satisfied.
+	AnyOf []Expression
+	// ForEach demands the scope Each once for every value of the list In,
+	// which it calls For. An empty list demands nothing. Within AnyOf, a
+	// ForEach stands for its scopes as alternatives.
+	ForEach struct{ For, In, Each string }
+	// If demands Then where the parameter If is true and Else where it is not.
+	If struct {
+		If         string
+		Then, Else Expression
+	}
+)
+
+// A Need is an expression whose parameters are filled in.
+type Need struct {
+	scope string
+	any   bool
+	of    []Need // nil for a single scope
+}
+
+// Resolve fills in e's parameters. A missing one is an error: the method's
+// declaration and its handler disagree.
+func Resolve(e Expression, v Vars) (Need, error) { return e.fill(v) }
+
+// SatisfiedBy reports whether have grants what is needed.
+func (n Need) SatisfiedBy(have Set) bool {
+	switch {
+	case n.of == nil:
+		return have.Has(n.scope)
+	case n.any:
+		return slices.ContainsFunc(n.of, func(m Need) bool { return m.SatisfiedBy(have) })
+	default:
+		return !slices.ContainsFunc(n.of, func(m Need) bool { return !m.SatisfiedBy(have) })
+	}
+}
+
+// Missing is the part of n that have does not grant, for an error message. It
+// is only meaningful where n is not satisfied.
+func (n Need) Missing(have Set) Need {
+	if n.of == nil {
+		return n
+	}
+	left := Need{any: n.any, of: []Need{}}
+	for _, m := range n.of {
+		if !m.SatisfiedBy(have) {
+			left.of = append(left.of, m.Missing(have))
+		}
+	}
+	if len(left.of) == 1 {
+		return left.of[0]
+	}
+	return left
+}
+
+// MarshalJSON writes a scope or {"AllOf": […]} or {"AnyOf": […]}.
+func (n Need) MarshalJSON() ([]byte, error) {
+	switch {
+	case n.of == nil:
+		return json.Marshal(n.scope)
+	case n.any:
+		return json.Marshal(map[string][]Need{"AnyOf": n.of})
+	default:
+		return json.Marshal(map[string][]Need{"AllOf": n.of})
+	}
+}
+
+func (n Need) String() string {
+	b, err := json.MarshalIndent(n, "", "  ")
+	if err != nil {
+		return err.Error()
+	}
+	return string(b)
+}
+
+var param = regexp.MustCompile(`<(\w+)>`)
+
+func params(template string) (names []string) {
+	for _, m := range param.FindAllStringSubmatch(template, -1) {
+		names = append(names, m[1])
+	}
+	return names
+}
+
+func substitute(template string, v Vars) (string, error) {
+	var missing string
+	s := param.ReplaceAllStringFunc(template, func(p string) string {
+		name := strings.Trim(p, "<>")
+		x, ok := v[name].(string)
+		if !ok {
+			missing = name
+		}
+		return x
+	})
+	if missing != "" {
+		return "", fmt.Errorf("scope %q: parameter %q has no value", template, missing)
+	}
+	return s, nil
+}
+
+func union(lists ...[]string) []string {
+	seen := map[string]struct{}{}
+	for _, l := range lists {
+		for _, x := range l {
+			seen[x] = struct{}{}
+		}
+	}
+	return slices.Sorted(maps.Keys(seen))
+}
+
+func (s Scope) Params() []string { return union(params(string(s))) }
+
+func (s Scope) fill(v Vars) (Need, error) {
+	x, err := substitute(string(s), v)
+	return Need{scope: x}, err
+}
+
+func all(list []Expression) []string {
+	var names [][]string
+	for _, e := range list {
+		names = append(names, e.Params())
+	}
+	return union(names...)
+}
+
+func (a AllOf) Params() []string { return all(a) }
+func (a AnyOf) Params() []string { return all(a) }
+
+func (a AllOf) fill(v Vars) (Need, error) { return fillAll(a, false, v) }
+func (a AnyOf) fill(v Vars) (Need, error) { return fillAll(a, true, v) }
+
+func fillAll(list []Expression, any bool, v Vars) (Need, error) {
+	n := Need{any: any, of: []Need{}}
+	for _, e := range list {
+		m, err := e.fill(v)
+		if err != nil {
+			return n, err
+		}
+		if _, each := e.(ForEach); each { // its scopes join the list they stand in
+			n.of = append(n.of, m.of...)
+		} else {
+			n.of = append(n.of, m)
+		}
+	}
+	return n, nil
+}
+
+func (e ForEach) Params() []string {
+	rest := slices.DeleteFunc(params(e.Each), func(p string) bool { return p == e.For })
+	return union([]string{e.In}, rest)
+}
+
+func (e ForEach) fill(v Vars) (Need, error) {
+	n := Need{of: []Need{}}
+	list, ok := v[e.In].([]string)
+	if !ok {
+		return n, fmt.Errorf("scope %q: parameter %q is not a list", e.Each, e.In)
+	}
+	inner := maps.Clone(v)
+	for _, x := range list {
+		inner[e.For] = x
+		s, err := substitute(e.Each, inner)
+		if err != nil {
+			return n, err
+		}
+		n.of = append(n.of, Need{scope: s})
+	}
+	return n, nil
+}
+
+func (e ForEach) MarshalJSON() ([]byte, error) {
+	return json.Marshal(map[string]string{"for": e.For, "in": e.In, "each": e.Each})
+}
+
+func (i If) Params() []string { return union([]string{i.If}, i.Then.Params(), i.Else.Params()) }
+
+func (i If) fill(v Vars) (Need, error) {
+	yes, ok := v[i.If].(bool)
+	switch {
+	case !ok:
+		return Need{}, fmt.Errorf("scope condition %q has no value", i.If)
+	case yes:
+		return i.Then.fill(v)
+	default:
+		return i.Else.fill(v)
+	}
+}
+
+func (i If) MarshalJSON() ([]byte, error) {
+	return json.Marshal(map[string]any{"if": i.If, "then": i.Then, "else": i.Else})
+}
+
+func (a AllOf) MarshalJSON() ([]byte, error) {
+	return json.Marshal(map[string][]Expression{"AllOf": a})
+}
+
+func (a AnyOf) MarshalJSON() ([]byte, error) {
+	return json.Marshal(map[string][]Expression{"AnyOf": a})
+}
