@@ -3,6 +3,7 @@ package event
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"net/http"
 	"strconv"
@@ -91,7 +92,7 @@ func (s *stream) run(w http.ResponseWriter, r *http.Request) error {
 			return err
 		}
 		// A reader that takes nothing for a while is cut off; it can resume.
-		if err := ctl.SetWriteDeadline(time.Now().Add(2 * pingInterval)); err != nil {
+		if err := ctl.SetWriteDeadline(time.Now().Add(2 * pingInterval)); err != nil && !errors.Is(err, http.ErrNotSupported) {
 			return err
 		}
 		if _, err = fmt.Fprintf(w, "event: %s\nid: %d\ndata: %s\n\n", event, id, body); err != nil {
@@ -150,4 +151,3 @@ func (s *stream) forward(ctx context.Context, send func(string, int64, any) erro
 		}
 	}
 }
-

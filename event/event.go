@@ -36,6 +36,10 @@ const (
 	topicPlaced = "event.placed" // a message has got its position
 	everybody   = 1 << 30
 	batch       = 500
+
+	// fallback is how often loops look without having been woken, which is
+	// needed only where a wake was lost with a process.
+	fallback = 30 * time.Second
 )
 
 //go:embed migrations/*.sql
@@ -51,7 +55,7 @@ type Bus struct {
 type subscriber struct {
 	name     string
 	bindings []Binding
-	handle   func(context.Context, Message) error
+	handle   func(context.Context, []Message) error
 }
 
 // New opens the log, creating its tables where they do not exist.
@@ -106,10 +110,11 @@ func (b *Bus) Publish(tx *store.Tx, exchange, routingKey string, cc []string, pa
 
 // Subscribe delivers every message that fits a binding to handle, at least
 // once and in order, across restarts: name identifies the subscriber's cursor.
-// A handler that fails is called again with the same message after a back-off,
-// and holds up only its own subscription. A new subscriber starts with the
+// What is there at the same time comes in one call. A handler that fails is
+// called again with the same messages after a back-off, and holds up only its
+// own subscription. A new subscriber starts with the
 // messages published after its first start. Call it before Loops.
-func (b *Bus) Subscribe(name string, bindings []Binding, handle func(context.Context, Message) error) {
+func (b *Bus) Subscribe(name string, bindings []Binding, handle func(context.Context, []Message) error) {
 	b.subscribers = append(b.subscribers, subscriber{name, bindings, handle})
 }
 
@@ -118,7 +123,7 @@ func (b *Bus) Loops() []loop.Loop {
 	loops := []loop.Loop{
 		{
 			Name: "event.place", Doc: "Gives committed messages their position in the log.",
-			When: loop.Every(5 * time.Second), Wake: b.db.Waits().Signal(topicNew), Pass: b.place,
+			When: loop.Every(fallback), Wake: b.db.Waits().Signal(topicNew), Pass: b.place,
 		},
 		{
 			Name: "event.expire", Doc: "Deletes messages that everybody has read and that are older than a day.",
@@ -128,7 +133,7 @@ func (b *Bus) Loops() []loop.Loop {
 	for _, s := range b.subscribers {
 		loops = append(loops, loop.Loop{
 			Name: "event.deliver." + s.name, Doc: "Delivers messages to " + s.name + ".",
-			When: loop.Every(5 * time.Second), Wake: b.db.Waits().Signal(topicPlaced),
+			When: loop.Every(fallback), Wake: b.db.Waits().Signal(topicPlaced),
 			Pass: func(ctx context.Context) (bool, error) { return b.deliver(ctx, s) },
 		})
 	}
@@ -180,23 +185,21 @@ func (b *Bus) deliver(ctx context.Context, s subscriber) (more bool, err error) 
 	if err != nil || len(messages) == 0 {
 		return false, err
 	}
-	var failed error
+	var fit []Message
 	for _, m := range messages {
 		if matches(s.bindings, m) {
-			if failed = s.handle(ctx, m); failed != nil {
-				failed = fmt.Errorf("subscriber %s: message %d on %s: %w", s.name, m.Position, m.Exchange, failed)
-				break
-			}
+			fit = append(fit, m)
 		}
-		at = m.Position
+	}
+	if len(fit) > 0 {
+		if err := s.handle(ctx, fit); err != nil {
+			return false, fmt.Errorf("subscriber %s: messages %d to %d: %w", s.name, fit[0].Position, fit[len(fit)-1].Position, err)
+		}
 	}
 	err = b.db.Do(ctx, func(tx *store.Tx) error {
-		_, err := tx.Exec(`UPDATE event_cursor SET position = $2 WHERE name = $1`, s.name, at)
+		_, err := tx.Exec(`UPDATE event_cursor SET position = $2 WHERE name = $1`, s.name, messages[len(messages)-1].Position)
 		return err
 	})
-	if failed != nil {
-		return false, failed
-	}
 	return len(messages) == batch, err
 }
 

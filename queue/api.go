@@ -39,7 +39,7 @@ is followed by another while the task has retries left.`,
 		pendingTasks, taskQueueCounts,
 	},
 	Exchanges: []api.Exchange{
-		taskDefined, taskPending, taskRunning, artifactCreated, taskCompleted, taskFailed, taskException,
+		taskDefined, TaskPending, taskRunning, artifactCreated, taskCompleted, taskFailed, taskException,
 		taskGroupResolved, taskGroupSealed,
 	},
 }

@@ -197,7 +197,7 @@ func (q *Queue) unclaim(claims []claim) {
 			if err := r.enqueue(tx); err != nil {
 				return err
 			}
-			return q.publish(tx, taskPending, r, run)
+			return q.publish(tx, TaskPending, r, run)
 		})
 		if err != nil {
 			q.log.Error("a claim that its worker never got is not given back and will expire", "taskId", c.Status.TaskID, "runId", c.RunID, "err", err)

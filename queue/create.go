@@ -153,7 +153,7 @@ func (q *Queue) create(ctx context.Context, taskID string, d *task.Definition) (
 			if err := r.enqueue(tx); err != nil {
 				return err
 			}
-			if err := q.publish(tx, taskPending, r, run); err != nil {
+			if err := q.publish(tx, TaskPending, r, run); err != nil {
 				return err
 			}
 		}

@@ -119,7 +119,7 @@ func (q *Queue) restart(tx *store.Tx, r *record, why task.Reason) error {
 	if err := r.enqueue(tx); err != nil {
 		return err
 	}
-	return q.publish(tx, taskPending, r, run)
+	return q.publish(tx, TaskPending, r, run)
 }
 
 // oneOfThree is the demand of the methods by which a scheduler or a person

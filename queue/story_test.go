@@ -113,7 +113,10 @@ func newStage(t *testing.T, db *store.DB, artifacts *blob.Bucket) *stage {
 
 type testWriter struct{ t *testing.T }
 
-func (w testWriter) Write(b []byte) (int, error) { w.t.Log(string(bytes.TrimSpace(b))); return len(b), nil }
+func (w testWriter) Write(b []byte) (int, error) {
+	w.t.Log(string(bytes.TrimSpace(b)))
+	return len(b), nil
+}
 
 // Authenticate makes the stage's caller of every request.
 func (s *stage) Authenticate(context.Context, api.Credential) (api.Identity, error) {

@@ -1,0 +1,42 @@
+# One command each for what a person does with a checkout; `make help` lists them.
+# Go is all that has to be there. What the tests need besides, they install (see test/run).
+
+GO      ?= go
+RUN      = ./.tools/bin/run
+BINARY   = ./bin/taskfleet
+
+.DEFAULT_GOAL := help
+
+.PHONY: up build test check bench postgres generate clean help
+
+up: build ## build, start a whole platform on 127.0.0.1:8080 and run examples/self on it; Ctrl-C stops it
+	@exec $(BINARY) up
+
+build: ## build ./bin/taskfleet
+	@$(GO) build -o $(BINARY) ./cmd/taskfleet
+
+test: $(RUN) ## everything: formatting, vet, all tests on SQLite and PostgreSQL, race detector, official clients
+	@exec $(RUN) test
+
+check: $(RUN) ## in a minute or so: formatting, vet, and the tests on SQLite alone
+	@exec $(RUN) check
+
+bench: $(RUN) ## rates, latencies and CPU of the queue on SQLite and on PostgreSQL
+	@exec $(RUN) bench
+
+postgres: $(RUN) ## a PostgreSQL for tests that you run by hand, until Ctrl-C
+	@exec $(RUN) postgres
+
+generate: ## write the references and the Go client anew from the declarations
+	@$(GO) generate ./...
+
+clean: ## remove what was built and installed here; ./.taskfleet, the platform's data, stays
+	rm -rf ./bin ./.tools ./test/official/js/node_modules
+
+help: ## this list
+	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 18
+
+# Always asked for, since only Go knows whether its sources have changed; it is quick when they have not.
+.PHONY: $(RUN)
+$(RUN):
+	@$(GO) build -o $@ ./test/run

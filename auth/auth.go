@@ -1,0 +1,335 @@
+// Package auth knows the clients and their roles, and tells for every request
+// who makes it and what they may do.
+//
+// Clients and roles are few and asked for all the time, so every process keeps
+// them all in memory: a snapshot, immutable, behind one atomic pointer. The
+// tables are written by transactions that each raise a version; the process
+// that made a change has it in its snapshot before the call returns, and other
+// replicas read the tables again when they are woken by it, or at most a second
+// later, when they see the version. Authenticating a request touches no
+// database.
+//
+// Four rules keep that right:
+//
+//   - A change decides by the state of the tables, under the version's lock,
+//     so concurrent changes on any replicas follow one another.
+//   - Whatever is derived from clients and roles (expanded scopes, certificates
+//     that were checked) lives in the snapshot and goes with it, so that a
+//     revocation takes effect at once.
+//   - Expiry is looked at when a request comes, and needs no change at all.
+//   - A request proves to hold a key before anything is told about the client
+//     or spent on its scopes.
+//
+// Requests cannot be made twice: see nonces. Roles are expanded by rules;
+// roles that would expand without end are refused when they are written.
+//
+// Clients whose ids begin with "static/" come from the configuration and are
+// not in the tables. They are how the platform's own services act.
+package auth
+
+import (
+	"context"
+	"embed"
+	"errors"
+	"fmt"
+	"io/fs"
+	"log/slog"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/taskfleet/taskfleet/cred"
+	"github.com/taskfleet/taskfleet/event"
+	"github.com/taskfleet/taskfleet/loop"
+	"github.com/taskfleet/taskfleet/seal"
+	"github.com/taskfleet/taskfleet/store"
+	"github.com/taskfleet/taskfleet/timestamp"
+)
+
+//go:embed migrations/*.sql
+var migrations embed.FS
+
+//go:embed schemas/*.yml
+var schemaFiles embed.FS
+
+// Config is what an Auth needs.
+type Config struct {
+	DB     *store.DB
+	Events *event.Bus
+	Keys   *seal.Keys // for access tokens at rest
+	Static []StaticClient
+	Log    *slog.Logger
+
+	// Anonymous is what anybody may do without credentials: the scopes of the
+	// role "anonymous" as it is created at the very first start. From then on
+	// the role is the operators' to change or delete.
+	Anonymous []string
+}
+
+// A StaticClient is one that the configuration defines.
+type StaticClient struct {
+	ClientID    string // static/…
+	AccessToken string
+	Description string
+	Scopes      []string
+}
+
+// Auth authenticates requests and keeps clients and roles.
+type Auth struct {
+	db      *store.DB
+	events  *event.Bus
+	keys    *seal.Keys
+	log     *slog.Logger
+	static  map[string]*client
+	nonces  *nonces
+	current atomic.Pointer[snapshot]
+
+	changing chan struct{} // holds one element while a snapshot is replaced
+
+	usedMu sync.Mutex
+	usedBy map[*client]struct{} // to be recorded by recordUse
+}
+
+// never is when static clients expire, as far as callers are told.
+var never = timestamp.Of(time.Date(3000, 1, 1, 0, 0, 0, 0, time.UTC))
+
+const staticPrefix = "static/"
+
+// New opens the clients and roles, creating the tables where they do not exist.
+func New(ctx context.Context, c Config) (*Auth, error) {
+	a := &Auth{
+		db: c.DB, events: c.Events, keys: c.Keys, log: c.Log,
+		static: map[string]*client{}, nonces: newNonces(nonceCapacity),
+		changing: make(chan struct{}, 1), usedBy: map[*client]struct{}{},
+	}
+	now := timestamp.Now()
+	for _, s := range c.Static {
+		switch {
+		case !strings.HasPrefix(s.ClientID, staticPrefix) || !cred.ValidClientID(s.ClientID):
+			return nil, fmt.Errorf("auth: static client %q: the id must begin with %s and match %s", s.ClientID, staticPrefix, cred.ClientIDPattern)
+		case len(s.AccessToken) < 22:
+			return nil, fmt.Errorf("auth: static client %s: the access token has fewer than 22 characters", s.ClientID)
+		case a.static[s.ClientID] != nil:
+			return nil, fmt.Errorf("auth: static client %s is given twice", s.ClientID)
+		}
+		if err := checkScopes(s.Scopes); err != nil {
+			return nil, fmt.Errorf("auth: static client %s: %w", s.ClientID, err)
+		}
+		sc := &client{
+			ClientID: s.ClientID, Description: s.Description, Scopes: s.Scopes, accessToken: s.AccessToken,
+			Expires: never, Created: now, LastModified: now, LastRotated: now,
+		}
+		sc.lastUsed.Store(int64(now))
+		a.static[s.ClientID] = sc
+	}
+	files, err := fs.Sub(migrations, "migrations")
+	if err != nil {
+		return nil, err
+	}
+	if err := a.db.Migrate(ctx, "auth", files); err != nil {
+		return nil, fmt.Errorf("auth: migrate: %w", err)
+	}
+	if err := a.refresh(ctx); err != nil {
+		return nil, fmt.Errorf("auth: read clients and roles: %w", err)
+	}
+	if err := a.firstStart(ctx, c.Anonymous); err != nil {
+		return nil, fmt.Errorf("auth: create the role anonymous: %w", err)
+	}
+	return a, nil
+}
+
+// firstStart gives the role anonymous its scopes, once in the life of a
+// deployment: one that is deleted later stays deleted.
+func (a *Auth) firstStart(ctx context.Context, scopes []string) error {
+	return a.change(ctx, func(tx *store.Tx, now *snapshot) (delta, error) {
+		if now.version > 0 || now.roles["anonymous"] != nil {
+			return delta{}, nil
+		}
+		if err := checkScopes(scopes); err != nil {
+			return delta{}, err
+		}
+		t := timestamp.Now()
+		return a.writeRole(tx, now, &role{
+			RoleID: "anonymous", Scopes: scopes, Created: t, LastModified: t,
+			Description: "What anybody may do, with credentials or without. Created at the first start; change it as you see fit.",
+		}, roleCreated)
+	})
+}
+
+// Mint issues temporary credentials in the name of a client, without asking
+// the network or the database. Named ones, whose clientID is not the issuer's,
+// work only if the issuer has the scope auth:create-client:<clientID>; and the
+// issuer must have the scopes.
+func (a *Auth) Mint(issuer, clientID string, scopes []string, start, expiry time.Time) (cred.Credentials, error) {
+	c := a.current.Load().clients[issuer]
+	if c == nil {
+		return cred.Credentials{}, fmt.Errorf("auth: issue credentials for %s: there is no client %s", clientID, issuer)
+	}
+	return cred.Temporary(cred.Credentials{ClientID: issuer, AccessToken: c.accessToken},
+		cred.Options{ClientID: clientID, Scopes: scopes, Start: start, Expiry: expiry})
+}
+
+// An Issuer mints credentials in the name of one client, for a service that
+// acts as that client.
+type Issuer struct {
+	auth     *Auth
+	clientID string
+}
+
+// Issuer returns the issuer for a client, static/taskcluster/queue say.
+func (a *Auth) Issuer(clientID string) Issuer { return Issuer{a, clientID} }
+
+// Mint issues credentials that are valid from now on; see Auth.Mint.
+func (i Issuer) Mint(_ context.Context, clientID string, scopes []string, expiry time.Time) (cred.Credentials, error) {
+	return i.auth.Mint(i.clientID, clientID, scopes, time.Now(), expiry)
+}
+
+// Loops are the work that goes on beside the calls.
+func (a *Auth) Loops() []loop.Loop {
+	return []loop.Loop{
+		{
+			Name: "auth.expiry", Doc: "Deletes clients that have been expired for a day, if they are to be deleted.",
+			When: loop.Every(time.Hour), Pass: a.deleteExpired,
+		},
+		{
+			Name: "auth.reseal", Doc: "Seals access tokens anew that are sealed with an old key.",
+			When: loop.Every(time.Hour), Pass: a.reseal,
+		},
+		{
+			Name: "auth.refresh", Doc: "Follows the changes of clients and roles that other replicas have made.",
+			When: loop.Every(time.Second), EveryReplica: true, Wake: a.db.Waits().Signal(topicChanged),
+			Pass: func(ctx context.Context) (bool, error) { return false, a.refresh(ctx) },
+		},
+		{
+			Name: "auth.use", Doc: "Records when clients were last used.",
+			When: loop.Every(5 * time.Minute), EveryReplica: true, Pass: a.recordUse,
+		},
+	}
+}
+
+const (
+	batch = 500
+
+	// Callers learn of a client's use to within this time.
+	useInterval = 6 * time.Hour
+
+	// How long an expired client stays, for those who wonder why it does not
+	// work any more.
+	expiredFor = 24 * time.Hour
+)
+
+// used notes that a client was used.
+func (a *Auth) used(c *client, now time.Time) {
+	last := c.lastUsed.Load()
+	if now.UnixMilli()-last < useInterval.Milliseconds() || !c.lastUsed.CompareAndSwap(last, now.UnixMilli()) {
+		return
+	}
+	a.usedMu.Lock()
+	a.usedBy[c] = struct{}{}
+	a.usedMu.Unlock()
+}
+
+// recordUse writes down which clients were used, and when.
+func (a *Auth) recordUse(ctx context.Context) (more bool, err error) {
+	taken := map[string]timestamp.Time{}
+	a.usedMu.Lock()
+	for c := range a.usedBy {
+		if len(taken) == batch {
+			more = true
+			break
+		}
+		delete(a.usedBy, c)
+		taken[c.ClientID] = timestamp.Time(c.lastUsed.Load())
+	}
+	a.usedMu.Unlock()
+	if len(taken) == 0 {
+		return false, nil
+	}
+	// If this fails, a client that goes on being used is noted again in six
+	// hours.
+	return more, a.change(ctx, func(tx *store.Tx, now *snapshot) (delta, error) {
+		d := delta{clients: map[string]*client{}}
+		for id, t := range taken {
+			c := now.clients[id]
+			if c == nil || a.static[id] != nil {
+				continue
+			}
+			if _, err := tx.Exec(`UPDATE auth_client SET last_used = $2 WHERE client_id = $1`, id, t); err != nil {
+				return delta{}, err
+			}
+			d.clients[id] = c.changed(func(c *client) { c.lastUsed.Store(int64(t)) })
+		}
+		return d, nil
+	})
+}
+
+// deleteExpired deletes what its creator wanted deleted after expiry.
+func (a *Auth) deleteExpired(ctx context.Context) (more bool, err error) {
+	before := timestamp.Now().Add(-expiredFor)
+	err = a.change(ctx, func(tx *store.Tx, now *snapshot) (delta, error) {
+		d := delta{clients: map[string]*client{}}
+		more = false
+		for id, c := range now.clients {
+			if !c.DeleteOnExpiration || c.Expires > before {
+				continue
+			}
+			if more = len(d.clients) == batch; more {
+				break
+			}
+			if err := a.removeClient(tx, d, id); err != nil {
+				return delta{}, err
+			}
+		}
+		return d, nil
+	})
+	return more, err
+}
+
+// reseal moves access tokens to the newest key. It does not change them, so
+// nobody else has to know.
+func (a *Auth) reseal(ctx context.Context) (more bool, err error) {
+	stale := map[string]string{}
+	err = a.db.View(ctx, func(tx *store.Tx) error {
+		clear(stale)
+		rows, err := tx.Query(`SELECT client_id, access_token FROM auth_client`)
+		if err != nil {
+			return err
+		}
+		defer rows.Close()
+		for rows.Next() {
+			var id, sealed string
+			if err := rows.Scan(&id, &sealed); err != nil {
+				return err
+			}
+			if !a.keys.Current(sealed) {
+				stale[id] = sealed
+			}
+		}
+		return rows.Err()
+	})
+	if err != nil || len(stale) == 0 {
+		return false, err
+	}
+	var failed error
+	err = a.db.Do(ctx, func(tx *store.Tx) error {
+		failed = nil
+		done := 0
+		for id, sealed := range stale {
+			if done++; done > batch {
+				break
+			}
+			token, err := a.unseal(id, sealed)
+			if err != nil {
+				failed = errors.Join(failed, err)
+				continue
+			}
+			if _, err := tx.Exec(`UPDATE auth_client SET access_token = $3 WHERE client_id = $1 AND access_token = $2`,
+				id, sealed, a.keys.Seal([]byte(token), place(id))); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+	return len(stale) > batch, errors.Join(err, failed)
+}

@@ -1,0 +1,272 @@
+package main
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/url"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"github.com/goccy/go-yaml"
+	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
+)
+
+// Config is how a platform is set up. It comes from, in rising order of
+// precedence: defaults, a YAML file, TASKFLEET_* environment variables, flags.
+type Config struct {
+	Data     string `yaml:"data"`     // directory of everything that is not elsewhere
+	Listen   string `yaml:"listen"`   // host:port of the API
+	RootURL  string `yaml:"rootUrl"`  // how clients and workers reach it
+	Database string `yaml:"database"` // sqlite:PATH or postgres://…
+
+	S3 S3Config `yaml:"s3"`
+
+	MetricsToken string `yaml:"metricsToken"` // bearer token of /metrics
+
+	LogLevel  string `yaml:"logLevel"`  // debug, info, warn, error
+	LogFormat string `yaml:"logFormat"` // text, json
+
+	file string // where it was read from
+	text []byte
+}
+
+// S3Config is where artifacts are kept. Without an endpoint and a region the
+// platform runs an S3 gateway of its own on the data directory.
+type S3Config struct {
+	Endpoint        string `yaml:"endpoint"`
+	Region          string `yaml:"region"`
+	Bucket          string `yaml:"bucket"`
+	AccessKeyID     string `yaml:"accessKeyId"`
+	SecretAccessKey string `yaml:"secretAccessKey"`
+	PathStyle       bool   `yaml:"pathStyle"`
+}
+
+func (s S3Config) embedded() bool { return s.Endpoint == "" && s.Region == "" }
+
+const configDoc = `A configuration file is YAML; every entry may be left out:
+
+  data: .taskfleet                  # database, artifacts, logs, credentials
+  listen: 127.0.0.1:8080
+  rootUrl: https://tasks.example.com  # default: http:// and the listen address
+  database: postgres://user:password@host/name   # default: sqlite:DATA/taskfleet.db
+  s3:                               # default: a gateway inside the process, on DATA/s3
+    region: eu-central-1
+    endpoint: https://s3.example.com  # default: AWS
+    bucket: taskfleet-artifacts
+    accessKeyId: …                  # default: what the AWS SDK finds by itself
+    secretAccessKey: …
+    pathStyle: false
+  metricsToken: …                   # bearer token of /metrics; needed unless listen is a loopback address
+  logLevel: info                    # debug, info, warn, error
+  logFormat: text                   # text, json
+
+The same from the environment: TASKFLEET_DATA, TASKFLEET_LISTEN, TASKFLEET_ROOT_URL, TASKFLEET_DATABASE,
+TASKFLEET_S3_ENDPOINT, _REGION, _BUCKET, _ACCESS_KEY_ID, _SECRET_ACCESS_KEY, _PATH_STYLE, TASKFLEET_METRICS_TOKEN,
+TASKFLEET_LOG_LEVEL, TASKFLEET_LOG_FORMAT. Flags win over the environment, the environment over the file.`
+
+func defaultConfig() Config {
+	return Config{
+		Data: ".taskfleet", Listen: "127.0.0.1:8080", LogLevel: "info", LogFormat: "text",
+		S3: S3Config{Bucket: "artifacts"},
+	}
+}
+
+// configFlags are the flags of the commands that start a platform. Their
+// values count only where they were given.
+type configFlags struct {
+	file   string
+	values Config
+	set    *pflag.FlagSet
+}
+
+func (f *configFlags) add(set *pflag.FlagSet) {
+	d := defaultConfig()
+	f.set = set
+	set.StringVar(&f.file, "config", "", "configuration file (see taskfleet config --help)")
+	set.StringVar(&f.values.Data, "data", d.Data, "directory for database, artifacts, logs and credentials")
+	set.StringVar(&f.values.Listen, "listen", d.Listen, "address of the API, host:port; port 0 takes a free one")
+	set.StringVar(&f.values.RootURL, "root-url", "", "how clients reach the API (default http://LISTEN)")
+	set.StringVar(&f.values.Database, "database", "", "sqlite:PATH or postgres://… (default sqlite:DATA/taskfleet.db)")
+	set.StringVar(&f.values.LogLevel, "log-level", d.LogLevel, "debug, info, warn or error")
+	set.StringVar(&f.values.LogFormat, "log-format", d.LogFormat, "text or json")
+}
+
+// load puts the configuration together and checks it.
+func (f *configFlags) load() (Config, error) {
+	c := defaultConfig()
+	if f.file != "" {
+		if err := c.read(f.file); err != nil {
+			return c, err
+		}
+	}
+	if err := c.environment(); err != nil {
+		return c, err
+	}
+	for name, to := range map[string]*string{
+		"data": &c.Data, "listen": &c.Listen, "root-url": &c.RootURL, "database": &c.Database,
+		"log-level": &c.LogLevel, "log-format": &c.LogFormat,
+	} {
+		if g := f.set.Lookup(name); g != nil && g.Changed {
+			*to = g.Value.String()
+		}
+	}
+	return c, c.check()
+}
+
+// read fills in what a file says. Unknown entries are errors with their line.
+func (c *Config) read(file string) error {
+	text, err := os.ReadFile(file)
+	if err != nil {
+		return fmt.Errorf("reading the configuration: %w", err)
+	}
+	c.file, c.text = file, text
+	if len(bytes.TrimSpace(text)) == 0 {
+		return nil
+	}
+	if err := yaml.NewDecoder(bytes.NewReader(text), yaml.Strict()).Decode(c); err != nil {
+		return fmt.Errorf("configuration %s:\n%s", file, yaml.FormatError(err, false, true))
+	}
+	return nil
+}
+
+func (c *Config) environment() error {
+	for name, to := range map[string]*string{
+		"DATA": &c.Data, "LISTEN": &c.Listen, "ROOT_URL": &c.RootURL, "DATABASE": &c.Database,
+		"S3_ENDPOINT": &c.S3.Endpoint, "S3_REGION": &c.S3.Region, "S3_BUCKET": &c.S3.Bucket,
+		"S3_ACCESS_KEY_ID": &c.S3.AccessKeyID, "S3_SECRET_ACCESS_KEY": &c.S3.SecretAccessKey,
+		"METRICS_TOKEN": &c.MetricsToken, "LOG_LEVEL": &c.LogLevel, "LOG_FORMAT": &c.LogFormat,
+	} {
+		if v, ok := os.LookupEnv("TASKFLEET_" + name); ok {
+			*to = v
+		}
+	}
+	switch v := os.Getenv("TASKFLEET_S3_PATH_STYLE"); v {
+	case "":
+	case "true", "false":
+		c.S3.PathStyle = v == "true"
+	default:
+		return fmt.Errorf("TASKFLEET_S3_PATH_STYLE is %q; it must be true or false", v)
+	}
+	return nil
+}
+
+// check finds what cannot work, and fills in what depends on other entries.
+func (c *Config) check() error {
+	var wrong []error
+	bad := func(path, format string, args ...any) {
+		wrong = append(wrong, c.mistake(path, fmt.Sprintf(format, args...)))
+	}
+	host, _, err := net.SplitHostPort(c.Listen)
+	if err != nil {
+		bad("listen", "listen is %q; it must be host:port, such as 127.0.0.1:8080", c.Listen)
+	}
+	if c.Data == "" {
+		bad("data", "data must name a directory")
+	}
+	if c.RootURL != "" {
+		u, err := url.Parse(c.RootURL)
+		if err != nil || u.Scheme != "http" && u.Scheme != "https" || u.Host == "" || strings.HasSuffix(c.RootURL, "/") || u.RawQuery != "" {
+			bad("rootUrl", "rootUrl is %q; it must be a URL such as https://tasks.example.com, without a slash at the end", c.RootURL)
+		}
+	}
+	if c.Database == "" {
+		c.Database = "sqlite:" + filepath.Join(c.Data, "taskfleet.db")
+	}
+	if scheme, _, _ := strings.Cut(c.Database, ":"); scheme != "sqlite" && scheme != "postgres" && scheme != "postgresql" {
+		bad("database", "database must begin with sqlite: or postgres://")
+	}
+	switch {
+	case c.S3.Bucket == "":
+		bad("s3.bucket", "s3.bucket must name the bucket for artifacts")
+	case (c.S3.AccessKeyID == "") != (c.S3.SecretAccessKey == ""):
+		bad("s3", "s3 needs accessKeyId and secretAccessKey, or neither")
+	case c.S3.embedded() && (c.S3.AccessKeyID != "" || c.S3.PathStyle):
+		bad("s3", "s3 has settings but no region or endpoint; give one of them, or leave s3 out to use the gateway inside the process")
+	}
+	if err == nil && !loopback(host) {
+		if c.S3.embedded() {
+			bad("listen", "listen is %s, reachable from other machines, but artifacts would be served on this machine only; configure s3", c.Listen)
+		}
+		if c.RootURL == "" {
+			bad("listen", "listen is %s, reachable from other machines; set rootUrl to how they reach it", c.Listen)
+		}
+	}
+	var level slog.Level
+	if err := level.UnmarshalText([]byte(c.LogLevel)); err != nil {
+		bad("logLevel", "logLevel is %q; it must be debug, info, warn or error", c.LogLevel)
+	}
+	if c.LogFormat != "text" && c.LogFormat != "json" {
+		bad("logFormat", "logFormat is %q; it must be text or json", c.LogFormat)
+	}
+	return errors.Join(wrong...)
+}
+
+// mistake is an error that shows the entry's place in the file, if it has one.
+func (c *Config) mistake(path, message string) error {
+	if c.file == "" {
+		return errors.New(message)
+	}
+	p, err := yaml.PathString("$." + path)
+	if err != nil {
+		return errors.New(message)
+	}
+	if strings.Contains(strings.ToLower(path), "secret") || path == "database" || path == "s3" {
+		return fmt.Errorf("%s: %s", c.file, message) // the source would show a password
+	}
+	source, err := p.AnnotateSource(c.text, false)
+	if err != nil {
+		return fmt.Errorf("%s: %s", c.file, message) // the entry is not in the file
+	}
+	return fmt.Errorf("%s: %s\n%s", c.file, message, source)
+}
+
+func loopback(host string) bool {
+	ip := net.ParseIP(host)
+	return host == "localhost" || ip != nil && ip.IsLoopback()
+}
+
+func (c Config) logger(out interface{ Write([]byte) (int, error) }) *slog.Logger {
+	var level slog.Level
+	_ = level.UnmarshalText([]byte(c.LogLevel)) // checked
+	o := &slog.HandlerOptions{Level: level}
+	if c.LogFormat == "json" {
+		return slog.New(slog.NewJSONHandler(out, o))
+	}
+	return slog.New(slog.NewTextHandler(out, o))
+}
+
+func newConfigCommand() *cobra.Command {
+	cmd := &cobra.Command{
+		Use: "config", Short: "Explain and check the server's configuration",
+		Long: configDoc, Args: cobra.NoArgs,
+	}
+	var flags configFlags
+	check := &cobra.Command{
+		Use: "check", Short: "Check a configuration without starting anything",
+		Long:    "Reads the configuration as taskfleet serve would and says what is wrong with it, with the line.\n\n" + configDoc,
+		Example: "  taskfleet config check --config taskfleet.yml",
+		Args:    cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			c, err := flags.load()
+			if err != nil {
+				return err
+			}
+			storage := "gateway inside the process, on " + filepath.Join(c.Data, "s3")
+			if !c.S3.embedded() {
+				storage = fmt.Sprintf("S3 %s%s, bucket %s", c.S3.Endpoint, c.S3.Region, c.S3.Bucket)
+			}
+			kind, _, _ := strings.Cut(c.Database, ":")
+			fmt.Fprintf(cmd.OutOrStdout(), "The configuration is good.\n  API        %s\n  data       %s\n  database   %s\n  artifacts  %s\n",
+				c.Listen, c.Data, kind, storage)
+			return nil
+		},
+	}
+	flags.add(check.Flags())
+	cmd.AddCommand(check)
+	return cmd
+}

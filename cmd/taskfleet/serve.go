@@ -1,0 +1,399 @@
+package main
+
+import (
+	"cmp"
+	"context"
+	"crypto/subtle"
+	"errors"
+	"fmt"
+	"io/fs"
+	"log/slog"
+	"net"
+	"net/http"
+	"os"
+	"os/signal"
+	"path/filepath"
+	"runtime/debug"
+	"slices"
+	"strings"
+	"sync"
+	"syscall"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/collectors"
+	"github.com/prometheus/client_golang/prometheus/promhttp"
+	"github.com/spf13/cobra"
+
+	"github.com/taskfleet/taskfleet/api"
+	"github.com/taskfleet/taskfleet/auth"
+	"github.com/taskfleet/taskfleet/blob"
+	"github.com/taskfleet/taskfleet/blob/gateway"
+	"github.com/taskfleet/taskfleet/cred"
+	"github.com/taskfleet/taskfleet/event"
+	"github.com/taskfleet/taskfleet/loop"
+	"github.com/taskfleet/taskfleet/provisioner"
+	"github.com/taskfleet/taskfleet/provisioner/local"
+	"github.com/taskfleet/taskfleet/queue"
+	"github.com/taskfleet/taskfleet/seal"
+	"github.com/taskfleet/taskfleet/slugid"
+	"github.com/taskfleet/taskfleet/store"
+)
+
+// The clients that the platform acts as.
+const (
+	rootClient        = "static/taskcluster/root"
+	queueClient       = "static/taskcluster/queue"
+	provisionerClient = "static/taskcluster/worker-manager"
+)
+
+// anonymousScopes are what anybody may do on a new deployment: read what is
+// not private. They are the scopes of the role "anonymous", which operators
+// change as they like.
+var anonymousScopes = []string{
+	"auth:current-scopes", "auth:expand-scopes", "auth:get-client:*", "auth:get-role:*", "auth:list-clients", "auth:list-roles",
+	"events:connect", "loops:list",
+	"queue:claimed-count:*", "queue:get-artifact:public/*", "queue:get-task:*", "queue:list-artifacts:*",
+	"queue:list-dependent-tasks:*", "queue:list-task-group:*", "queue:pending-count:*", "queue:status:*",
+	"worker-manager:get-worker-pool:*", "worker-manager:get-worker:*", "worker-manager:list-providers",
+	"worker-manager:list-worker-pool-errors:*", "worker-manager:list-worker-pools", "worker-manager:list-workers:*",
+}
+
+// A platform is everything in one process.
+type platform struct {
+	RootURL string
+	Root    cred.Credentials // may do everything
+	Data    string
+
+	log     *slog.Logger
+	http    *http.Server
+	workers *local.Provider
+	runner  *loop.Runner
+	closers []func() error // in the order of opening
+
+	stopPolls context.CancelFunc // ends the calls that wait
+	stopLoops context.CancelFunc
+	running   sync.WaitGroup
+	failed    chan error
+}
+
+// startPlatform starts everything and returns when the API answers. What was
+// opened before a failure is closed again.
+func startPlatform(ctx context.Context, c Config, log *slog.Logger) (_ *platform, err error) {
+	p := &platform{Data: c.Data, log: log, failed: make(chan error, 4), stopPolls: func() {}, stopLoops: func() {}}
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, p.close())
+		}
+	}()
+	if err := os.MkdirAll(c.Data, 0o700); err != nil {
+		return nil, fmt.Errorf("creating the data directory: %w", err)
+	}
+	unlock, err := lockData(c.Data)
+	if err != nil {
+		return nil, err
+	}
+	p.closers = append(p.closers, unlock)
+	own, err := openSecrets(c.Data)
+	if err != nil {
+		return nil, err
+	}
+	keys, err := seal.ParseKeys(own.SealKeys)
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", filepath.Join(c.Data, "secrets.json"), err)
+	}
+
+	listener, err := net.Listen("tcp", c.Listen)
+	if err != nil {
+		return nil, fmt.Errorf("listening on %s: %w. Is another server running there? --listen takes another address", c.Listen, err)
+	}
+	p.closers = append(p.closers, ignoreClosed(listener.Close))
+	p.RootURL = cmp.Or(c.RootURL, "http://"+listener.Addr().String())
+	p.Root = cred.Credentials{ClientID: rootClient, AccessToken: own.RootToken}
+
+	db, err := store.Open(ctx, c.Database)
+	if err != nil {
+		return nil, err
+	}
+	p.closers = append(p.closers, db.Close)
+	artifacts, err := p.openArtifacts(ctx, c, own)
+	if err != nil {
+		return nil, err
+	}
+
+	metrics := prometheus.NewRegistry()
+	metrics.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
+	bus, err := event.New(ctx, db, log)
+	if err != nil {
+		return nil, err
+	}
+	a, err := auth.New(ctx, auth.Config{
+		DB: db, Events: bus, Keys: keys, Log: log, Anonymous: anonymousScopes,
+		Static: []auth.StaticClient{
+			{ClientID: rootClient, AccessToken: own.RootToken, Scopes: []string{"*"}, Description: "The operator's client, made at the first start."},
+			{ClientID: queueClient, AccessToken: own.QueueToken, Scopes: []string{"*"}, Description: "Issues the credentials of tasks."},
+			{ClientID: provisionerClient, AccessToken: own.ProvisionerToken, Scopes: []string{"*"}, Description: "Issues the credentials of workers."},
+		},
+	})
+	if err != nil {
+		return nil, err
+	}
+	q, err := queue.New(ctx, queue.Config{DB: db, Events: bus, Artifacts: artifacts, Mint: a.Issuer(queueClient), Log: log})
+	if err != nil {
+		return nil, err
+	}
+	p.workers, err = local.New(local.Config{RootURL: p.RootURL, Dir: c.Data, Log: log})
+	if err != nil {
+		return nil, err
+	}
+	prov, err := provisioner.New(ctx, provisioner.Config{
+		DB: db, Events: bus, Providers: map[string]provisioner.Provider{"local": p.workers},
+		Queue: workload{q}, Mint: a.Issuer(provisionerClient), Log: log, Metrics: metrics,
+	})
+	if err != nil {
+		return nil, err
+	}
+	// A task that becomes pending has the provisioner look at its pools, on
+	// whichever replica it runs.
+	bus.Subscribe("provisioner", []event.Binding{{Exchange: event.Topic("queue", "v1", queue.TaskPending), RoutingKeyPattern: "#"}},
+		func(ctx context.Context, _ []event.Message) error {
+			return db.Do(ctx, func(tx *store.Tx) error { tx.Wake(provisioner.TopicDemand, 1); return nil })
+		})
+
+	lease := loop.Lease(loop.Alone)
+	if !strings.HasPrefix(c.Database, "sqlite:") {
+		lease = db.Lease(slugid.New())
+	}
+	p.runner = loop.NewRunner(log, lease, metrics)
+	server := api.NewServer(api.Options{
+		RootURL: p.RootURL, Auth: a, Log: log, Metrics: metrics, Version: buildVersion(),
+		Other:       metricsHandler(metrics, c),
+		CheckOutput: os.Getenv("TASKFLEET_CHECK_OUTPUT") == "true",
+	})
+	if err := errors.Join(
+		api.Mount(server, auth.API, a), api.Mount(server, queue.API, q), api.Mount(server, provisioner.API, prov),
+		api.Mount(server, event.API, bus), api.Mount(server, loop.API, p.runner),
+	); err != nil {
+		return nil, err
+	}
+	if err := writePrivate(filepath.Join(c.Data, "credentials.json"), map[string]string{
+		"rootUrl": p.RootURL, "clientId": p.Root.ClientID, "accessToken": p.Root.AccessToken,
+	}); err != nil {
+		return nil, err
+	}
+	p.run(db, listener, server, slices.Concat(bus.Loops(), a.Loops(), q.Loops(), prov.Loops()))
+	log.Info("taskfleet is up", "rootUrl", p.RootURL, "data", c.Data)
+	return p, nil
+}
+
+// run starts what goes on until the platform is stopped.
+func (p *platform) run(db *store.DB, l net.Listener, h http.Handler, work []loop.Loop) {
+	polls, stopPolls := context.WithCancel(context.Background())
+	loops, stopLoops := context.WithCancel(context.Background())
+	p.stopPolls, p.stopLoops = stopPolls, stopLoops
+	p.http = &http.Server{
+		Handler: h, ErrorLog: slog.NewLogLogger(p.log.Handler(), slog.LevelDebug),
+		ReadHeaderTimeout: 20 * time.Second, IdleTimeout: 3 * time.Minute, MaxHeaderBytes: 64 << 10,
+		BaseContext: func(net.Listener) context.Context { return polls },
+	}
+	background := func(what string, f func() error) {
+		p.running.Go(func() {
+			if err := f(); err != nil {
+				p.log.Error(what+" ended", "err", err)
+				p.failed <- fmt.Errorf("%s ended: %w", what, err)
+			}
+		})
+	}
+	background("the API", func() error {
+		if err := p.http.Serve(l); !errors.Is(err, http.ErrServerClosed) {
+			return err
+		}
+		return nil
+	})
+	background("background work", func() error { return p.runner.Run(loops, work...) })
+	background("listening to other replicas", func() error { return db.Listen(loops) })
+}
+
+// Done receives an error if the platform ends by itself.
+func (p *platform) Done() <-chan error { return p.failed }
+
+// Stop ends the platform in good order: workers first, while the API still
+// takes their reports, then the API, then the loops.
+func (p *platform) Stop(ctx context.Context) error {
+	err := p.workers.StopAll(ctx)
+	if err != nil {
+		err = fmt.Errorf("stopping the workers: %w", err)
+	}
+	p.stopPolls()
+	end, cancel := context.WithTimeout(ctx, 10*time.Second)
+	defer cancel()
+	if e := p.http.Shutdown(end); e != nil {
+		err = errors.Join(err, fmt.Errorf("stopping the API: %w", e), p.http.Close())
+	}
+	p.stopLoops()
+	p.running.Wait()
+	return errors.Join(err, p.close())
+}
+
+func (p *platform) close() (err error) {
+	for _, f := range slices.Backward(p.closers) {
+		err = errors.Join(err, f())
+	}
+	p.closers = nil
+	return err
+}
+
+func ignoreClosed(f func() error) func() error {
+	return func() error {
+		if err := f(); !errors.Is(err, net.ErrClosed) {
+			return err
+		}
+		return nil
+	}
+}
+
+// openArtifacts opens the bucket for artifacts: on S3, or on a gateway that
+// this process runs.
+func (p *platform) openArtifacts(ctx context.Context, c Config, own secrets) (*blob.Bucket, error) {
+	where := blob.Config{
+		Endpoint: c.S3.Endpoint, Region: c.S3.Region, PathStyle: c.S3.PathStyle,
+		AccessKeyID: c.S3.AccessKeyID, SecretAccessKey: c.S3.SecretAccessKey,
+	}
+	if c.S3.embedded() {
+		g, err := p.startGateway(ctx, c, own)
+		if err != nil {
+			return nil, err
+		}
+		p.closers = append(p.closers, g.Close)
+		where = g.Blob()
+	}
+	s, err := blob.Open(ctx, where)
+	if err != nil {
+		return nil, err
+	}
+	b := s.Bucket(c.S3.Bucket)
+	return b, b.Ensure(ctx)
+}
+
+// startGateway starts the S3 gateway on the address it had the last time, so
+// that URLs that were handed out stay good over a restart. Only where that is
+// taken does it move.
+func (p *platform) startGateway(ctx context.Context, c Config, own secrets) (*gateway.Gateway, error) {
+	note := filepath.Join(c.Data, "s3-address")
+	host, _, err := net.SplitHostPort(c.Listen)
+	if err != nil {
+		return nil, err
+	}
+	conf := gateway.Config{
+		Directory: filepath.Join(c.Data, "s3"), Listen: net.JoinHostPort(host, "0"),
+		AccessKeyID: "taskfleet", SecretAccessKey: own.S3Secret, Log: p.log,
+	}
+	if text, err := os.ReadFile(note); err == nil {
+		before := conf
+		before.Listen = strings.TrimSpace(string(text))
+		g, err := gateway.Start(ctx, before)
+		if err == nil {
+			return g, nil
+		}
+		p.log.Warn("the S3 gateway cannot have its former address; artifact URLs handed out before are void", "address", before.Listen, "err", err)
+	} else if !errors.Is(err, fs.ErrNotExist) {
+		return nil, fmt.Errorf("reading where the S3 gateway listens: %w", err)
+	}
+	g, err := gateway.Start(ctx, conf)
+	if err != nil {
+		return nil, fmt.Errorf("starting the S3 gateway: %w", err)
+	}
+	if err := os.WriteFile(note, []byte(g.Addr()+"\n"), 0o600); err != nil {
+		return nil, errors.Join(err, g.Close())
+	}
+	return g, nil
+}
+
+// workload is the queue as the provisioner wants to see it.
+type workload struct{ queue *queue.Queue }
+
+func (w workload) Pending(ctx context.Context, taskQueueID string) (pending, claimed int64, err error) {
+	return w.queue.Load(ctx, taskQueueID)
+}
+
+func (w workload) WorkerGone(ctx context.Context, poolID, group, id string) error {
+	return w.queue.WorkerGone(ctx, poolID, group, id)
+}
+
+// metricsHandler serves /metrics for Prometheus: to anybody where only this
+// machine can ask, otherwise to those with the token.
+func metricsHandler(r *prometheus.Registry, c Config) http.Handler {
+	host, _, _ := net.SplitHostPort(c.Listen)
+	mux := http.NewServeMux()
+	serve := promhttp.HandlerFor(r, promhttp.HandlerOpts{})
+	mux.HandleFunc("GET /metrics", func(w http.ResponseWriter, r *http.Request) {
+		given, _ := strings.CutPrefix(r.Header.Get("Authorization"), "Bearer ")
+		switch {
+		case c.MetricsToken == "" && !loopback(host):
+			http.Error(w, "metrics are off: set metricsToken in the server's configuration", http.StatusForbidden)
+		case c.MetricsToken != "" && subtle.ConstantTimeCompare([]byte(given), []byte(c.MetricsToken)) != 1:
+			w.Header().Set("WWW-Authenticate", "Bearer")
+			http.Error(w, "metrics need the configured bearer token", http.StatusUnauthorized)
+		default:
+			serve.ServeHTTP(w, r)
+		}
+	})
+	mux.HandleFunc("/", func(w http.ResponseWriter, _ *http.Request) {
+		w.Header().Set("Content-Type", "application/json; charset=utf-8")
+		w.WriteHeader(http.StatusNotFound)
+		fmt.Fprint(w, `{"error":"Not found"}`)
+	})
+	return mux
+}
+
+// buildVersion is what the Go toolchain recorded about this binary.
+func buildVersion() api.Version {
+	v := api.Version{Version: "dev", Source: "https://github.com/taskfleet/taskfleet"}
+	info, ok := debug.ReadBuildInfo()
+	if !ok {
+		return v
+	}
+	if info.Main.Version != "" && info.Main.Version != "(devel)" {
+		v.Version = info.Main.Version
+	}
+	settings := map[string]string{}
+	for _, s := range info.Settings {
+		settings[s.Key] = s.Value
+	}
+	v.Commit, v.Build = settings["vcs.revision"], info.GoVersion
+	return v
+}
+
+func newServeCommand() *cobra.Command {
+	var flags configFlags
+	cmd := &cobra.Command{
+		Use: "serve", Short: "Run the platform until it is told to stop",
+		Long: "Runs the whole platform in this process. SIGTERM and Ctrl-C stop it in good order: workers are drained first. A second one ends it at once.\n\n" + configDoc,
+		Example: `  taskfleet serve
+  taskfleet serve --listen 127.0.0.1:9000 --data /var/lib/taskfleet
+  taskfleet serve --config taskfleet.yml`,
+		Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			c, err := flags.load()
+			if err != nil {
+				return err
+			}
+			ctx, stop := signal.NotifyContext(cmd.Context(), os.Interrupt, syscall.SIGTERM)
+			defer stop()
+			p, err := startPlatform(ctx, c, c.logger(os.Stderr))
+			if err != nil {
+				return err
+			}
+			select {
+			case <-ctx.Done():
+				stop() // the next signal kills
+			case err = <-p.Done():
+			}
+			end, cancel := context.WithTimeout(context.Background(), time.Minute)
+			defer cancel()
+			return errors.Join(err, p.Stop(end))
+		},
+	}
+	flags.add(cmd.Flags())
+	return cmd
+}

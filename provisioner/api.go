@@ -1,0 +1,69 @@
+package provisioner
+
+import (
+	"errors"
+	"regexp"
+
+	"github.com/taskfleet/taskfleet/api"
+	"github.com/taskfleet/taskfleet/slugid"
+)
+
+const (
+	serviceName, serviceVersion = "worker-manager", "v1"
+
+	namePattern = `^[a-zA-Z0-9-_]{1,38}$`
+	poolPattern = `^[a-zA-Z0-9-_]{1,38}/[a-z]([-a-z0-9]{0,36}[a-z0-9])?$`
+)
+
+var identifier = regexp.MustCompile(namePattern)
+
+// API is the service as served under /api/worker-manager/v1/.
+var API = api.Service[*Provisioner]{
+	Name: serviceName, Version: serviceVersion, Title: "Worker Manager",
+	Doc: `Keeps as many workers as there is work for.
+
+A *worker pool* serves the task queue of the same name. It says which *provider* makes its workers, from what
+configuration, and how many there may be. A worker is *requested* until it registers, then *running*, *stopping* when
+it is to end, and *stopped* when nothing of it is left. What goes wrong is kept as errors of the pool.`,
+	Schemas: subFS(schemaFiles, "schemas"),
+	Params: map[string]string{
+		"workerPoolId":   poolPattern,
+		"workerGroup":    namePattern,
+		"workerId":       namePattern,
+		"launchConfigId": namePattern,
+		"errorId":        slugid.Pattern,
+		"state":          `^(requested|running|stopping|stopped)$`,
+	},
+	Methods: []api.Method[*Provisioner]{
+		listProviders,
+		createWorkerPool, updateWorkerPool, deleteWorkerPool, workerPool, listWorkerPools, workerPoolStats,
+		reportWorkerError, listWorkerPoolErrors,
+		listWorkersForWorkerGroup, getWorker, removeWorker, shouldWorkerTerminate, listWorkersForWorkerPool,
+		registerWorker, reregisterWorker,
+	},
+	Exchanges: []api.Exchange{
+		poolCreated, poolUpdated, poolError, workerRequested, workerRunning, workerStopped, workerRemoved,
+	},
+}
+
+type poolPath struct {
+	WorkerPoolID string `path:"workerPoolId"`
+}
+
+type groupPath struct {
+	WorkerPoolID string `path:"workerPoolId"`
+	WorkerGroup  string `path:"workerGroup"`
+}
+
+type workerPath struct {
+	WorkerPoolID string `path:"workerPoolId"`
+	WorkerGroup  string `path:"workerGroup"`
+	WorkerID     string `path:"workerId"`
+}
+
+func (w workerPath) ref() Ref { return Ref(w) }
+
+func isNotFound(err error) bool {
+	e, ok := errors.AsType[*api.Error](err)
+	return ok && e.Code == api.ResourceNotFound
+}

@@ -1,0 +1,136 @@
+package provisioner
+
+import (
+	"bytes"
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"maps"
+	"time"
+)
+
+// PoolConfig is what pools of every provider have in their configuration.
+type PoolConfig struct {
+	MinCapacity         int64           `json:"minCapacity"`
+	MaxCapacity         *int64          `json:"maxCapacity"`
+	ScalingRatio        float64         `json:"scalingRatio"`
+	CapacityPerInstance int64           `json:"capacityPerInstance"`
+	WorkerConfig        json.RawMessage `json:"workerConfig"`
+	Lifecycle           Lifecycle       `json:"lifecycle"`
+}
+
+// Lifecycle says how many seconds a worker may take over things.
+type Lifecycle struct {
+	RegistrationTimeout    int64  `json:"registrationTimeout"`
+	ReregistrationTimeout  int64  `json:"reregistrationTimeout"`
+	QueueInactivityTimeout *int64 `json:"queueInactivityTimeout"`
+}
+
+const (
+	defaultRegistrationTimeout   = 10 * time.Minute
+	defaultReregistrationTimeout = 96 * time.Hour
+	longestReregistrationTimeout = 30 * 24 * time.Hour // credentials last 31 days at most
+)
+
+// ParseConfig reads a pool's configuration, with defaults, and says what is
+// wrong with it. Fields that it does not know are the provider's affair.
+func ParseConfig(raw json.RawMessage) (PoolConfig, error) {
+	c := PoolConfig{ScalingRatio: 1, CapacityPerInstance: 1}
+	if err := json.Unmarshal(raw, &c); err != nil {
+		return c, explain(err)
+	}
+	c.WorkerConfig = bytes.TrimSpace(c.WorkerConfig)
+	if len(c.WorkerConfig) == 0 || string(c.WorkerConfig) == "null" {
+		c.WorkerConfig = json.RawMessage("{}")
+	}
+	l := &c.Lifecycle
+	switch {
+	case c.MaxCapacity == nil:
+		return c, errors.New("config.maxCapacity is missing; say how many tasks the pool may run at once")
+	case *c.MaxCapacity < 0:
+		return c, fmt.Errorf("config.maxCapacity is %d; it must not be negative", *c.MaxCapacity)
+	case c.MinCapacity < 0:
+		return c, fmt.Errorf("config.minCapacity is %d; it must not be negative", c.MinCapacity)
+	case c.MinCapacity > *c.MaxCapacity:
+		return c, fmt.Errorf("config.minCapacity is %d, more than config.maxCapacity, which is %d; lower the one or raise the other", c.MinCapacity, *c.MaxCapacity)
+	case c.ScalingRatio < 0 || c.ScalingRatio > 1:
+		return c, fmt.Errorf("config.scalingRatio is %g; it must be from 0 to 1", c.ScalingRatio)
+	case c.CapacityPerInstance < 1:
+		return c, fmt.Errorf("config.capacityPerInstance is %d; it must be at least 1", c.CapacityPerInstance)
+	case *c.MaxCapacity > 0 && c.CapacityPerInstance > *c.MaxCapacity:
+		return c, fmt.Errorf("config.capacityPerInstance is %d, more than config.maxCapacity, which is %d: not one worker could start", c.CapacityPerInstance, *c.MaxCapacity)
+	case c.WorkerConfig[0] != '{':
+		return c, errors.New("config.workerConfig must be an object")
+	case l.RegistrationTimeout < 0:
+		return c, fmt.Errorf("config.lifecycle.registrationTimeout is %d; it must be a number of seconds above 0", l.RegistrationTimeout)
+	case l.ReregistrationTimeout < 0 || seconds(l.ReregistrationTimeout) > longestReregistrationTimeout:
+		return c, fmt.Errorf("config.lifecycle.reregistrationTimeout is %d; it must be from 1 to %d seconds", l.ReregistrationTimeout, longestReregistrationTimeout/time.Second)
+	case l.QueueInactivityTimeout != nil && *l.QueueInactivityTimeout < 1200:
+		return c, fmt.Errorf("config.lifecycle.queueInactivityTimeout is %d; it must be at least 1200 seconds, the length of a claim", *l.QueueInactivityTimeout)
+	}
+	return c, nil
+}
+
+func seconds(n int64) time.Duration {
+	const most = int64(1<<63-1) / int64(time.Second)
+	return time.Duration(min(n, most)) * time.Second
+}
+
+func (c PoolConfig) registrationTimeout() time.Duration {
+	if c.Lifecycle.RegistrationTimeout == 0 {
+		return defaultRegistrationTimeout
+	}
+	return seconds(c.Lifecycle.RegistrationTimeout)
+}
+
+func (c PoolConfig) reregistrationTimeout() time.Duration {
+	if c.Lifecycle.ReregistrationTimeout == 0 {
+		return defaultReregistrationTimeout
+	}
+	return seconds(c.Lifecycle.ReregistrationTimeout)
+}
+
+// explain says which field of a configuration has the wrong type.
+func explain(err error) error {
+	if e, ok := errors.AsType[*json.UnmarshalTypeError](err); ok {
+		return fmt.Errorf("config.%s is a JSON %s, where a %s is needed", e.Field, e.Value, kindName(e.Type.Kind().String()))
+	}
+	return fmt.Errorf("config is not a JSON object: %w", err)
+}
+
+func kindName(kind string) string {
+	switch kind {
+	case "int64":
+		return "whole number"
+	case "float64":
+		return "number"
+	case "struct":
+		return "object"
+	}
+	return kind
+}
+
+// nameLaunchConfig names what workers are made from: the configuration without
+// the parts that only say how many there are. Workers made from another one
+// than the pool has now are replaced.
+func nameLaunchConfig(providerID string, config json.RawMessage) (string, error) {
+	var fields map[string]any
+	if err := json.Unmarshal(config, &fields); err != nil {
+		return "", explain(err)
+	}
+	maps.DeleteFunc(fields, func(name string, _ any) bool {
+		switch name {
+		case "minCapacity", "maxCapacity", "scalingRatio", "lifecycle":
+			return true
+		}
+		return false
+	})
+	text, err := json.Marshal([]any{providerID, fields}) // map keys are sorted
+	if err != nil {
+		return "", err
+	}
+	sum := sha256.Sum256(text)
+	return "lc-" + hex.EncodeToString(sum[:10]), nil
+}

@@ -1,0 +1,102 @@
+package local
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strconv"
+	"syscall"
+	"time"
+)
+
+// endAll kills every process that carries cookie in its environment, their
+// descendants, and the members of session (0: none), until none is left.
+func endAll(ctx context.Context, cookie string, session int) error {
+	for {
+		pids, err := marked([]byte(cookie), session)
+		if err != nil || len(pids) == 0 {
+			return err
+		}
+		for _, pid := range pids {
+			if err := syscall.Kill(pid, syscall.SIGKILL); err != nil && !errors.Is(err, syscall.ESRCH) {
+				return fmt.Errorf("killing pid %d: %w", pid, err)
+			}
+		}
+		select { // the killed take a moment to go, and may have forked before
+		case <-ctx.Done():
+			return fmt.Errorf("processes %v are still there after they were killed: %w", pids, ctx.Err())
+		case <-time.After(2 * time.Millisecond):
+		}
+	}
+}
+
+// marked finds the processes that belong to a worker. It reads /proc, which
+// takes some ten microseconds a process, and is done only when a worker ends.
+func marked(cookie []byte, session int) (pids []int, err error) {
+	entries, err := os.ReadDir("/proc")
+	if err != nil {
+		return nil, fmt.Errorf("looking for the processes of a worker: %w", err)
+	}
+	children := map[int][]int{}
+	var found []int
+	for _, e := range entries {
+		pid, err := strconv.Atoi(e.Name())
+		if err != nil || pid == os.Getpid() {
+			continue
+		}
+		ppid, sid, ok := parents(pid)
+		if !ok {
+			continue // gone, or a zombie: nothing that runs
+		}
+		children[ppid] = append(children[ppid], pid)
+		if session != 0 && sid == session || carries(pid, cookie) {
+			found = append(found, pid)
+		}
+	}
+	seen := map[int]bool{}
+	for len(found) > 0 {
+		pid := found[0]
+		found = found[1:]
+		if !seen[pid] {
+			seen[pid] = true
+			pids = append(pids, pid)
+			found = append(found, children[pid]...)
+		}
+	}
+	return pids, nil
+}
+
+// parents reads the parent and the session of a process that is not a zombie.
+func parents(pid int) (ppid, sid int, ok bool) {
+	text, err := os.ReadFile(filepath.Join("/proc", strconv.Itoa(pid), "stat"))
+	if err != nil {
+		return 0, 0, false
+	}
+	// pid (name) state ppid pgrp session …; the name may contain anything
+	_, rest, found := bytes.Cut(text, []byte(") "))
+	if i := bytes.LastIndex(text, []byte(") ")); i >= 0 {
+		rest = text[i+2:]
+	}
+	var state string
+	var pgrp int
+	if _, err := fmt.Sscan(string(rest), &state, &ppid, &pgrp, &sid); !found || err != nil {
+		return 0, 0, false
+	}
+	return ppid, sid, state != "Z" && state != "X"
+}
+
+func carries(pid int, cookie []byte) bool {
+	env, err := os.ReadFile(filepath.Join("/proc", strconv.Itoa(pid), "environ"))
+	if err != nil {
+		return false // another user's, or gone
+	}
+	for v := range bytes.SplitSeq(env, []byte{0}) {
+		if bytes.Equal(v, cookie) {
+			return true
+		}
+	}
+	return false
+}

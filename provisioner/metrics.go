@@ -1,0 +1,77 @@
+package provisioner
+
+import (
+	"sync"
+
+	"github.com/prometheus/client_golang/prometheus"
+)
+
+// metrics are the figures of each pool, as the last pass found them.
+type metrics struct {
+	pending, claimed, desired *prometheus.GaugeVec
+	workers                   *prometheus.GaugeVec // by state
+	starts, failures          *prometheus.CounterVec
+
+	mu    sync.Mutex
+	shown map[string]bool // pools
+}
+
+func newMetrics(r prometheus.Registerer) *metrics {
+	gauge := func(name, help string, labels ...string) *prometheus.GaugeVec {
+		g := prometheus.NewGaugeVec(prometheus.GaugeOpts{Name: "taskfleet_pool_" + name, Help: help}, append([]string{"pool"}, labels...))
+		r.MustRegister(g)
+		return g
+	}
+	counter := func(name, help string) *prometheus.CounterVec {
+		c := prometheus.NewCounterVec(prometheus.CounterOpts{Name: "taskfleet_pool_" + name, Help: help}, []string{"pool"})
+		r.MustRegister(c)
+		return c
+	}
+	return &metrics{
+		pending:  gauge("pending_tasks", "Tasks of the pool that wait for a worker."),
+		claimed:  gauge("claimed_tasks", "Tasks of the pool that run."),
+		desired:  gauge("desired_capacity", "Tasks that the pool should be able to run at once."),
+		workers:  gauge("workers", "Workers of the pool by state.", "state"),
+		starts:   counter("starts_total", "Workers that the pool's provider started."),
+		failures: counter("failed_starts_total", "Workers that could not be started, or ended before they had proven to work."),
+		shown:    map[string]bool{},
+	}
+}
+
+func (m *metrics) show(o *pool, live []*worker, in Inputs, d Decision) {
+	count := map[string]int{}
+	for _, w := range live {
+		count[w.state]++
+	}
+	m.pending.WithLabelValues(o.id).Set(float64(in.Pending))
+	m.claimed.WithLabelValues(o.id).Set(float64(in.Claimed))
+	m.desired.WithLabelValues(o.id).Set(float64(d.Desired))
+	for _, state := range []string{requested, running, stopping} {
+		m.workers.WithLabelValues(o.id, state).Set(float64(count[state]))
+	}
+	m.starts.WithLabelValues(o.id)
+	m.failures.WithLabelValues(o.id)
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.shown[o.id] = true
+}
+
+// forget drops the figures of pools that are gone.
+func (m *metrics) forget(pools []*pool) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	left := map[string]bool{}
+	for _, o := range pools {
+		left[o.id] = true
+	}
+	for id := range m.shown {
+		if left[id] {
+			continue
+		}
+		delete(m.shown, id)
+		of := prometheus.Labels{"pool": id}
+		for _, v := range []interface{ DeletePartialMatch(prometheus.Labels) int }{m.pending, m.claimed, m.desired, m.workers, m.starts, m.failures} {
+			v.DeletePartialMatch(of)
+		}
+	}
+}

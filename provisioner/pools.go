@@ -1,0 +1,427 @@
+package provisioner
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"reflect"
+	"strings"
+
+	"github.com/taskfleet/taskfleet/api"
+	"github.com/taskfleet/taskfleet/scope"
+	"github.com/taskfleet/taskfleet/store"
+	"github.com/taskfleet/taskfleet/timestamp"
+)
+
+// A poolDefinition is what the owner of a pool says about it.
+type poolDefinition struct {
+	ProviderID   string          `json:"providerId"`
+	Description  string          `json:"description"`
+	Owner        string          `json:"owner"`
+	EmailOnError bool            `json:"emailOnError"`
+	Config       json.RawMessage `json:"config"`
+}
+
+// A poolDescription is a pool as it is shown.
+type poolDescription struct {
+	WorkerPoolID string `json:"workerPoolId"`
+	poolDefinition
+	Created      timestamp.Time `json:"created"`
+	LastModified timestamp.Time `json:"lastModified"`
+	stats
+}
+
+// stats are figures of a pool's workers.
+type stats struct {
+	CurrentCapacity   int64 `json:"currentCapacity"` // of all that are not stopped
+	RequestedCount    int64 `json:"requestedCount"`
+	RunningCount      int64 `json:"runningCount"`
+	StoppingCount     int64 `json:"stoppingCount"`
+	StoppedCount      int64 `json:"stoppedCount"`
+	RequestedCapacity int64 `json:"requestedCapacity"`
+	RunningCapacity   int64 `json:"runningCapacity"`
+	StoppingCapacity  int64 `json:"stoppingCapacity"`
+	StoppedCapacity   int64 `json:"stoppedCapacity"`
+}
+
+func (s *stats) add(state string, count, capacity int64) {
+	switch state {
+	case requested:
+		s.RequestedCount += count
+		s.RequestedCapacity += capacity
+	case running:
+		s.RunningCount += count
+		s.RunningCapacity += capacity
+	case stopping:
+		s.StoppingCount += count
+		s.StoppingCapacity += capacity
+	case stopped:
+		s.StoppedCount += count
+		s.StoppedCapacity += capacity
+		return
+	}
+	s.CurrentCapacity += capacity
+}
+
+func (o *pool) describe(s stats) poolDescription {
+	return poolDescription{
+		WorkerPoolID:   o.id,
+		poolDefinition: poolDefinition{o.providerID, o.description, o.owner, o.emailOnError, o.config},
+		Created:        o.created, LastModified: o.lastModified, stats: s,
+	}
+}
+
+// count returns the figures of pools.
+func count(tx *store.Tx, ids ...string) (map[string]stats, error) {
+	rows, err := tx.Query(`
+		SELECT worker_pool_id, state, count(*), CAST(sum(capacity) AS BIGINT) FROM worker
+		 WHERE worker_pool_id IN (SELECT value FROM json_each($1)) GROUP BY worker_pool_id, state`, ids)
+	if err != nil {
+		return nil, err
+	}
+	out := map[string]stats{}
+	for rows.Next() {
+		var id, state string
+		var n, capacity int64
+		if err := rows.Scan(&id, &state, &n, &capacity); err != nil {
+			return nil, err
+		}
+		s := out[id]
+		s.add(state, n, capacity)
+		out[id] = s
+	}
+	return out, rows.Err()
+}
+
+func describe(tx *store.Tx, o *pool) (poolDescription, error) {
+	figures, err := count(tx, o.id)
+	return o.describe(figures[o.id]), err
+}
+
+// check says what is wrong with a definition, and names what the workers of
+// the pool are made from.
+func (p *Provisioner) check(d poolDefinition) (launchConfigID string, err error) {
+	provider := p.providers[d.ProviderID]
+	if provider == nil {
+		return "", api.Errorf(api.InputError, "There is no provider %q; this deployment has %s.", d.ProviderID, strings.Join(p.providerIDs(), ", "))
+	}
+	if _, err = ParseConfig(d.Config); err == nil {
+		err = provider.Check(d.Config)
+	}
+	if err == nil {
+		launchConfigID, err = nameLaunchConfig(d.ProviderID, d.Config)
+	}
+	if err != nil {
+		return "", api.Errorf(api.InputError, "The pool's configuration does not fit the provider %s: %v.", d.ProviderID, err)
+	}
+	return launchConfigID, nil
+}
+
+// difference names the first field in which a pool differs from a definition.
+func (o *pool) difference(d poolDefinition) string {
+	switch {
+	case o.providerID != d.ProviderID:
+		return "providerId"
+	case o.description != d.Description:
+		return "description"
+	case o.owner != d.Owner:
+		return "owner"
+	case o.emailOnError != d.EmailOnError:
+		return "emailOnError"
+	case !sameJSON(o.config, d.Config):
+		return "config"
+	}
+	return ""
+}
+
+func sameJSON(a, b json.RawMessage) bool {
+	var x, y any
+	return json.Unmarshal(a, &x) == nil && json.Unmarshal(b, &y) == nil && reflect.DeepEqual(x, y)
+}
+
+func (o *pool) define(d poolDefinition, launchConfigID string) {
+	o.providerID, o.description, o.owner, o.emailOnError, o.config = d.ProviderID, d.Description, d.Owner, d.EmailOnError, d.Config
+	o.launchConfigID = launchConfigID
+}
+
+var manage = scope.AllOf{scope.Scope("worker-manager:manage-worker-pool:<workerPoolId>"), scope.Scope("worker-manager:provider:<providerId>")}
+
+var createWorkerPool = api.Declare(api.Spec{
+	Name: "createWorkerPool", Route: "PUT /worker-pool/<workerPoolId...>", Scopes: manage,
+	Input: "v1/create-worker-pool-request.json#", Output: "v1/worker-pool-full.json#",
+	Stability: api.Stable, Category: "Worker Pools", Title: "Create a worker pool",
+	Doc: `Creates a pool, which from then on gets workers as its queue needs them.
+
+The call can be repeated with the same definition; with another one it is refused, use updateWorkerPool. The id of a
+pool that is being deleted can be used at once.`,
+}, func(ctx context.Context, p *Provisioner, c api.Call[poolPath, poolDefinition]) (out poolDescription, err error) {
+	if err := c.Authorize(scope.Vars{"providerId": c.Body.ProviderID}); err != nil {
+		return out, err
+	}
+	launchConfigID, err := p.check(c.Body)
+	if err != nil {
+		return out, err
+	}
+	err = p.db.Do(ctx, func(tx *store.Tx) error {
+		o, err := lockPool(tx, c.Path.WorkerPoolID)
+		if err == nil && !o.going() {
+			if field := o.difference(c.Body); field != "" {
+				return api.Errorf(api.RequestConflict, "The worker pool %s exists with another %s. Change it with updateWorkerPool.", o.id, field)
+			}
+			out, err = describe(tx, o)
+			return err
+		}
+		switch {
+		case isNotFound(err):
+			o = &pool{id: c.Path.WorkerPoolID, created: now(), lastModified: now()}
+			o.define(c.Body, launchConfigID)
+			err = o.insert(tx)
+		case err == nil:
+			o.define(c.Body, launchConfigID)
+			err = o.redefine(tx)
+		}
+		if err != nil {
+			return err
+		}
+		if out, err = describe(tx, o); err != nil {
+			return err
+		}
+		tx.Wake(TopicDemand, 1)
+		return p.publishPool(tx, poolCreated, o, "")
+	})
+	if errors.Is(err, store.ErrConflict) {
+		return out, api.Errorf(api.RequestConflict, "The worker pool %s is being created by another call at this moment; try again.", c.Path.WorkerPoolID)
+	}
+	return out, err
+})
+
+type poolUpdate struct {
+	poolDefinition
+	WorkerPoolID string `json:"workerPoolId"`
+}
+
+var updateWorkerPool = api.Declare(api.Spec{
+	Name: "updateWorkerPool", Route: "POST /worker-pool/<workerPoolId...>", Scopes: manage,
+	Input: "v1/update-worker-pool-request.json#", Output: "v1/worker-pool-full.json#",
+	Stability: api.Experimental, Category: "Worker Pools", Title: "Update a worker pool",
+	Doc: `Replaces the definition of a pool as a whole. What workerPool returns can be sent back with changes.
+
+Limits and ratio take effect at once. Where the provider or anything else in the configuration changes, workers made
+from the old one end when they have no task, and new ones take their place.`,
+}, func(ctx context.Context, p *Provisioner, c api.Call[poolPath, poolUpdate]) (out poolDescription, err error) {
+	if err := c.Authorize(scope.Vars{"providerId": c.Body.ProviderID}); err != nil {
+		return out, err
+	}
+	if id := c.Body.WorkerPoolID; id != "" && id != c.Path.WorkerPoolID {
+		return out, api.Errorf(api.InputError, "The body's workerPoolId is %s, the URL's is %s. A pool cannot be renamed: leave workerPoolId out of the body, or create another pool.", id, c.Path.WorkerPoolID)
+	}
+	if c.Body.ProviderID == nullProvider {
+		return p.giveUpPool(ctx, c.Path.WorkerPoolID, &c.Body.poolDefinition)
+	}
+	launchConfigID, err := p.check(c.Body.poolDefinition)
+	if err != nil {
+		return out, err
+	}
+	err = p.db.Do(ctx, func(tx *store.Tx) error {
+		o, err := lockPool(tx, c.Path.WorkerPoolID)
+		if err != nil {
+			return err
+		}
+		previous := o.providerID
+		o.define(c.Body.poolDefinition, launchConfigID)
+		if err := o.redefine(tx); err != nil {
+			return err
+		}
+		if out, err = describe(tx, o); err != nil {
+			return err
+		}
+		tx.Wake(TopicDemand, 1)
+		return p.publishPool(tx, poolUpdated, o, previous)
+	})
+	return out, err
+})
+
+var deleteWorkerPool = api.Declare(api.Spec{
+	Name: "deleteWorkerPool", Route: "DELETE /worker-pool/<workerPoolId...>", Scopes: scope.Scope("worker-manager:manage-worker-pool:<workerPoolId>"),
+	Output:    "v1/worker-pool-full.json#",
+	Stability: api.Stable, Category: "Worker Pools", Title: "Delete a worker pool",
+	Doc: `Lets a pool come to an end: nothing is started any more, workers end when they have no task, and the pool disappears
+with the last of them. Until then its provider is ` + "`null-provider`" + `.`,
+}, func(ctx context.Context, p *Provisioner, c api.Call[poolPath, api.None]) (poolDescription, error) {
+	return p.giveUpPool(ctx, c.Path.WorkerPoolID, nil)
+})
+
+// giveUpPool makes a pool one that is going, with d in place of its definition
+// if there is one.
+func (p *Provisioner) giveUpPool(ctx context.Context, id string, d *poolDefinition) (out poolDescription, err error) {
+	err = p.db.Do(ctx, func(tx *store.Tx) error {
+		o, err := lockPool(tx, id)
+		if err != nil {
+			return err
+		}
+		previous := o.providerID
+		if d != nil {
+			o.define(*d, o.launchConfigID)
+		}
+		o.providerID = nullProvider
+		if err := o.redefine(tx); err != nil {
+			return err
+		}
+		if out, err = describe(tx, o); err != nil || previous == nullProvider {
+			return err
+		}
+		tx.Wake(TopicDemand, 1)
+		return p.publishPool(tx, poolUpdated, o, previous)
+	})
+	return out, err
+}
+
+var workerPool = api.Declare(api.Spec{
+	Name: "workerPool", Route: "GET /worker-pool/<workerPoolId...>", Scopes: scope.Scope("worker-manager:get-worker-pool:<workerPoolId>"),
+	Output:    "v1/worker-pool-full.json#",
+	Stability: api.Stable, Category: "Worker Pools", Title: "Get a worker pool",
+	Doc: "Returns the definition of a pool and how many workers it has.",
+}, func(ctx context.Context, p *Provisioner, c api.Call[poolPath, api.None]) (out poolDescription, err error) {
+	err = p.db.View(ctx, func(tx *store.Tx) error {
+		o, err := findPool(tx, c.Path.WorkerPoolID)
+		if err != nil {
+			return err
+		}
+		out, err = describe(tx, o)
+		return err
+	})
+	return out, err
+})
+
+type poolList struct {
+	WorkerPools       []poolDescription `json:"workerPools"`
+	ContinuationToken string            `json:"continuationToken,omitempty"`
+}
+
+var listWorkerPools = api.Declare(api.Spec{
+	Name: "listWorkerPools", Route: "GET /worker-pools", Query: []string{"continuationToken", "limit"},
+	Scopes: scope.Scope("worker-manager:list-worker-pools"), Output: "v1/worker-pool-list.json#",
+	Stability: api.Stable, Category: "Worker Pools", Title: "List worker pools",
+	Doc: "Returns all pools in the order of their ids.",
+}, func(ctx context.Context, p *Provisioner, c api.Call[api.None, api.None]) (out poolList, err error) {
+	page, err := c.Page(1)
+	if err != nil {
+		return out, err
+	}
+	after := ""
+	if page.After != nil {
+		after = page.After[0]
+	}
+	err = p.db.View(ctx, func(tx *store.Tx) error {
+		out = poolList{WorkerPools: []poolDescription{}}
+		list, err := queryPools(tx, `WHERE worker_pool_id > $1 ORDER BY worker_pool_id LIMIT $2`, after, page.Limit+1)
+		if err != nil {
+			return err
+		}
+		if len(list) > page.Limit {
+			list = list[:page.Limit]
+			out.ContinuationToken = page.Token(list[len(list)-1].id)
+		}
+		ids := []string{}
+		for _, o := range list {
+			ids = append(ids, o.id)
+		}
+		figures, err := count(tx, ids...)
+		for _, o := range list {
+			out.WorkerPools = append(out.WorkerPools, o.describe(figures[o.id]))
+		}
+		return err
+	})
+	return out, err
+})
+
+type poolStats struct {
+	LaunchConfigStats []launchConfigStats `json:"launchConfigStats"`
+}
+
+type launchConfigStats struct {
+	WorkerPoolID   string `json:"workerPoolId"`
+	LaunchConfigID string `json:"launchConfigId"`
+	stats
+}
+
+var workerPoolStats = api.Declare(api.Spec{
+	Name: "workerPoolStats", Route: "GET /worker-pool/<workerPoolId...>/stats", Scopes: scope.Scope("worker-manager:get-worker-pool:<workerPoolId>"),
+	Output:    "v1/worker-pool-stats.json#",
+	Stability: api.Experimental, Category: "Worker Pools", Title: "Count a pool's workers",
+	Doc: "Returns how many workers a pool has in which state, for each configuration that they were made from.",
+}, func(ctx context.Context, p *Provisioner, c api.Call[poolPath, api.None]) (out poolStats, err error) {
+	err = p.db.View(ctx, func(tx *store.Tx) error {
+		o, err := findPool(tx, c.Path.WorkerPoolID)
+		if err != nil {
+			return err
+		}
+		out.LaunchConfigStats, err = countByLaunchConfig(tx, o)
+		return err
+	})
+	return out, err
+})
+
+func countByLaunchConfig(tx *store.Tx, o *pool) ([]launchConfigStats, error) {
+	rows, err := tx.Query(`
+		SELECT launch_config_id, state, count(*), CAST(sum(capacity) AS BIGINT) FROM worker
+		 WHERE worker_pool_id = $1 GROUP BY launch_config_id, state ORDER BY launch_config_id`, o.id)
+	if err != nil {
+		return nil, err
+	}
+	list := []launchConfigStats{{WorkerPoolID: o.id, LaunchConfigID: o.launchConfigID}} // the current one first, even without workers
+	for rows.Next() {
+		var id, state string
+		var n, capacity int64
+		if err := rows.Scan(&id, &state, &n, &capacity); err != nil {
+			return nil, err
+		}
+		at := &list[0]
+		if id != o.launchConfigID {
+			if list[len(list)-1].LaunchConfigID != id {
+				list = append(list, launchConfigStats{WorkerPoolID: o.id, LaunchConfigID: id})
+			}
+			at = &list[len(list)-1]
+		}
+		at.add(state, n, capacity)
+	}
+	return list, rows.Err()
+}
+
+type providerList struct {
+	Providers         []providerDescription `json:"providers"`
+	ContinuationToken string                `json:"continuationToken,omitempty"`
+}
+
+type providerDescription struct {
+	ProviderID   string `json:"providerId"`
+	ProviderType string `json:"providerType"`
+}
+
+var listProviders = api.Declare(api.Spec{
+	Name: "listProviders", Route: "GET /providers", Query: []string{"continuationToken", "limit"},
+	Scopes: scope.Scope("worker-manager:list-providers"), Output: "v1/provider-list.json#",
+	Stability: api.Stable, Category: "Providers", Title: "List providers",
+	Doc: "Returns the providers that pools can name, and null-provider, which stands for none.",
+}, func(ctx context.Context, p *Provisioner, c api.Call[api.None, api.None]) (out providerList, err error) {
+	page, err := c.Page(1)
+	if err != nil {
+		return out, err
+	}
+	out.Providers = []providerDescription{}
+	all := map[string]string{nullProvider: "null"}
+	for id, provider := range p.providers {
+		all[id] = provider.Type()
+	}
+	for _, id := range sortedKeys(all) {
+		if page.After != nil && id <= page.After[0] {
+			continue
+		}
+		if n := len(out.Providers); n == page.Limit {
+			out.ContinuationToken = page.Token(out.Providers[n-1].ProviderID)
+			break
+		}
+		out.Providers = append(out.Providers, providerDescription{id, all[id]})
+	}
+	return out, nil
+})

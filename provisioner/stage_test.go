@@ -1,0 +1,306 @@
+package provisioner
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net/http/httptest"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/taskfleet/taskfleet/api"
+	"github.com/taskfleet/taskfleet/cred"
+	"github.com/taskfleet/taskfleet/event"
+	"github.com/taskfleet/taskfleet/loop"
+	"github.com/taskfleet/taskfleet/scope"
+	"github.com/taskfleet/taskfleet/store"
+)
+
+// A stage is a provisioner behind its HTTP methods, a queue that counts, and a
+// cloud whose machines run workers that call the methods.
+type stage struct {
+	t     *testing.T
+	db    *store.DB
+	bus   *event.Bus
+	cloud *Cloud
+	log   *slog.Logger
+	seen  int64  // events told already
+	as    string // scopes of the story's caller; "" is all
+
+	prov    *Provisioner
+	server  *api.Server
+	metrics *prometheus.Registry
+	stop    func() // stops the loops
+
+	mu       sync.Mutex
+	mood     string // of workers that start: "" is well-behaved
+	idle     time.Duration
+	length   time.Duration // of a task
+	pending  map[string]int64
+	claimed  map[Ref]int64
+	finished int
+	returned int // tasks handed back
+	deaf     error
+	minted   map[string][]string // scopes by client
+	tokens   map[Ref]string
+	secrets  map[Ref]string
+}
+
+func newStage(t *testing.T, db *store.DB) *stage {
+	s := &stage{
+		t: t, db: db, log: slog.New(slog.NewTextHandler(testWriter{t}, &slog.HandlerOptions{Level: slog.LevelWarn})),
+		idle: 30 * time.Second, length: time.Minute, stop: func() {},
+		pending: map[string]int64{}, claimed: map[Ref]int64{}, minted: map[string][]string{}, tokens: map[Ref]string{}, secrets: map[Ref]string{},
+	}
+	s.cloud = NewCloud(t, 10*time.Second, s.work)
+	bus, err := event.New(t.Context(), db, s.log)
+	if err != nil {
+		t.Fatal(err)
+	}
+	s.bus = bus
+	s.restart()
+	t.Cleanup(func() { s.stop() })
+	return s
+}
+
+type testWriter struct{ t *testing.T }
+
+func (w testWriter) Write(b []byte) (int, error) {
+	w.t.Log(string(bytes.TrimSpace(b)))
+	return len(b), nil
+}
+
+// open makes a new provisioner on the same database and cloud, as a server
+// that starts does.
+func (s *stage) open() {
+	s.t.Helper()
+	s.metrics = prometheus.NewRegistry()
+	p, err := New(s.t.Context(), Config{
+		DB: s.db, Events: s.bus, Providers: map[string]Provider{"cloud": s.cloud, "other": NewCloud(s.t, time.Second, s.work)},
+		Queue: s, Mint: s, Log: s.log, Metrics: s.metrics,
+	})
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	server := api.NewServer(api.Options{RootURL: "http://tasks.test", Auth: s, Log: s.log, Metrics: s.metrics, CheckOutput: true})
+	if err := api.Mount(server, API, p); err != nil {
+		s.t.Fatal(err)
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.prov, s.server = p, server
+}
+
+// restart stops the loops and starts those of a new provisioner.
+func (s *stage) restart() {
+	s.stop()
+	s.open()
+	ctx, cancel := context.WithCancel(context.Background())
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		loop.NewRunner(s.log, loop.Alone, prometheus.NewRegistry()).Run(ctx, slices.Concat(s.prov.Loops(), s.bus.Loops())...)
+	}()
+	s.stop = sync.OnceFunc(func() { cancel(); <-done })
+}
+
+// Authenticate makes the caller who it says it is in the Authorization header:
+// a worker with the scopes that were minted for it, or the story's caller.
+func (s *stage) Authenticate(_ context.Context, c api.Credential) (api.Identity, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	switch {
+	case c.Authorization == "nobody":
+		return api.Identity{}, nil
+	case c.Authorization != "":
+		return api.Identity{ClientID: c.Authorization, Scopes: scope.NewSet(s.minted[c.Authorization]...)}, nil
+	case s.as != "":
+		return api.Identity{ClientID: "tester", Scopes: scope.NewSet(strings.Fields(s.as)...)}, nil
+	}
+	return api.Identity{ClientID: "tester", Scopes: scope.NewSet("*")}, nil
+}
+
+// Mint is the Minter.
+func (s *stage) Mint(_ context.Context, clientID string, scopes []string, _ time.Time) (cred.Credentials, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.minted[clientID] = scopes
+	return cred.Credentials{ClientID: clientID, AccessToken: "token"}, nil
+}
+
+// Pending is half of the Queue.
+func (s *stage) Pending(_ context.Context, id string) (pending, claimed int64, err error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for r, n := range s.claimed {
+		if r.WorkerPoolID == id {
+			claimed += n
+		}
+	}
+	return s.pending[id], claimed, s.deaf
+}
+
+// WorkerGone is the other half: what the worker had runs again.
+func (s *stage) WorkerGone(_ context.Context, pool, group, id string) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	r := Ref{pool, group, id}
+	s.pending[pool] += s.claimed[r]
+	s.returned += int(s.claimed[r])
+	delete(s.claimed, r)
+	return s.deaf
+}
+
+// add makes tasks pending, and tells as the queue does.
+func (s *stage) add(pool string, n int64) {
+	s.mu.Lock()
+	s.pending[pool] += n
+	s.mu.Unlock()
+	if err := s.db.Do(s.t.Context(), func(tx *store.Tx) error { tx.Wake(TopicDemand, 1); return nil }); err != nil {
+		s.t.Error(err)
+	}
+}
+
+func (s *stage) claim(r Ref) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.pending[r.WorkerPoolID] == 0 {
+		return false
+	}
+	s.pending[r.WorkerPoolID]--
+	s.claimed[r]++
+	return true
+}
+
+// settle ends the claim of a worker; done is false where it is handed back.
+func (s *stage) settle(r Ref, done bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.claimed[r]--; s.claimed[r] == 0 {
+		delete(s.claimed, r)
+	}
+	if done {
+		s.finished++
+	} else {
+		s.returned++
+		s.pending[r.WorkerPoolID]++
+	}
+}
+
+// work is a worker's life: register, ask, claim, work, idle, leave.
+func (s *stage) work(ctx context.Context, term <-chan struct{}, o Order) error {
+	s.mu.Lock()
+	mood, idleTime, length := s.mood, s.idle, s.length
+	s.tokens[o.Ref] = o.Token
+	s.mu.Unlock()
+	switch mood {
+	case "broken":
+		return errors.New("exit status 3")
+	case "mute":
+		<-ctx.Done()
+		return ctx.Err()
+	}
+	code, out := s.call("nobody", "POST", "/worker/register", s.registration(o.Ref, o.ProviderID))
+	if code != 200 {
+		return fmt.Errorf("registering: %d %v", code, out["message"])
+	}
+	s.mu.Lock()
+	s.secrets[o.Ref] = out["secret"].(string)
+	s.mu.Unlock()
+	switch mood {
+	case "crashing":
+		return errors.New("signal: segmentation fault")
+	case "leaving":
+		return nil
+	case "deaf":
+		term = nil
+	}
+	me := out["credentials"].(map[string]any)["clientId"].(string)
+	for idleSince := time.Now(); time.Since(idleSince) < idleTime; {
+		code, out := s.call(me, "GET", "/workers/"+o.Ref.String()+"/should-terminate", nil)
+		if code != 200 {
+			return fmt.Errorf("asking: %d %v", code, out["message"])
+		}
+		if out["terminate"] == true {
+			return nil
+		}
+		wait, busy := time.Second, s.claim(o.Ref)
+		if busy {
+			wait = length
+		}
+		select {
+		case <-time.After(wait):
+			if busy {
+				s.settle(o.Ref, true)
+				idleSince = time.Now()
+			}
+		case <-term:
+			if busy {
+				s.settle(o.Ref, false)
+			}
+			return nil
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
+	return nil
+}
+
+func (s *stage) registration(r Ref, provider string) map[string]any {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return map[string]any{
+		"workerPoolId": r.WorkerPoolID, "providerId": provider, "workerGroup": r.WorkerGroup, "workerId": r.WorkerID,
+		"workerIdentityProof": map[string]string{"token": s.tokens[r]},
+	}
+}
+
+// call makes a request and returns status and parsed body.
+func (s *stage) call(as, method, path string, body any) (int, map[string]any) {
+	var in io.Reader
+	if body != nil {
+		b, err := json.Marshal(body)
+		if err != nil {
+			s.t.Error(err)
+		}
+		in = bytes.NewReader(b)
+	}
+	r := httptest.NewRequest(method, "http://tasks.test/api/worker-manager/v1"+path, in)
+	r.Header.Set("Content-Type", "application/json")
+	r.Header.Set("Authorization", as)
+	w := httptest.NewRecorder()
+	s.mu.Lock()
+	server := s.server
+	s.mu.Unlock()
+	server.ServeHTTP(w, r)
+	var out map[string]any
+	if err := json.Unmarshal(w.Body.Bytes(), &out); err != nil {
+		s.t.Errorf("%s %s: %s", method, path, w.Body)
+	}
+	if w.Code >= 500 {
+		s.t.Errorf("%s %s: %v", method, path, out["message"])
+	}
+	return w.Code, out
+}
+
+// rows lists the workers of a pool in a state ("" is every one that has not
+// stopped), oldest first.
+func (s *stage) rows(pool, state string) (list []*worker) {
+	s.t.Helper()
+	if err := s.db.View(s.t.Context(), func(tx *store.Tx) (err error) {
+		list, err = queryWorkers(tx, `WHERE worker_pool_id = $1 AND (state = $2 OR $2 = '' AND state <> 'stopped') ORDER BY created, worker_id`, pool, state)
+		return err
+	}); err != nil {
+		s.t.Fatal(err)
+	}
+	return list
+}

@@ -1,0 +1,282 @@
+package provisioner
+
+import (
+	"errors"
+	"fmt"
+	"maps"
+	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/taskfleet/taskfleet/store"
+	"github.com/taskfleet/taskfleet/store/storetest"
+)
+
+// A story is what the provisioner does, as a script: a command a line, after
+// "->" what it answers. The commands are those of stage.do. Stories play
+// through the real HTTP methods, with the loops running, in virtual time.
+func TestStories(t *testing.T) {
+	files, err := filepath.Glob("testdata/stories/*.txt")
+	if err != nil || len(files) == 0 {
+		t.Fatalf("no stories: %v", err)
+	}
+	for _, f := range files {
+		t.Run(strings.TrimSuffix(filepath.Base(f), ".txt"), func(t *testing.T) {
+			storetest.Each(t, func(t *testing.T, db *store.DB) { play(t, newStage(t, db), f) })
+		})
+	}
+}
+
+func play(t *testing.T, s *stage, file string) {
+	text, err := os.ReadFile(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	n := 0
+	for line := range strings.Lines(string(text)) {
+		n++
+		line = strings.TrimSpace(line)
+		if line == "" || line[0] == '#' {
+			continue
+		}
+		command, want, checked := strings.Cut(line, " -> ")
+		got := s.do(strings.Fields(command))
+		if checked && got != want {
+			t.Fatalf("%s:%d: %s\n got %s", filepath.Base(file), n, line, got)
+		}
+		if !checked && strings.HasPrefix(got, "4") {
+			t.Fatalf("%s:%d: %s: %s", filepath.Base(file), n, line, got)
+		}
+	}
+}
+
+// do plays one command.
+func (s *stage) do(f []string) string {
+	switch f[0] {
+	case "pool", "update": // pool NAME [min=1] [max=5] [ratio=.5] [provider=other] [owner=…] [FIELD=JSON of config]
+		verb := map[string]string{"pool": "PUT", "update": "POST"}[f[0]]
+		return s.pool(s.call("", verb, "/worker-pool/"+f[1], definition(f[2:])))
+	case "delete":
+		return s.pool(s.call("", "DELETE", "/worker-pool/"+f[1], nil))
+	case "show":
+		return s.pool(s.call("", "GET", "/worker-pool/"+f[1], nil))
+	case "tasks": // tasks POOL N: so many tasks become pending
+		n, err := strconv.Atoi(f[2])
+		if err != nil {
+			s.t.Fatal(err)
+		}
+		s.add(f[1], int64(n))
+		return s.soon()
+	case "queue": // what the queue has
+		synctest.Wait()
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		var pending, claimed int64
+		for _, n := range s.pending {
+			pending += n
+		}
+		for _, n := range s.claimed {
+			claimed += n
+		}
+		return fmt.Sprintf("%d pending, %d claimed, %d finished, %d handed back", pending, claimed, s.finished, s.returned)
+	case "workers": // workers POOL: how many in which state
+		synctest.Wait()
+		return s.workers(f[1])
+	case "machines": // those that run, and those that were ever started
+		synctest.Wait()
+		return fmt.Sprintf("%d of %d", s.cloud.Alive(), s.cloud.Launches())
+	case "workers-are": // workers-are broken: of those that start from now on
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		if s.mood = f[1]; s.mood == "well" {
+			s.mood = ""
+		}
+		return "ok"
+	case "boot", "idle", "length":
+		d, err := time.ParseDuration(f[1])
+		if err != nil {
+			s.t.Fatal(err)
+		}
+		*map[string]*time.Duration{"boot": &s.cloud.Boot, "idle": &s.idle, "length": &s.length}[f[0]] = d
+		return "ok"
+	case "kill": // kill POOL: the oldest running worker dies
+		s.cloud.Kill(s.rows(f[1], running)[0].Ref)
+		return s.soon()
+	case "remove": // remove POOL: somebody removes the oldest running worker
+		r := s.rows(f[1], running)[0].Ref
+		code, out := s.call("", "DELETE", "/workers/"+r.String(), nil)
+		s.soon()
+		return reply(code, out, "ok")
+	case "should-go": // should-go POOL: which of the running ones, by age
+		return s.shouldGo(f[1])
+	case "provider": // provider refuses | is-blind | is-well
+		s.cloud.mu.Lock()
+		defer s.cloud.mu.Unlock()
+		s.cloud.refuse, s.cloud.blind = nil, nil
+		switch f[1] {
+		case "refuses":
+			s.cloud.refuse = errors.New("the cloud is out of rain")
+		case "is-blind":
+			s.cloud.blind = errors.New("the cloud is foggy")
+		}
+		return "ok"
+	case "the-queue": // the-queue is-down | is-up
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		if s.deaf = nil; f[1] == "is-down" {
+			s.deaf = errors.New("the queue is down")
+		}
+		return "ok"
+	case "errors": // errors POOL: kinds and how often
+		return s.errors(f[1])
+	case "events": // what was published since the last time
+		return s.events()
+	case "crash": // the server ends; another one starts
+		s.restart()
+		return s.soon()
+	case "stop": // the server ends
+		s.stop()
+		return "ok"
+	case "wait":
+		d, err := time.ParseDuration(f[1])
+		if err != nil {
+			s.t.Fatal(err)
+		}
+		time.Sleep(d)
+		synctest.Wait()
+		return "ok"
+	case "as": // as SCOPE…: who calls from now on; "as everybody" is all scopes
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		if s.as = strings.Join(f[1:], " "); s.as == "everybody" {
+			s.as = ""
+		}
+		return "ok"
+	case "get": // get PATH: the status of a call
+		code, out := s.call("", "GET", f[1], nil)
+		return reply(code, out, "200")
+	}
+	s.t.Fatalf("unknown command %q", f[0])
+	return ""
+}
+
+// soon lets what was woken happen. Passes that are woken come a moment after
+// one another.
+func (s *stage) soon() string {
+	time.Sleep(2 * pause)
+	synctest.Wait()
+	return "ok"
+}
+
+func definition(options []string) map[string]any {
+	config := map[string]any{"maxCapacity": 10, "image": "a", "workerConfig": map[string]any{"idleTimeoutSecs": 30}}
+	body := map[string]any{"providerId": "cloud", "description": "d", "owner": "o@example.com", "emailOnError": false, "config": config}
+	for _, o := range options {
+		k, v, _ := strings.Cut(o, "=")
+		var value any = v
+		if n, err := strconv.ParseFloat(v, 64); err == nil {
+			value = n
+		}
+		switch k {
+		case "min":
+			config["minCapacity"] = value
+		case "max":
+			config["maxCapacity"] = value
+		case "ratio":
+			config["scalingRatio"] = value
+		case "capacity":
+			config["capacityPerInstance"] = value
+		case "register-within":
+			config["lifecycle"] = map[string]any{"registrationTimeout": value}
+		case "renew-within":
+			config["lifecycle"] = map[string]any{"reregistrationTimeout": value}
+		case "provider":
+			body["providerId"] = v
+		case "owner", "description", "workerPoolId":
+			body[k] = v
+		default:
+			config[k] = value
+		}
+	}
+	return body
+}
+
+func reply(code int, out map[string]any, well string) string {
+	if code != 200 {
+		return fmt.Sprintf("%d %v", code, out["code"])
+	}
+	return well
+}
+
+// pool tells a pool: provider and workers.
+func (s *stage) pool(code int, out map[string]any) string {
+	s.soon()
+	return reply(code, out, fmt.Sprintf("%v, capacity %v", out["providerId"], out["currentCapacity"]))
+}
+
+func (s *stage) workers(pool string) string {
+	_, out := s.call("", "GET", "/workers/"+pool, nil)
+	count := map[string]int{}
+	for _, x := range out["workers"].([]any) {
+		count[x.(map[string]any)["state"].(string)]++
+	}
+	var told []string
+	for _, state := range []string{requested, running, stopping, stopped} {
+		if count[state] > 0 {
+			told = append(told, fmt.Sprintf("%d %s", count[state], state))
+		}
+	}
+	return none(told, ", ")
+}
+
+func none(list []string, separator string) string {
+	if len(list) == 0 {
+		return "none"
+	}
+	return strings.Join(list, separator)
+}
+
+func (s *stage) shouldGo(pool string) string {
+	var told []string
+	for i, w := range s.rows(pool, running) {
+		_, out := s.call("", "GET", "/workers/"+w.Ref.String()+"/should-terminate", nil)
+		if out["terminate"] == true {
+			told = append(told, fmt.Sprintf("%d (%v)", i+1, out["reason"]))
+		}
+	}
+	return none(told, ", ")
+}
+
+func (s *stage) errors(pool string) string {
+	_, out := s.call("", "GET", "/worker-pool-errors/"+pool, nil)
+	count := map[string]int{}
+	for _, x := range out["workerPoolErrors"].([]any) {
+		count[x.(map[string]any)["kind"].(string)]++
+	}
+	var told []string
+	for _, kind := range slices.Sorted(maps.Keys(count)) {
+		told = append(told, fmt.Sprintf("%d %s", count[kind], kind))
+	}
+	return none(told, ", ")
+}
+
+func (s *stage) events() string {
+	time.Sleep(6 * time.Second) // the log is placed
+	synctest.Wait()
+	list, err := s.bus.Read(s.t.Context(), s.seen, 1000)
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	var told []string
+	for _, m := range list {
+		s.seen = m.Position
+		key := strings.Split(m.RoutingKey, ".")
+		told = append(told, fmt.Sprintf("%s:%s", m.Exchange[strings.LastIndex(m.Exchange, "/")+1:], key[1]))
+	}
+	return none(told, " ")
+}

@@ -1,0 +1,204 @@
+package provisioner
+
+import (
+	"context"
+	"fmt"
+
+	"github.com/taskfleet/taskfleet/api"
+	"github.com/taskfleet/taskfleet/scope"
+	"github.com/taskfleet/taskfleet/store"
+	"github.com/taskfleet/taskfleet/timestamp"
+)
+
+// A workerDescription is a worker as it is shown.
+type workerDescription struct {
+	WorkerPoolID   string         `json:"workerPoolId"`
+	WorkerGroup    string         `json:"workerGroup"`
+	WorkerID       string         `json:"workerId"`
+	ProviderID     string         `json:"providerId"`
+	Created        timestamp.Time `json:"created"`
+	Expires        timestamp.Time `json:"expires"`
+	State          string         `json:"state"`
+	Capacity       int64          `json:"capacity"`
+	LastModified   timestamp.Time `json:"lastModified"`
+	LastChecked    timestamp.Time `json:"lastChecked"`
+	LaunchConfigID string         `json:"launchConfigId"`
+}
+
+func (w *worker) describe() workerDescription {
+	return workerDescription{
+		WorkerPoolID: w.WorkerPoolID, WorkerGroup: w.WorkerGroup, WorkerID: w.WorkerID, ProviderID: w.providerID,
+		Created: w.created, Expires: w.expires, State: w.state, Capacity: w.capacity,
+		LastModified: w.lastModified, LastChecked: w.lastChecked, LaunchConfigID: w.launchConfigID,
+	}
+}
+
+var getWorker = api.Declare(api.Spec{
+	Name: "worker", Route: "GET /workers/<workerPoolId...>/<workerGroup>/<workerId>",
+	Scopes: scope.Scope("worker-manager:get-worker:<workerPoolId>/<workerGroup>/<workerId>"), Output: "v1/worker-full.json#",
+	Stability: api.Stable, Category: "Workers", Title: "Get a worker",
+	Doc: "Returns one worker. Stopped ones are known for a week.",
+}, func(ctx context.Context, p *Provisioner, c api.Call[workerPath, api.None]) (out workerDescription, err error) {
+	err = p.db.View(ctx, func(tx *store.Tx) error {
+		w, err := findWorker(tx, c.Path.ref())
+		if err == nil {
+			out = w.describe()
+		}
+		return err
+	})
+	return out, err
+})
+
+type workerList struct {
+	Workers           []workerDescription `json:"workers"`
+	ContinuationToken string              `json:"continuationToken,omitempty"`
+}
+
+var listWorkersForWorkerPool = api.Declare(api.Spec{
+	Name: "listWorkersForWorkerPool", Route: "GET /workers/<workerPoolId...>", Query: []string{"continuationToken", "limit", "launchConfigId", "state"},
+	Scopes: scope.Scope("worker-manager:list-workers:<workerPoolId>"), Output: "v1/worker-list.json#",
+	Stability: api.Stable, Category: "Workers", Title: "List a pool's workers",
+	Doc: "Returns the workers of a pool, or those of them that have a given state or were made from a given launch configuration.",
+}, func(ctx context.Context, p *Provisioner, c api.Call[poolPath, api.None]) (workerList, error) {
+	page, err := c.Page(2)
+	if err != nil {
+		return workerList{}, err
+	}
+	return p.listWorkers(ctx, page, c.Path.WorkerPoolID, "", c.Query("state"), c.Query("launchConfigId"))
+})
+
+var listWorkersForWorkerGroup = api.Declare(api.Spec{
+	Name: "listWorkersForWorkerGroup", Route: "GET /workers/<workerPoolId...>/<workerGroup>", Query: []string{"continuationToken", "limit"},
+	Scopes: scope.Scope("worker-manager:list-workers:<workerPoolId>/<workerGroup>"), Output: "v1/worker-list.json#",
+	Stability: api.Stable, Category: "Workers", Title: "List the workers of a group",
+	Doc: "Returns the workers of a pool that are in one group.",
+}, func(ctx context.Context, p *Provisioner, c api.Call[groupPath, api.None]) (workerList, error) {
+	page, err := c.Page(2)
+	if err != nil {
+		return workerList{}, err
+	}
+	return p.listWorkers(ctx, page, c.Path.WorkerPoolID, c.Path.WorkerGroup, "", "")
+})
+
+// listWorkers returns a page of a pool's workers; an empty filter lets all pass.
+func (p *Provisioner) listWorkers(ctx context.Context, page api.Page, poolID, group, state, launchConfigID string) (out workerList, err error) {
+	after := []string{"", ""}
+	if page.After != nil {
+		after = page.After
+	}
+	err = p.db.View(ctx, func(tx *store.Tx) error {
+		out = workerList{Workers: []workerDescription{}}
+		list, err := queryWorkers(tx, `
+			WHERE worker_pool_id = $1 AND (worker_group, worker_id) > ($2, $3)
+			  AND ($4 = '' OR worker_group = $4) AND ($5 = '' OR state = $5) AND ($6 = '' OR launch_config_id = $6)
+			ORDER BY worker_group, worker_id LIMIT $7`, poolID, after[0], after[1], group, state, launchConfigID, page.Limit+1)
+		if err != nil {
+			return err
+		}
+		if len(list) > page.Limit {
+			list = list[:page.Limit]
+			last := list[len(list)-1]
+			out.ContinuationToken = page.Token(last.WorkerGroup, last.WorkerID)
+		}
+		for _, w := range list {
+			out.Workers = append(out.Workers, w.describe())
+		}
+		return nil
+	})
+	return out, err
+}
+
+var removeWorker = api.Declare(api.Spec{
+	Name: "removeWorker", Route: "DELETE /workers/<workerPoolId...>/<workerGroup>/<workerId>",
+	Scopes:    scope.Scope("worker-manager:remove-worker:<workerPoolId>/<workerGroup>/<workerId>"),
+	Stability: api.Stable, Category: "Workers", Title: "Remove a worker",
+	Doc: `Has a worker end: it is asked to hand back its tasks and, if it is still there two minutes later, ended by force.
+Its tasks run again elsewhere. A worker that ends by itself calls this to say so.`,
+}, func(ctx context.Context, p *Provisioner, c api.Call[workerPath, api.None]) (api.None, error) {
+	return api.None{}, p.db.Do(ctx, func(tx *store.Tx) error {
+		w, err := lockWorker(tx, c.Path.ref())
+		if err != nil || w.state == stopping || w.state == stopped {
+			return err
+		}
+		reason := "it was removed by " + c.Caller().ClientID
+		if _, err := w.move(tx, stopping, reason); err != nil {
+			return err
+		}
+		tx.Wake(TopicDemand, 1)
+		return p.publishWorker(tx, workerRemoved, w, reason)
+	})
+})
+
+type advice struct {
+	Terminate bool   `json:"terminate"`
+	Reason    string `json:"reason"`
+}
+
+var shouldWorkerTerminate = api.Declare(api.Spec{
+	Name: "shouldWorkerTerminate", Route: "GET /workers/<workerPoolId...>/<workerGroup>/<workerId>/should-terminate",
+	Scopes: scope.Scope("worker-manager:should-worker-terminate:<workerPoolId>/<workerGroup>/<workerId>"), Output: "v1/should-worker-terminate-response.json#",
+	Stability: api.Experimental, Category: "Workers", Title: "Should a worker go?",
+	Doc: `Tells a worker whether it is still wanted. It should ask when it has no task, before it claims one.
+
+A worker is to go when it was removed, when its pool is being deleted, or gets its workers from another provider or
+configuration, and when the pool has more workers than it may: then the oldest are to go. That there is little to do is
+no reason; a worker leaves by itself when it has been idle for as long as its configuration says.`,
+}, func(ctx context.Context, p *Provisioner, c api.Call[workerPath, api.None]) (out advice, err error) {
+	err = p.db.View(ctx, func(tx *store.Tx) error {
+		out, err = advise(tx, c.Path.ref())
+		return err
+	})
+	return out, err
+})
+
+func advise(tx *store.Tx, r Ref) (advice, error) {
+	w, err := findWorker(tx, r)
+	if err != nil {
+		return advice{}, err
+	}
+	o, err := findPool(tx, r.WorkerPoolID)
+	switch {
+	case w.state == stopping || w.state == stopped:
+		return advice{true, "the worker is " + w.state + ": " + w.reason}, nil
+	case isNotFound(err) || err == nil && o.going():
+		return advice{true, "the worker pool is being deleted"}, nil
+	case err != nil:
+		return advice{}, err
+	case w.providerID != o.providerID:
+		return advice{true, "the worker pool has another provider now"}, nil
+	case !o.made(w):
+		return advice{true, "the worker pool's configuration has changed"}, nil
+	}
+	return adviseBySize(tx, o, w)
+}
+
+// adviseBySize sends the oldest workers away where a pool has more than it may.
+// A worker that was sent away is counted until it has gone, so asking again
+// gives the same answer and no more workers are sent than are too many.
+func adviseBySize(tx *store.Tx, o *pool, w *worker) (advice, error) {
+	config, err := ParseConfig(o.config)
+	if err != nil {
+		return advice{}, err
+	}
+	list, err := queryWorkers(tx, `
+		WHERE worker_pool_id = $1 AND state IN ('requested', 'running') AND provider_id = $2 AND launch_config_id = $3
+		ORDER BY created, worker_group, worker_id`, o.id, o.providerID, o.launchConfigID)
+	if err != nil {
+		return advice{}, err
+	}
+	var live int64
+	for _, x := range list {
+		live += x.capacity
+	}
+	excess := Size(Inputs{Running: live, Max: *config.MaxCapacity}).Excess
+	for _, x := range list {
+		if excess < x.capacity {
+			break
+		}
+		if x.Ref == w.Ref {
+			return advice{true, fmt.Sprintf("the worker pool has capacity %d and may have %d; the oldest workers go", live, *config.MaxCapacity)}, nil
+		}
+		excess -= x.capacity
+	}
+	return advice{false, "none"}, nil
+}

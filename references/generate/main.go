@@ -1,0 +1,77 @@
+// Command generate writes the references and schemas of all services to the
+// folder above it.
+package main
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/taskfleet/taskfleet/api"
+	"github.com/taskfleet/taskfleet/auth"
+	"github.com/taskfleet/taskfleet/event"
+	"github.com/taskfleet/taskfleet/loop"
+	"github.com/taskfleet/taskfleet/provisioner"
+	"github.com/taskfleet/taskfleet/queue"
+)
+
+func main() {
+	dir := "."
+	if len(os.Args) > 1 {
+		dir = os.Args[1]
+	}
+	if err := write(dir); err != nil {
+		fmt.Fprintln(os.Stderr, "generate references:", err)
+		os.Exit(1)
+	}
+}
+
+// write replaces the JSON files below dir by what the declarations say now.
+func write(dir string) error {
+	s := api.NewServer(api.Options{Log: slog.New(slog.DiscardHandler), Metrics: prometheus.NewRegistry()})
+	// Nothing is called, so no service needs to exist.
+	if err := errors.Join(
+		api.Mount(s, auth.API, nil), api.Mount(s, queue.API, nil), api.Mount(s, provisioner.API, nil),
+		api.Mount(s, event.API, nil), api.Mount(s, loop.API, nil),
+	); err != nil {
+		return err
+	}
+	docs, err := s.Published("")
+	if err != nil {
+		return err
+	}
+	if err := clean(dir); err != nil {
+		return err
+	}
+	for path, doc := range docs {
+		file := filepath.Join(dir, filepath.FromSlash(strings.TrimPrefix(path, "/references/")))
+		if err := os.MkdirAll(filepath.Dir(file), 0o755); err != nil {
+			return err
+		}
+		b, err := json.MarshalIndent(doc, "", "  ")
+		if err != nil {
+			return err
+		}
+		if err := os.WriteFile(file, append(b, '\n'), 0o644); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// clean removes what an earlier run wrote, so that nothing outlives its
+// declaration.
+func clean(dir string) error {
+	return filepath.WalkDir(dir, func(path string, d os.DirEntry, err error) error {
+		if err != nil || d.IsDir() || filepath.Ext(path) != ".json" {
+			return err
+		}
+		return os.Remove(path)
+	})
+}

@@ -1,0 +1,191 @@
+// Package seal keeps secrets at rest: what a database or its backup shows of
+// them is of no use without a key that is kept elsewhere.
+//
+// A secret is sealed with AES-256-GCM, under a random nonce, and bound to its
+// place: the name of its table, row and column is authenticated with it, so
+// that a sealed secret copied to another row does not open there. The sealed
+// text is ASCII and fits a TEXT column:
+//
+//	s1.KEYID.BASE64(nonce, ciphertext, tag)
+//
+// Keys change: the last one of Keys seals, all of them open. To retire a key,
+// append a new one, seal anew whatever Keys.Current denies, remove the old one.
+// With random nonces a key is good for some four thousand million secrets.
+//
+// The id of a key is taken from a hash of it, so two keys are never mistaken
+// for one another and nobody has to name them.
+package seal
+
+import (
+	"crypto/aes"
+	"crypto/cipher"
+	"crypto/rand"
+	"crypto/sha256"
+	"encoding/base64"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"strings"
+)
+
+// ErrUnknownKey reports a secret that was sealed with a key which is not among
+// the Keys.
+var ErrUnknownKey = errors.New("seal: sealed with a key that is not among the keys")
+
+// ErrBroken reports what is not a sealed secret, was changed, or belongs to
+// another place.
+var ErrBroken = errors.New("seal: not a sealed secret of this place, or changed since")
+
+const (
+	format    = "s1"
+	keyPrefix = "taskfleet-seal-key-1:"
+)
+
+var encoding = base64.RawURLEncoding
+
+// A Key seals and opens. It prints as its id; Text is what to store.
+type Key struct {
+	id string
+	*material
+}
+
+// material is behind a pointer because that is where fmt stops: a Key in a
+// field that is not exported is printed without regard to its methods.
+type material struct {
+	secret []byte
+	aead   cipher.AEAD
+}
+
+// NewKey makes a key.
+func NewKey() Key {
+	secret := make([]byte, 32)
+	rand.Read(secret) // never fails
+	return newKey(secret)
+}
+
+func newKey(secret []byte) Key {
+	block, err := aes.NewCipher(secret)
+	if err != nil {
+		panic(err) // the length is right
+	}
+	aead, err := cipher.NewGCMWithRandomNonce(block)
+	if err != nil {
+		panic(err)
+	}
+	hash := sha256.Sum256(append([]byte("taskfleet seal key id\x00"), secret...))
+	return Key{hex.EncodeToString(hash[:6]), &material{secret, aead}}
+}
+
+// ParseKey reads what Text wrote.
+func ParseKey(text string) (Key, error) {
+	encoded, ok := strings.CutPrefix(strings.TrimSpace(text), keyPrefix)
+	secret, err := encoding.DecodeString(encoded)
+	if !ok || err != nil || len(secret) != 32 { // the text is no business of an error's
+		return Key{}, fmt.Errorf("seal: a key is %q and 43 characters after it; this is something else", keyPrefix)
+	}
+	return newKey(secret), nil
+}
+
+// ID tells keys apart and is no secret.
+func (k Key) ID() string { return k.id }
+
+// Text is the key in one line, for a file that only its owner can read.
+func (k Key) Text() string { return keyPrefix + encoding.EncodeToString(k.secret) }
+
+// Format prints the id, whatever the verb.
+func (k Key) Format(f fmt.State, _ rune) { io.WriteString(f, "seal key "+k.id) }
+
+// LogValue logs the id.
+func (k Key) LogValue() slog.Value { return slog.StringValue("seal key " + k.id) }
+
+// MarshalText refuses: a key does not end up in JSON by accident.
+func (k Key) MarshalText() ([]byte, error) {
+	return nil, errors.New("seal: a key is not to be marshalled; use Text to store it")
+}
+
+// Keys seal with the last and open with all of them.
+type Keys struct {
+	last Key
+	byID map[string]Key
+}
+
+// NewKeys returns keys, the newest one last.
+func NewKeys(keys ...Key) (*Keys, error) {
+	if len(keys) == 0 {
+		return nil, errors.New("seal: there is no key; make one with NewKey and keep its Text")
+	}
+	ks := &Keys{last: keys[len(keys)-1], byID: map[string]Key{}}
+	for _, k := range keys {
+		if k.material == nil {
+			return nil, errors.New("seal: an empty Key among the keys")
+		}
+		ks.byID[k.id] = k
+	}
+	return ks, nil
+}
+
+// ParseKeys reads a file of keys: one a line, the newest one last, empty lines
+// and those beginning with # left out.
+func ParseKeys(text string) (*Keys, error) {
+	var keys []Key
+	n := 0
+	for line := range strings.Lines(text) {
+		n++
+		line = strings.TrimSpace(line)
+		if line == "" || line[0] == '#' {
+			continue
+		}
+		k, err := ParseKey(line)
+		if err != nil {
+			return nil, fmt.Errorf("line %d: %w", n, err)
+		}
+		keys = append(keys, k)
+	}
+	return NewKeys(keys...)
+}
+
+// Seal seals a secret for a place, say "worker/local/w-1/secret".
+func (ks *Keys) Seal(secret []byte, place string) string {
+	k := ks.last
+	return format + "." + k.id + "." + encoding.EncodeToString(k.aead.Seal(nil, nil, secret, bound(k.id, place)))
+}
+
+// Open opens what Seal sealed for the same place.
+func (ks *Keys) Open(sealed, place string) ([]byte, error) {
+	id, box, err := parse(sealed)
+	if err != nil {
+		return nil, err
+	}
+	k, ok := ks.byID[id]
+	if !ok {
+		return nil, fmt.Errorf("%w (key %s, for %s)", ErrUnknownKey, id, place)
+	}
+	secret, err := k.aead.Open(nil, nil, box, bound(id, place))
+	if err != nil {
+		return nil, fmt.Errorf("%w (%s)", ErrBroken, place)
+	}
+	return secret, nil
+}
+
+// Current tells whether a secret is sealed with the newest key.
+func (ks *Keys) Current(sealed string) bool {
+	id, _, err := parse(sealed)
+	return err == nil && id == ks.last.id
+}
+
+func parse(sealed string) (id string, box []byte, err error) {
+	parts := strings.Split(sealed, ".")
+	if len(parts) != 3 || parts[0] != format || parts[1] == "" {
+		return "", nil, ErrBroken
+	}
+	box, err = encoding.DecodeString(parts[2])
+	if err != nil {
+		return "", nil, ErrBroken
+	}
+	return parts[1], box, nil
+}
+
+// bound is what is authenticated beside the secret.
+func bound(id, place string) []byte { return []byte(format + "\x00" + id + "\x00" + place) }

@@ -1,0 +1,193 @@
+package store
+
+import (
+	"context"
+	"database/sql"
+	"errors"
+	"fmt"
+	"io/fs"
+	"net/url"
+	"os"
+	"runtime"
+	"slices"
+	"strings"
+
+	"modernc.org/sqlite"
+	sqlite3 "modernc.org/sqlite/lib"
+)
+
+// sqliteEngine keeps its connections for good, each with its prepared
+// statements: one that writes and a few that read.
+type sqliteEngine struct {
+	sql         *sql.DB
+	synchronous string
+	writer      *sqliteWriter
+	readers     chan *session // nil stands for a connection to be opened
+}
+
+func openSQLite(location string) (*sqliteEngine, error) {
+	path, parameters, _ := strings.Cut(location, "?")
+	if path == "" {
+		return nil, errors.New(`store: "sqlite:" needs the path of a file after it`)
+	}
+	synchronous := "full"
+	if parameters != "" {
+		value, ok := strings.CutPrefix(parameters, "synchronous=")
+		if !ok || !slices.Contains([]string{"full", "normal", "off"}, value) {
+			return nil, fmt.Errorf("store: open sqlite:%s: after the path there may be ?synchronous=full, normal or off, nothing else", location)
+		}
+		synchronous = value
+	}
+	// SQLite would create the file readable for everybody; its journal files
+	// get the file's mode. Only a new file may be touched: closing any other
+	// descriptor of a database drops the locks this process has on it.
+	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE|os.O_EXCL, 0o600)
+	if err == nil {
+		err = f.Close()
+	}
+	if err != nil && !errors.Is(err, fs.ErrExist) {
+		return nil, fmt.Errorf("store: create the database: %w", err)
+	}
+	// As in every distribution's SQLite: as durable as fsync, and what a commit
+	// waits for. Where it is not to be had, fsync stays.
+	sqlite.Fdatasync(true)
+	db, err := sql.Open("sqlite", "file:"+(&url.URL{Path: path}).EscapedPath()+"?_dqs=0&_error_rc=1")
+	if err != nil {
+		return nil, fmt.Errorf("store: open %s: %w", path, err)
+	}
+	e := &sqliteEngine{sql: db, synchronous: synchronous, readers: make(chan *session, max(4, runtime.GOMAXPROCS(0)))}
+	e.writer = &sqliteWriter{connect: func(ctx context.Context) (*session, error) { return e.connect(ctx, true) }}
+	for range cap(e.readers) {
+		e.readers <- nil
+	}
+	return e, nil
+}
+
+func (e *sqliteEngine) begin(ctx context.Context, write bool) (*session, error) {
+	if write {
+		return e.writer.begin(ctx)
+	}
+	var s *session
+	select {
+	case s = <-e.readers:
+	case <-ctx.Done():
+		return nil, context.Cause(ctx)
+	}
+	var err error
+	if s == nil {
+		s, err = e.connect(ctx, false)
+	}
+	if err == nil {
+		_, err = s.exec(ctx, "BEGIN")
+	}
+	if err != nil {
+		e.readers <- s.closeIf(s != nil)
+		return nil, err
+	}
+	return s, nil
+}
+
+func (e *sqliteEngine) commit(ctx context.Context, s *session) error {
+	if s.write {
+		return e.writer.commit(ctx)
+	}
+	_, err := s.exec(context.WithoutCancel(ctx), "COMMIT")
+	e.readers <- s.closeIf(err != nil)
+	return err
+}
+
+func (e *sqliteEngine) rollback(ctx context.Context, s *session) {
+	if s.write {
+		e.writer.rollback(ctx)
+		return
+	}
+	_, err := s.exec(context.WithoutCancel(ctx), "ROLLBACK")
+	e.readers <- s.closeIf(err != nil)
+}
+
+// connect opens a connection. WAL lets readers go on beside the writer, and
+// with synchronous=full a commit that returned survives a power failure. The
+// timeout is for other processes on the same file; in this one nobody waits
+// inside SQLite.
+func (e *sqliteEngine) connect(ctx context.Context, write bool) (*session, error) {
+	conn, err := e.sql.Conn(ctx)
+	if err != nil {
+		return nil, err
+	}
+	s := &session{conn: conn, statements: map[string]*sql.Stmt{}, write: write}
+	pragmas := []string{"synchronous=" + e.synchronous, "foreign_keys=ON", "case_sensitive_like=ON", "temp_store=MEMORY"}
+	if write {
+		pragmas = append(pragmas, "cache_size=-65536", "journal_size_limit=67108864")
+	} else {
+		pragmas = append(pragmas, "cache_size=-16384", "query_only=ON")
+	}
+	if _, err := conn.ExecContext(ctx, "PRAGMA busy_timeout=10000"); err != nil {
+		s.close()
+		return nil, fmt.Errorf("PRAGMA busy_timeout: %w", err)
+	}
+	var mode string
+	if err := conn.QueryRowContext(ctx, "PRAGMA journal_mode=WAL").Scan(&mode); err != nil {
+		s.close()
+		return nil, fmt.Errorf("PRAGMA journal_mode: %w", err)
+	}
+	if mode != "wal" {
+		s.close()
+		return nil, fmt.Errorf("SQLite cannot write ahead to a log here (it offers %q instead); put the file on a local file system", mode)
+	}
+	for _, p := range pragmas {
+		if _, err := conn.ExecContext(ctx, "PRAGMA "+p); err != nil {
+			s.close()
+			return nil, fmt.Errorf("PRAGMA %s: %w", p, err)
+		}
+	}
+	return s, nil
+}
+
+func (e *sqliteEngine) text(statement string) string { return statement }
+
+// The file belongs to one process: there is nobody to tell or to hear.
+func (e *sqliteEngine) notify([]wake) {}
+
+func (e *sqliteEngine) listen(ctx context.Context, _ *Waits) { <-ctx.Done() }
+
+func (e *sqliteEngine) lockMigrations(*Tx) error { return nil } // BEGIN IMMEDIATE did
+
+func (e *sqliteEngine) conflict(err error) bool {
+	se, ok := errors.AsType[*sqlite.Error](err)
+	if !ok {
+		return false
+	}
+	switch se.Code() {
+	case sqlite3.SQLITE_CONSTRAINT_PRIMARYKEY, sqlite3.SQLITE_CONSTRAINT_UNIQUE, sqlite3.SQLITE_CONSTRAINT_ROWID:
+		return true
+	}
+	return false
+}
+
+func (e *sqliteEngine) transient(err error) bool {
+	if errors.Is(err, errBatchUndone) {
+		return true
+	}
+	se, ok := errors.AsType[*sqlite.Error](err)
+	if !ok {
+		return false
+	}
+	switch se.Code() & 0xff {
+	case sqlite3.SQLITE_BUSY, sqlite3.SQLITE_PROTOCOL:
+		return true
+	}
+	return false
+}
+
+func (e *sqliteEngine) undone(error) bool { return true } // what COMMIT did not do, ROLLBACK undoes
+
+func (e *sqliteEngine) close() error {
+	var errs []error
+	for range cap(e.readers) {
+		if s := <-e.readers; s != nil {
+			errs = append(errs, s.close())
+		}
+	}
+	errs = append(errs, e.writer.close()) // the last one to leave empties the WAL
+	return errors.Join(append(errs, e.sql.Close())...)
+}

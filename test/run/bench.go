@@ -1,0 +1,57 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+
+	"github.com/taskfleet/taskfleet/test/server"
+)
+
+// bench measures the queue of a fresh server on each database, one after the other.
+func bench(ctx context.Context, c *checkout) error {
+	tools, err := install(ctx, c.root)
+	if err != nil {
+		return err
+	}
+	database, err := startPostgres(ctx, tools.postgres)
+	if err != nil {
+		return err
+	}
+	defer database.stop()
+	directory, err := os.MkdirTemp("", "taskfleet-bench-")
+	if err != nil {
+		return err
+	}
+	defer os.RemoveAll(directory)
+	binary, err := server.Build(ctx, directory)
+	if err != nil {
+		return err
+	}
+	return c.steps(ctx,
+		step{"SQLite", func(ctx context.Context) error {
+			return benchOn(ctx, server.Options{Binary: binary, Data: filepath.Join(directory, "sqlite")})
+		}},
+		step{"PostgreSQL", func(ctx context.Context) error {
+			return benchOn(ctx, server.Options{Binary: binary, Data: filepath.Join(directory, "postgres"), Database: database.url})
+		}},
+	)
+}
+
+func benchOn(ctx context.Context, options server.Options) (err error) {
+	s, err := server.Start(ctx, options)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, s.Stop()) }()
+	cmd := exec.CommandContext(ctx, options.Binary, "bench", "queue", "--root-url", s.RootURL, "--clients", "1,8,32")
+	cmd.Env = append(os.Environ(), s.Environment()...)
+	cmd.Stdout, cmd.Stderr = os.Stdout, os.Stderr
+	if err := runGroup(cmd); err != nil {
+		return fmt.Errorf("taskfleet bench queue: %w\nThe server's log:\n%s", err, s.Log())
+	}
+	return nil
+}

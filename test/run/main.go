@@ -1,0 +1,160 @@
+// Run is the command behind `make test`, `make check`, `make bench` and `make postgres`.
+//
+// It is for a machine with Go and nothing else. `run test` installs what the tests need (tools.go), starts a private
+// PostgreSQL (postgres.go), runs the steps below one after the other and, however it ends, stops what it started. Two
+// checkouts can run it at once: ports are chosen free, data lies in a fresh temporary directory, and the official
+// clients are installed inside the checkout. A later run finds everything in place and starts at once.
+//
+// A step that fails does not stop the next: one run tells everything that is wrong. Nothing is skipped in silence: what
+// cannot be installed is an error that names the packages.
+//
+// The tests learn where things are from the environment:
+//
+//	TASKFLEET_TEST_POSTGRES   URL of a PostgreSQL database in which a test may create schemas and databases
+//	TASKFLEET_TEST_DATABASES  the databases to test on: "sqlite,postgres" unless set
+//	TASKFLEET_TEST_NODE       the node executable, of the version the official JavaScript client asks for
+//	TASKFLEET_TEST_PYTHON     the python executable that can import the official Python client
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"os/signal"
+	"path/filepath"
+	"runtime"
+	"strings"
+	"syscall"
+	"time"
+)
+
+const usage = `usage: run test | check | bench | postgres
+
+  test      formatting, vet, all tests on SQLite and PostgreSQL, race detector, official clients
+  check     formatting, vet, and the tests on SQLite alone; installs and starts nothing
+  bench     taskfleet bench queue on SQLite and on PostgreSQL
+  postgres  a PostgreSQL for "go test", until it is interrupted
+`
+
+func main() {
+	// PostgreSQL is started with a parent-death signal (process_linux.go), which Linux sends when the thread that
+	// started the process ends: this one ends with us.
+	runtime.LockOSThread()
+
+	// More signals change nothing, since one interrupt can come twice: to the whole process group, and again from make.
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM, syscall.SIGHUP)
+	defer stop()
+
+	if err := run(ctx, os.Args[1:]); err != nil {
+		fmt.Fprintf(os.Stderr, "\n%v\n", err)
+		os.Exit(1)
+	}
+}
+
+func run(ctx context.Context, args []string) error {
+	root, err := filepath.Abs(".")
+	if err != nil {
+		return err
+	}
+	if _, err := os.Stat("test/run/main.go"); err != nil {
+		return errors.New("run this from the top of the checkout: make test, make check or make bench")
+	}
+	c := &checkout{root: root}
+	if len(args) != 1 {
+		return errors.New(usage)
+	}
+	switch args[0] {
+	case "test":
+		return test(ctx, c)
+	case "check":
+		return check(ctx, c)
+	case "bench":
+		return bench(ctx, c)
+	case "postgres":
+		return postgresAlone(ctx, c)
+	}
+	return errors.New(usage)
+}
+
+// test is everything.
+func test(ctx context.Context, c *checkout) error {
+	tools, err := install(ctx, c.root)
+	if err != nil {
+		return err
+	}
+	database, err := startPostgres(ctx, tools.postgres)
+	if err != nil {
+		return err
+	}
+	defer database.stop()
+	c.env = []string{
+		"TASKFLEET_TEST_POSTGRES=" + database.url,
+		"TASKFLEET_TEST_NODE=" + tools.node,
+		"TASKFLEET_TEST_PYTHON=" + tools.python,
+	}
+	return c.steps(ctx,
+		step{"formatting", c.formatting},
+		step{"vet", c.vet},
+		step{"tests", c.unitTests},
+		step{"race detector", c.raceTests},
+		step{"whole system", c.systemTests},
+	)
+}
+
+// check is what a change can be tried with before everything is run.
+func check(ctx context.Context, c *checkout) error {
+	c.env = []string{"TASKFLEET_TEST_DATABASES=sqlite"}
+	return c.steps(ctx,
+		step{"formatting", c.formatting},
+		step{"vet", c.vet},
+		step{"tests", c.unitTests},
+	)
+}
+
+// postgresAlone lends the private PostgreSQL to tests that are run by hand.
+func postgresAlone(ctx context.Context, c *checkout) error {
+	tools, err := install(ctx, c.root)
+	if err != nil {
+		return err
+	}
+	database, err := startPostgres(ctx, tools.postgres)
+	if err != nil {
+		return err
+	}
+	defer database.stop()
+	fmt.Printf("PostgreSQL runs until this is interrupted. Where you run go test:\n\n  export TASKFLEET_TEST_POSTGRES='%s'\n", database.url)
+	<-ctx.Done()
+	return nil
+}
+
+// A step is one line of the summary.
+type step struct {
+	name string
+	do   func(context.Context) error
+}
+
+// steps runs all of them, also after a failure, and ends with one line for each.
+func (c *checkout) steps(ctx context.Context, steps ...step) error {
+	var summary strings.Builder
+	failed := 0
+	for _, s := range steps {
+		fmt.Printf("\n== %s\n", s.name)
+		start := time.Now()
+		err := s.do(ctx)
+		if ctx.Err() != nil {
+			return errors.New("interrupted: what this run had started is stopped")
+		}
+		outcome := "passed"
+		if err != nil {
+			failed++
+			outcome = "FAILED: " + err.Error()
+		}
+		fmt.Fprintf(&summary, "  %-15s %6s  %s\n", s.name, time.Since(start).Round(time.Second), outcome)
+	}
+	fmt.Printf("\n== summary\n%s", summary.String())
+	if failed > 0 {
+		return fmt.Errorf("%d of %d steps failed; what they printed is above", failed, len(steps))
+	}
+	return nil
+}

