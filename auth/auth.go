@@ -150,7 +150,7 @@ func (a *Auth) firstStart(ctx context.Context, scopes []string) error {
 			return delta{}, err
 		}
 		t := timestamp.Now()
-		return a.writeRole(tx, now, &role{
+		return a.writeRole(tx, &role{
 			RoleID: "anonymous", Scopes: scopes, Created: t, LastModified: t,
 			Description: "What anybody may do, with credentials or without. Created at the first start; change it as you see fit.",
 		}, roleCreated)

@@ -8,6 +8,7 @@ import (
 	"slices"
 	"sync/atomic"
 
+	"github.com/taskfleet/taskfleet/api"
 	"github.com/taskfleet/taskfleet/scope"
 	"github.com/taskfleet/taskfleet/store"
 	"github.com/taskfleet/taskfleet/timestamp"
@@ -94,6 +95,8 @@ type delta struct {
 
 func (d delta) empty() bool { return len(d.clients)+len(d.roles) == 0 }
 
+// with is the snapshot after a change. It fails where the change would make
+// roles expand without end.
 func (s *snapshot) with(d delta, version int64) (*snapshot, error) {
 	next := *s
 	next.version = version
@@ -102,6 +105,9 @@ func (s *snapshot) with(d delta, version int64) (*snapshot, error) {
 	next.grants = newGrants()
 	if len(d.roles) > 0 {
 		next.rules = newRules(next.roles)
+		if err := checkGrowth(next.rules); err != nil {
+			return nil, api.Errorf(api.InputError, "The role is refused, since %v", err)
+		}
 	}
 	return &next, next.init()
 }

@@ -77,6 +77,11 @@ func (q *Queue) awaitWork(ctx context.Context, queueID string, w worker, n int) 
 	for {
 		wait := q.db.Waits().Wait(topicPending(queueID))
 		claims, err := q.claim(ctx, queueID, w, n)
+		if err != nil {
+			// What this call was woken for, or held locks on while others
+			// looked, is theirs.
+			q.db.Waits().Wake(topicPending(queueID), n)
+		}
 		if err != nil || len(claims) > 0 {
 			wait.Close()
 			return claims, err

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"testing"
+	"time"
 
 	"github.com/taskfleet/taskfleet/store"
 	"github.com/taskfleet/taskfleet/store/storetest"
@@ -100,5 +101,24 @@ func TestNotificationsOutliveTheirConnection(t *testing.T) {
 			eventually(t, "the wake", isWoken(w))
 			do(t, b, `SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity WHERE application_name = 'speaker'`)
 		}
+	})
+}
+
+func TestWakesOutliveAnOutage(t *testing.T) {
+	onPostgres(t, func(t *testing.T, direct string) {
+		p := newProxy(t, direct)
+		a, b := storetest.Open(t, p.url), storetest.Open(t, direct)
+		listen(t, b)
+		one, two := b.Waits().Wait("one"), b.Waits().Wait("two")
+		p.down.Store(true) // for new connections: the transactions have theirs
+		for _, topic := range []string{"one", "two"} {
+			if err := a.Do(t.Context(), func(tx *store.Tx) error { tx.Wake(topic, 1); return nil }); err != nil {
+				t.Fatal(err)
+			}
+		}
+		time.Sleep(50 * time.Millisecond) // lets it fail; nothing depends on it
+		p.down.Store(false)
+		eventually(t, "the first wake", isWoken(one))
+		eventually(t, "the second wake", isWoken(two))
 	})
 }

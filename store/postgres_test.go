@@ -205,6 +205,7 @@ func TestCommitOfUnknownOutcome(t *testing.T) {
 type proxy struct {
 	url  string
 	mode atomic.Int32 // what to do at COMMIT
+	down atomic.Bool  // lets nobody in
 }
 
 const (
@@ -240,6 +241,10 @@ func newProxy(t *testing.T, direct string) *proxy {
 			client, err := l.Accept()
 			if err != nil {
 				return
+			}
+			if p.down.Load() {
+				client.Close()
+				continue
 			}
 			wg.Go(func() { p.serve(client, server) })
 		}

@@ -46,11 +46,13 @@ func argument(a any) (any, error) {
 				return nil, err // JSON would write it in another way
 			}
 		}
-		j, err := json.Marshal(a)
-		if err != nil {
+		var j strings.Builder
+		e := json.NewEncoder(&j)
+		e.SetEscapeHTML(false)
+		if err := e.Encode(a); err != nil {
 			return nil, err
 		}
-		return string(j), nil
+		return strings.TrimSuffix(j.String(), "\n"), nil
 	case time.Time:
 		return nil, fmt.Errorf("is a time.Time: store its UnixMilli")
 	case driver.Valuer:

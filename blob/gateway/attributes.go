@@ -81,12 +81,12 @@ func (a *attributes) bucket(path string) string {
 	return strings.TrimPrefix(path, a.root+string(filepath.Separator))
 }
 
-// forget removes what the backend leaves behind of an upload.
-func (a *attributes) forget(bucket, object string) error {
+// forget removes all attributes of the directory and of what is in it.
+func (a *attributes) forget(bucket, directory string) error {
 	if a.sidecar == "" {
 		return nil
 	}
-	return os.RemoveAll(filepath.Join(a.sidecar, a.bucket(bucket), object))
+	return os.RemoveAll(filepath.Join(a.sidecar, a.bucket(bucket), directory))
 }
 
 func (a *attributes) RetrieveAttribute(f *os.File, bucket, object, attribute string) ([]byte, error) {

@@ -46,8 +46,16 @@ type disk struct {
 	attributes *attributes
 	durable    bool
 	sync       func(*os.File) error
-	completing [64]sync.Mutex // by upload
+	completing locks // by upload
+	starting   locks // by key; held for moments
 	log        *slog.Logger
+}
+
+// locks are some mutexes for many names.
+type locks [64]sync.Mutex
+
+func (l *locks) of(name string) *sync.Mutex {
+	return &l[sha256.Sum256([]byte(name))[0]%uint8(len(l))]
 }
 
 // uploads is the directory, in a bucket, of the uploads in parts: one directory
@@ -251,6 +259,9 @@ func (d *disk) CreateMultipartUpload(ctx context.Context, in s3response.CreateMu
 	if in.Bucket, err = d.bucket(name); err != nil {
 		return s3response.InitiateMultipartUploadResult{}, d.explain("CreateMultipartUpload", name, in.Key, err)
 	}
+	lock := d.starting.of(*in.Key)
+	lock.Lock()
+	defer lock.Unlock()
 	out, err := d.posix.CreateMultipartUpload(ctx, in)
 	out.Bucket = str(name)
 	return out, d.explain("CreateMultipartUpload", name, in.Key, err)
@@ -295,9 +306,9 @@ func (d *disk) CompleteMultipartUpload(ctx context.Context, in *s3.CompleteMulti
 			return out, err
 		}
 		// A second call waits for the first, and then sees what that did.
-		slot := &d.completing[sha256.Sum256([]byte(*in.UploadId))[0]%uint8(len(d.completing))]
-		slot.Lock()
-		defer slot.Unlock()
+		lock := d.completing.of(*in.UploadId)
+		lock.Lock()
+		defer lock.Unlock()
 		return d.complete(ctx, &copied)
 	}()
 	out.Bucket, out.Key = in.Bucket, in.Key
@@ -315,7 +326,7 @@ func (d *disk) complete(ctx context.Context, in *s3.CompleteMultipartUploadInput
 	} else if out, _, err = d.posix.CompleteMultipartUpload(ctx, in); err != nil {
 		return out, err
 	}
-	return out, errors.Join(err, d.attributes.forget(*in.Bucket, path), d.settle(*in.Bucket, *in.Key))
+	return out, errors.Join(err, d.forget(*in.Bucket, *in.Key, *in.UploadId), d.settle(*in.Bucket, *in.Key))
 }
 
 // completed says whether the object under key is made of the upload.
@@ -332,6 +343,20 @@ func (d *disk) completed(bucket, key, id string) (etag string, ok bool) {
 	return string(b), err == nil
 }
 
+// forget removes what the backend leaves of the attributes of an upload that is
+// over, and of its key where that was the last.
+func (d *disk) forget(bucket, key, id string) error {
+	lock := d.starting.of(key)
+	lock.Lock()
+	defer lock.Unlock()
+	path := uploadPath(key, id)
+	err := d.attributes.forget(bucket, path)
+	if _, e := os.Stat(filepath.Join(bucket, filepath.Dir(path))); errors.Is(e, fs.ErrNotExist) {
+		err = errors.Join(err, d.attributes.forget(bucket, filepath.Dir(path)))
+	}
+	return err
+}
+
 func (d *disk) AbortMultipartUpload(ctx context.Context, in *s3.AbortMultipartUploadInput) error {
 	copied := *in
 	err := func() (err error) {
@@ -344,7 +369,7 @@ func (d *disk) AbortMultipartUpload(ctx context.Context, in *s3.AbortMultipartUp
 		if err := d.posix.AbortMultipartUpload(ctx, &copied); err != nil {
 			return err
 		}
-		return d.attributes.forget(*copied.Bucket, uploadPath(*in.Key, *in.UploadId))
+		return d.forget(*copied.Bucket, *in.Key, *in.UploadId)
 	}()
 	return d.explain("AbortMultipartUpload", in.Bucket, in.Key, err)
 }

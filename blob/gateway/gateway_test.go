@@ -522,4 +522,3 @@ func TestTheLogHasWhatMattersAndNoSignatures(t *testing.T) {
 		}
 	}
 }
-

@@ -58,7 +58,7 @@ type Uploader struct {
 
 // A file to upload, or the reason why there is none.
 type found struct {
-	item
+	Item
 	path   string
 	root   *os.Root
 	reason string // of an error artifact; empty for a file
@@ -129,7 +129,7 @@ func (u *Uploader) handle(ctx context.Context, f found) (bool, error) {
 		file, info, problem := open(f.root, f.path)
 		if problem == nil {
 			defer file.Close()
-			err := u.Put(ctx, f.item, file, info)
+			err := u.Put(ctx, f.Item, file, info)
 			var changed *changedError
 			switch {
 			case err == nil:
@@ -165,7 +165,7 @@ func cut(s string, n int) string {
 
 // find yields what an entry of the payload's stands for, until yield says no.
 func (u *Uploader) find(root *os.Root, a payload.Artifact, yield func(found) bool) {
-	f := found{path: a.Path, item: item{Name: a.Name, Expires: a.Expires, ContentType: a.ContentType, Encoding: a.ContentEncoding}}
+	f := found{path: a.Path, Item: Item{Name: a.Name, Expires: a.Expires, ContentType: a.ContentType, Encoding: a.ContentEncoding}}
 	if f.Name == "" {
 		f.Name = "." // of a directory; should it not be there
 	}

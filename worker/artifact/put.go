@@ -29,17 +29,12 @@ import (
 // nothing of parts do not know the property.
 const sayEncodingFrom = 16 << 20
 
-// item is how an artifact is to be recorded.
-type item struct {
+// An Item is how an artifact is to be recorded.
+type Item struct {
 	Name        string
 	Expires     time.Time
 	ContentType string // empty: by the name
-	Encoding    string // empty: by the content type
-}
-
-// NewItem describes an artifact that is not one of the payload's.
-func NewItem(name string, expires time.Time, contentType, encoding string) item {
-	return item{name, expires, contentType, encoding}
+	Encoding    string // identity or gzip; empty: by the content type
 }
 
 // changedError says that a file was not the same from beginning to end.
@@ -58,7 +53,7 @@ type body struct {
 }
 
 // Put uploads a regular file.
-func (u *Uploader) Put(ctx context.Context, it item, file *os.File, info fs.FileInfo) error {
+func (u *Uploader) Put(ctx context.Context, it Item, file *os.File, info fs.FileInfo) error {
 	it.ContentType = cmp.Or(it.ContentType, typeOf(it.Name))
 	if it.Encoding == "" && compressible(it.ContentType) {
 		it.Encoding = "gzip"
@@ -135,7 +130,7 @@ type part struct {
 
 // send records the artifact and sends its bytes. It begins anew where the URLs
 // have expired.
-func (u *Uploader) send(ctx context.Context, it item, b *body) error {
+func (u *Uploader) send(ctx context.Context, it Item, b *body) error {
 	u.once.Do(func() { u.slots = make(chan struct{}, Parallel) })
 	begin := time.Now()
 	for try := 1; ; try++ {
@@ -178,7 +173,7 @@ func (u *Uploader) send(ctx context.Context, it item, b *body) error {
 }
 
 // layout cuts the body as the queue says.
-func layout(it item, b *body, slot *queue.PostArtifactResponse) (parts []part, header http.Header, err error) {
+func layout(it Item, b *body, slot *queue.PostArtifactResponse) (parts []part, header http.Header, err error) {
 	header = http.Header{}
 	if slot.Multipart == nil {
 		if slot.PutURL == "" {
@@ -236,9 +231,7 @@ func (u *Uploader) sendParts(ctx context.Context, b *body, parts []part, header 
 		select {
 		case u.slots <- struct{}{}:
 		case <-ctx.Done():
-		}
-		if ctx.Err() != nil {
-			break
+			continue
 		}
 		sending.Go(func() {
 			defer func() { <-u.slots }()

@@ -1,0 +1,265 @@
+package queue
+
+import (
+	"context"
+	"fmt"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/taskfleet/taskfleet/slugid"
+	"github.com/taskfleet/taskfleet/store"
+	"github.com/taskfleet/taskfleet/store/storetest"
+	"github.com/taskfleet/taskfleet/task"
+	"github.com/taskfleet/taskfleet/timestamp"
+)
+
+func definition() *task.Definition {
+	t := timestamp.Now()
+	return &task.Definition{
+		ProvisionerID: "prov", WorkerType: "wt", TaskQueueID: "prov/wt", SchedulerID: "-", ProjectID: "none",
+		Dependencies: []string{}, Routes: []string{}, Scopes: []string{}, Requires: task.AllCompleted, Priority: "lowest", Retries: 5,
+		Created: t, Deadline: t.Add(time.Hour), Expires: t.Add(24 * time.Hour),
+		Payload: []byte(`{}`), Extra: []byte(`{}`), Tags: map[string]string{},
+	}
+}
+
+func mustCreate(t testing.TB, q *Queue, d *task.Definition) string {
+	t.Helper()
+	id := slugid.New()
+	d.TaskGroupID = id
+	if _, err := q.create(t.Context(), id, d); err != nil {
+		t.Fatal(err)
+	}
+	return id
+}
+
+// The peer hid 5 to 8 % of the tasks of a queue with this many claimers.
+func Test32ClaimersShareAQueueAndNoTaskIsHidden(t *testing.T) {
+	const claimers = 32
+	storetest.EachReal(t, func(t *testing.T, db *store.DB) {
+		tasks := 10_000
+		if testing.Short() {
+			tasks = 1_000
+		}
+		s := newStage(t, db, nil)
+		seed(t, db, tasks)
+		var mu sync.Mutex
+		seen := map[string]int{}
+		var wg sync.WaitGroup
+		for c := range claimers {
+			wg.Go(func() {
+				for {
+					claims, err := s.queue.claim(t.Context(), "prov/wt", worker{"grp", fmt.Sprint("w", c)}, 1+c%4)
+					if err != nil {
+						t.Error(err)
+						return
+					}
+					if len(claims) == 0 {
+						return // on the first refusal: a hidden task would be missing below
+					}
+					mu.Lock()
+					for _, c := range claims {
+						seen[c.Status.TaskID]++
+					}
+					mu.Unlock()
+				}
+			})
+		}
+		wg.Wait()
+		if len(seen) != tasks {
+			t.Errorf("%d of %d tasks were claimed", len(seen), tasks)
+		}
+		for id, n := range seen {
+			if n != 1 {
+				t.Errorf("task %s was claimed %d times", id, n)
+			}
+		}
+	})
+}
+
+// seed fills a queue with pending tasks in few transactions.
+func seed(t testing.TB, db *store.DB, n int) {
+	t.Helper()
+	d := definition()
+	for n > 0 {
+		k := min(n, 500)
+		n -= k
+		if err := db.Do(t.Context(), func(tx *store.Tx) error {
+			for range k {
+				r := &record{Status: task.Status{TaskID: slugid.New(), TaskQueueID: d.TaskQueueID, TaskGroupID: slugid.New(), Priority: "lowest"}}
+				if _, err := tx.Exec(`INSERT INTO task (`+columns+`) VALUES ($1, $2, '-', 'none', $3, 0, 'pending', 5, 5, $4, $5, 0, '',
+					'[{"runId":0,"state":"pending","reasonCreated":"scheduled","scheduled":"2026-01-01T00:00:00.000Z"}]', '[]', '{}', '{"scopes":[]}')`,
+					r.TaskID, r.TaskQueueID, r.TaskGroupID, d.Deadline, d.Expires); err != nil {
+					return err
+				}
+				r.addRun(task.Scheduled)
+				if err := r.enqueue(tx); err != nil {
+					return err
+				}
+			}
+			return nil
+		}); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+func TestATaskWakesOneWaitingWorkerAtOnce(t *testing.T) {
+	storetest.Each(t, func(t *testing.T, db *store.DB) {
+		s := newStage(t, db, nil)
+		start := time.Now()
+		got := make(chan []claim, 3)
+		for i := range 3 {
+			go func() {
+				claims, err := s.queue.awaitWork(t.Context(), "prov/wt", worker{"grp", fmt.Sprint("w", i)}, 1)
+				if err != nil {
+					t.Error(err)
+				}
+				got <- claims
+			}()
+		}
+		time.Sleep(5 * time.Second)
+		a := mustCreate(t, s.queue, definition())
+		b := mustCreate(t, s.queue, definition())
+		for range 2 {
+			c := <-got
+			if len(c) != 1 || c[0].Status.TaskID != a && c[0].Status.TaskID != b || time.Since(start) != 5*time.Second {
+				t.Errorf("claimed %v after %v", c, time.Since(start))
+			}
+		}
+		if c := <-got; len(c) != 0 || time.Since(start) != pollTimeout {
+			t.Errorf("the third worker got %v after %v", c, time.Since(start))
+		}
+	})
+}
+
+func TestAWorkerThatHangsUpLosesNoTask(t *testing.T) {
+	storetest.Each(t, func(t *testing.T, db *store.DB) {
+		s := newStage(t, db, nil)
+		// It hangs up while it waits,
+		ctx, hangUp := context.WithCancel(t.Context())
+		done := make(chan struct{})
+		go func() { s.queue.awaitWork(ctx, "prov/wt", worker{"grp", "w1"}, 1); close(done) }()
+		other := make(chan []claim, 1)
+		synctest.Wait()
+		go func() {
+			c, err := s.queue.awaitWork(t.Context(), "prov/wt", worker{"grp", "w2"}, 1)
+			if err != nil {
+				t.Error(err)
+			}
+			other <- c
+		}()
+		synctest.Wait()
+		hangUp()
+		<-done
+		id := mustCreate(t, s.queue, definition())
+		if c := <-other; len(c) != 1 || c[0].Status.TaskID != id {
+			t.Errorf("the next worker got %v", c)
+		}
+		// and when the reply is on its way: the run goes back as it was.
+		id = mustCreate(t, s.queue, definition())
+		claims, err := s.queue.claim(t.Context(), "prov/wt", worker{"grp", "w1"}, 1)
+		if err != nil || len(claims) != 1 {
+			t.Fatal(claims, err)
+		}
+		s.queue.unclaim(claims)
+		r, err := s.queue.read(t.Context(), id)
+		if err != nil || r.State != task.Pending || len(r.Runs) != 1 || r.RetriesLeft != 5 || r.Runs[0].WorkerID != "" {
+			t.Errorf("%+v, %v", r, err)
+		}
+		again, err := s.queue.claim(t.Context(), "prov/wt", worker{"grp", "w3"}, 1)
+		if err != nil || len(again) != 1 || again[0].RunID != 0 {
+			t.Errorf("%v, %v", again, err)
+		}
+		// What another worker has by now is not taken from it.
+		s.queue.unclaim(claims[:0])
+		time.Sleep(time.Millisecond)
+		s.queue.unclaim([]claim{{Status: task.Status{TaskID: id}, RunID: 0, TakenUntil: claims[0].TakenUntil - 1}})
+		if r, err := s.queue.read(t.Context(), id); err != nil || r.State != task.Running {
+			t.Errorf("%+v, %v", r, err)
+		}
+	})
+}
+
+// Dependents are created while what they depend on is being resolved: none may
+// be forgotten between the two.
+func TestDependentsCreatedDuringTheResolutionAreScheduled(t *testing.T) {
+	storetest.EachReal(t, func(t *testing.T, db *store.DB) {
+		s := newStage(t, db, nil)
+		const rounds, dependents = 20, 8
+		var all []string
+		for range rounds {
+			first := mustCreate(t, s.queue, definition())
+			claims, err := s.queue.claim(t.Context(), "prov/wt", worker{"grp", "w"}, 1)
+			if err != nil || len(claims) != 1 {
+				t.Fatal(claims, err)
+			}
+			var mu sync.Mutex
+			var wg sync.WaitGroup
+			for range dependents {
+				wg.Go(func() {
+					d := definition()
+					d.TaskQueueID, d.WorkerType, d.Dependencies = "prov/other", "other", []string{first}
+					id := slugid.New()
+					d.TaskGroupID = id
+					if _, err := s.queue.create(t.Context(), id, d); err != nil {
+						t.Error(err)
+						return
+					}
+					mu.Lock()
+					all = append(all, id)
+					mu.Unlock()
+				})
+			}
+			wg.Go(func() {
+				if _, err := s.queue.report(t.Context(), runPath{first, 0}, task.Completed, task.DidComplete); err != nil {
+					t.Error(err)
+				}
+			})
+			wg.Wait()
+		}
+		for end := time.Now().Add(30 * time.Second); ; {
+			pending, _, err := s.queue.Load(t.Context(), "prov/other")
+			if err != nil {
+				t.Fatal(err)
+			}
+			if int(pending) == rounds*dependents {
+				return
+			}
+			if time.Now().After(end) {
+				t.Fatalf("%d of %d dependents are pending", pending, rounds*dependents)
+			}
+			time.Sleep(20 * time.Millisecond)
+		}
+	})
+}
+
+// A node with many dependents is followed up in batches.
+func TestAWideFanOutIsScheduledCompletely(t *testing.T) {
+	storetest.EachReal(t, func(t *testing.T, db *store.DB) {
+		s := newStage(t, db, nil)
+		root := mustCreate(t, s.queue, definition())
+		const width = 3*batch + 7
+		for range width {
+			d := definition()
+			d.TaskQueueID, d.WorkerType, d.Dependencies = "prov/other", "other", []string{root}
+			mustCreate(t, s.queue, d)
+		}
+		if _, err := s.queue.claim(t.Context(), "prov/wt", worker{"grp", "w"}, 1); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := s.queue.report(t.Context(), runPath{root, 0}, task.Completed, task.DidComplete); err != nil {
+			t.Fatal(err)
+		}
+		claimed := 0
+		for claimed < width {
+			c, err := s.queue.awaitWork(t.Context(), "prov/other", worker{"grp", "w"}, 32)
+			if err != nil || len(c) == 0 {
+				t.Fatalf("after %d of %d: %v, %v", claimed, width, c, err)
+			}
+			claimed += len(c)
+		}
+	})
+}
