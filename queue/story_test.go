@@ -72,7 +72,7 @@ func play(t *testing.T, s *stage, file string) {
 
 // A stage is a queue behind its HTTP methods, with its loops running.
 type stage struct {
-	t      *testing.T
+	t      testing.TB
 	db     *store.DB
 	queue  *Queue
 	bus    *event.Bus
@@ -84,7 +84,7 @@ type stage struct {
 	as     string                    // scopes of the caller; "" is all
 }
 
-func newStage(t *testing.T, db *store.DB, artifacts *blob.Bucket) *stage {
+func newStage(t testing.TB, db *store.DB, artifacts *blob.Bucket) *stage {
 	log := slog.New(slog.NewTextHandler(testWriter{t}, &slog.HandlerOptions{Level: slog.LevelWarn}))
 	bus, err := event.New(t.Context(), db, log)
 	if err != nil {
@@ -111,7 +111,7 @@ func newStage(t *testing.T, db *store.DB, artifacts *blob.Bucket) *stage {
 	return s
 }
 
-type testWriter struct{ t *testing.T }
+type testWriter struct{ t testing.TB }
 
 func (w testWriter) Write(b []byte) (int, error) {
 	w.t.Log(string(bytes.TrimSpace(b)))
@@ -151,7 +151,11 @@ func (s *stage) call(method, path string, body any) (int, map[string]any) {
 	s.server.ServeHTTP(w, r)
 	var out map[string]any
 	if err := json.Unmarshal(w.Body.Bytes(), &out); err != nil {
-		s.t.Fatalf("%s %s: %s", method, path, w.Body)
+		d := json.NewDecoder(bytes.NewReader(w.Body.Bytes()))
+		d.UseNumber() // an error repeats the payload, with numbers that no float64 holds
+		if err := d.Decode(&out); err != nil {
+			s.t.Fatalf("%s %s: %v in %s", method, path, err, w.Body)
+		}
 	}
 	if w.Code >= 500 {
 		s.t.Fatalf("%s %s: %v", method, path, out["message"])

@@ -56,11 +56,15 @@ func openPostgres(ctx context.Context, url string) (*postgresEngine, error) {
 	db.SetMaxIdleConns(connections)
 	db.SetConnMaxIdleTime(5 * time.Minute)
 
+	e := &postgresEngine{config: config, sql: db}
 	var schema sql.NullString
 	var version int
-	if err := db.QueryRowContext(ctx, `SELECT current_schema(), current_setting('server_version_num')::int`).Scan(&schema, &version); err != nil {
+	if err := retry(ctx, func() (error, bool) { // the server may be starting, too
+		err := db.QueryRowContext(ctx, `SELECT current_schema(), current_setting('server_version_num')::int`).Scan(&schema, &version)
+		return err, err != nil && ctx.Err() == nil && e.transient(err)
+	}); err != nil {
 		db.Close()
-		return nil, fmt.Errorf("store: connect to PostgreSQL: %w", err)
+		return nil, fmt.Errorf("store: connect to PostgreSQL: %w", withCause(ctx, err))
 	}
 	if !schema.Valid {
 		db.Close()
@@ -70,7 +74,8 @@ func openPostgres(ctx context.Context, url string) (*postgresEngine, error) {
 		db.Close()
 		return nil, fmt.Errorf("store: PostgreSQL 13 or newer is needed, this server is version %d", version/10000)
 	}
-	return &postgresEngine{config, db, newNotifier(config, schema.String)}, nil
+	e.notifier = newNotifier(config, schema.String)
+	return e, nil
 }
 
 // begin: a View on REPEATABLE READ sees one moment, as on SQLite, and being

@@ -55,6 +55,7 @@ func openSQLite(location string) (*sqliteEngine, error) {
 	if err != nil {
 		return nil, fmt.Errorf("store: open %s: %w", path, err)
 	}
+	db.SetMaxIdleConns(-1) // a session that is closed was the connection's last
 	e := &sqliteEngine{sql: db, synchronous: synchronous, readers: make(chan *session, max(4, runtime.GOMAXPROCS(0)))}
 	e.writer = &sqliteWriter{connect: func(ctx context.Context) (*session, error) { return e.connect(ctx, true) }}
 	for range cap(e.readers) {
@@ -78,31 +79,37 @@ func (e *sqliteEngine) begin(ctx context.Context, write bool) (*session, error) 
 		s, err = e.connect(ctx, false)
 	}
 	if err == nil {
-		_, err = s.exec(ctx, "BEGIN")
+		if _, err = s.exec(ctx, "BEGIN"); err == nil {
+			return s, nil
+		}
+		s = s.closeIf(!rollBack(s))
 	}
-	if err != nil {
-		e.readers <- s.closeIf(s != nil)
-		return nil, err
-	}
-	return s, nil
+	e.readers <- s
+	return nil, err
 }
 
-func (e *sqliteEngine) commit(ctx context.Context, s *session) error {
+func (e *sqliteEngine) commit(_ context.Context, s *session) error {
 	if s.write {
-		return e.writer.commit(ctx)
+		return e.writer.commit()
 	}
-	_, err := s.exec(context.WithoutCancel(ctx), "COMMIT")
+	_, err := s.exec(context.Background(), "COMMIT")
 	e.readers <- s.closeIf(err != nil)
 	return err
 }
 
-func (e *sqliteEngine) rollback(ctx context.Context, s *session) {
+func (e *sqliteEngine) rollback(_ context.Context, s *session) {
 	if s.write {
-		e.writer.rollback(ctx)
+		e.writer.rollback()
 		return
 	}
-	_, err := s.exec(context.WithoutCancel(ctx), "ROLLBACK")
-	e.readers <- s.closeIf(err != nil)
+	e.readers <- s.closeIf(!rollBack(s))
+}
+
+// rollBack makes sure that no transaction is open. Often SQLite did so when a
+// statement failed, and has no other way of telling.
+func rollBack(s *session) bool {
+	_, err := s.exec(context.Background(), "ROLLBACK")
+	return err == nil || strings.Contains(err.Error(), "no transaction is active")
 }
 
 // connect opens a connection. WAL lets readers go on beside the writer, and
@@ -115,32 +122,33 @@ func (e *sqliteEngine) connect(ctx context.Context, write bool) (*session, error
 		return nil, err
 	}
 	s := &session{conn: conn, statements: map[string]*sql.Stmt{}, write: write}
-	pragmas := []string{"synchronous=" + e.synchronous, "foreign_keys=ON", "case_sensitive_like=ON", "temp_store=MEMORY"}
-	if write {
+	if err := e.configure(ctx, s); err != nil {
+		s.close()
+		return nil, err
+	}
+	return s, nil
+}
+
+func (e *sqliteEngine) configure(ctx context.Context, s *session) error {
+	pragmas := []string{"busy_timeout=10000", "synchronous=" + e.synchronous, "foreign_keys=ON", "case_sensitive_like=ON", "temp_store=MEMORY"}
+	if s.write {
 		pragmas = append(pragmas, "cache_size=-65536", "journal_size_limit=67108864")
 	} else {
 		pragmas = append(pragmas, "cache_size=-16384", "query_only=ON")
 	}
-	if _, err := conn.ExecContext(ctx, "PRAGMA busy_timeout=10000"); err != nil {
-		s.close()
-		return nil, fmt.Errorf("PRAGMA busy_timeout: %w", err)
-	}
-	var mode string
-	if err := conn.QueryRowContext(ctx, "PRAGMA journal_mode=WAL").Scan(&mode); err != nil {
-		s.close()
-		return nil, fmt.Errorf("PRAGMA journal_mode: %w", err)
-	}
-	if mode != "wal" {
-		s.close()
-		return nil, fmt.Errorf("SQLite cannot write ahead to a log here (it offers %q instead); put the file on a local file system", mode)
-	}
 	for _, p := range pragmas {
-		if _, err := conn.ExecContext(ctx, "PRAGMA "+p); err != nil {
-			s.close()
-			return nil, fmt.Errorf("PRAGMA %s: %w", p, err)
+		if _, err := s.conn.ExecContext(ctx, "PRAGMA "+p); err != nil {
+			return fmt.Errorf("PRAGMA %s: %w", p, err)
 		}
 	}
-	return s, nil
+	var mode string
+	if err := s.conn.QueryRowContext(ctx, "PRAGMA journal_mode=WAL").Scan(&mode); err != nil {
+		return fmt.Errorf("PRAGMA journal_mode=WAL: %w", err)
+	}
+	if mode != "wal" {
+		return fmt.Errorf("SQLite cannot write ahead to a log here (it offers %q instead); put the file on a local file system", mode)
+	}
+	return nil
 }
 
 func (e *sqliteEngine) text(statement string) string { return statement }

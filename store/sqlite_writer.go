@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"sync"
+	"time"
 )
 
 // sqliteWriter is the one connection that writes. Transactions take turns on
@@ -15,7 +16,7 @@ import (
 // the connection on, with the SQLite transaction open, and waits. Those that
 // follow run in a savepoint each, so that one that fails undoes only its own.
 // The last one, behind which nobody waits, commits for all. With nobody waiting
-// a batch is one transaction, which costs no more than it did.
+// a batch is one transaction, at no extra cost.
 //
 // None of a batch is told that it committed before the batch has. If SQLite
 // gives up the whole transaction, as it does when the disk is full or a
@@ -34,9 +35,10 @@ type sqliteWriter struct {
 
 // A batch is transactions that wait for a common commit.
 type batch struct {
-	size int
-	done chan struct{} // closed when err says what came of it
-	err  error
+	began time.Time
+	size  int
+	done  chan struct{} // closed when err says what came of it
+	err   error
 }
 
 // A place is one in the line for the turn.
@@ -45,8 +47,12 @@ type place struct {
 	taken bool          // out of the line: the turn comes, or is there
 }
 
-// maxBatch bounds how long the first of a batch waits for its commit.
-const maxBatch = 64
+// A batch that has cost more than a commit does has gained what there is to
+// gain; its first transaction should not wait for more.
+const (
+	maxBatch    = 64
+	maxBatchAge = 10 * time.Millisecond
+)
 
 var errBatchUndone = errors.New("undone together with another transaction that was to share its commit")
 
@@ -75,14 +81,14 @@ func (w *sqliteWriter) begin(ctx context.Context) (*session, error) {
 	return w.session, nil
 }
 
-func (w *sqliteWriter) commit(context.Context) error {
+func (w *sqliteWriter) commit() error {
 	if w.batch != nil {
 		if err := w.exec("RELEASE turn"); err != nil {
 			w.abandon(errBatchUndone)
 			return err
 		}
 	} else {
-		w.batch = &batch{done: make(chan struct{})}
+		w.batch = &batch{began: time.Now(), done: make(chan struct{})}
 	}
 	b := w.batch
 	b.size++
@@ -91,7 +97,7 @@ func (w *sqliteWriter) commit(context.Context) error {
 	return b.err
 }
 
-func (w *sqliteWriter) rollback(context.Context) {
+func (w *sqliteWriter) rollback() {
 	if w.batch == nil {
 		w.abandon(nil)
 		return
@@ -107,7 +113,7 @@ func (w *sqliteWriter) rollback(context.Context) {
 // should be committed: by the next in line, or by us if there is none.
 func (w *sqliteWriter) end() {
 	if w.batch != nil {
-		if w.batch.size < maxBatch && w.handOn() {
+		if w.batch.size < maxBatch && time.Since(w.batch.began) < maxBatchAge && w.handOn() {
 			return
 		}
 		if err := w.exec("COMMIT"); err != nil {
@@ -122,10 +128,7 @@ func (w *sqliteWriter) end() {
 // abandon undoes the whole transaction and ends the turn. Who waits for its
 // commit gets err.
 func (w *sqliteWriter) abandon(err error) {
-	if w.exec("ROLLBACK") != nil {
-		// SQLite did so already, or the connection is of no use. Be sure.
-		w.session = w.session.closeIf(true)
-	}
+	w.session = w.session.closeIf(!rollBack(w.session))
 	w.settle(err)
 	w.leave()
 }

@@ -28,8 +28,8 @@
 //     constant text: WHERE task_id IN (SELECT value FROM json_each($1)).
 //
 // And where the databases differ by themselves, write what they agree on: say
-// NULLS FIRST or LAST where a column that is ordered by can be NULL, and
-// ESCAPE where a LIKE needs it. LIKE heeds case on both.
+// NULLS FIRST or LAST where a column that is ordered by can be NULL, ESCAPE
+// where a LIKE needs it (LIKE heeds case on both), and no deferred constraints.
 //
 // # Transactions
 //
@@ -167,14 +167,6 @@ func (db *DB) View(ctx context.Context, f func(*Tx) error) error {
 	return db.run(ctx, false, f)
 }
 
-// Twelve tries take four seconds or more: longer than a deadlock, a busy writer
-// or a restart of the server lasts, shorter than a caller's patience.
-const (
-	maxTries     = 12
-	firstBackoff = 10 * time.Millisecond
-	maxBackoff   = time.Second
-)
-
 func (db *DB) run(ctx context.Context, write bool, f func(*Tx) error) error {
 	db.mu.Lock()
 	if db.closed {
@@ -185,15 +177,28 @@ func (db *DB) run(ctx context.Context, write bool, f func(*Tx) error) error {
 	db.mu.Unlock()
 	defer db.running.Done()
 
-	for try := 1; ; try++ {
-		err, again := db.try(ctx, write, f)
+	return retry(ctx, func() (error, bool) { return db.try(ctx, write, f) })
+}
+
+// Twelve tries take four seconds or more: longer than a deadlock, a busy writer
+// or a restart of the server lasts, shorter than a caller's patience.
+const (
+	maxTries     = 12
+	firstBackoff = 10 * time.Millisecond
+	maxBackoff   = time.Second
+)
+
+// retry tries until it succeeds, fails for good or has failed too often.
+func retry(ctx context.Context, try func() (err error, again bool)) error {
+	for n := 1; ; n++ {
+		err, again := try()
 		if !again {
 			return err
 		}
-		if try == maxTries {
-			return fmt.Errorf("store: gave up after %d tries: %w", try, err)
+		if n == maxTries {
+			return fmt.Errorf("store: gave up after %d tries: %w", n, err)
 		}
-		ceiling := min(firstBackoff<<(try-1), maxBackoff)
+		ceiling := min(firstBackoff<<(n-1), maxBackoff)
 		select {
 		case <-time.After(ceiling/2 + rand.N(ceiling/2)):
 		case <-ctx.Done():

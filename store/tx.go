@@ -132,7 +132,7 @@ func (tx *Tx) commit() error {
 	}
 	tx.over = true
 	err := tx.db.engine.commit(tx.ctx, tx.session)
-	if err != nil && tx.db.engine.undone(err) {
+	if err != nil && (!tx.write || tx.db.engine.undone(err)) {
 		return tx.fail("COMMIT", err)
 	}
 	if len(tx.wakes) > 0 { // needless, if it did not happen, is better than missing, if it did

@@ -1,0 +1,126 @@
+package provisioner
+
+import (
+	"context"
+	"fmt"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/taskfleet/taskfleet/store"
+	"github.com/taskfleet/taskfleet/store/storetest"
+)
+
+// A pool lives through everything that can happen to it, while the pass breaks
+// off after its nth write or call of the provider, for every n: because the
+// server is killed, or because something fails. However that goes, no worker is
+// started twice, there are never more than the pool may have, no task is lost,
+// and nothing is left in the end.
+func TestAPassThatBreaksOff(t *testing.T) {
+	for _, how := range []string{"killed", "failed"} {
+		t.Run(how, func(t *testing.T) {
+			storetest.Each(t, func(t *testing.T, db *store.DB) {
+				steps := live(t, db, "whole", how, 0)
+				if len(steps) < 20 {
+					t.Fatalf("a whole life has only the steps %v", steps)
+				}
+				for n := range steps {
+					live(t, db, fmt.Sprintf("n%d", n+1), how, n+1)
+				}
+				t.Logf("broken off after each of %d steps", len(steps))
+			})
+		})
+	}
+}
+
+// live plays a pool's life, breaks a pass off at step n, and returns the names
+// of the steps that there were.
+func live(t *testing.T, db *store.DB, name, how string, n int) (steps []string) {
+	s := newStage(t, db)
+	s.stop() // passes are made by hand, one a second
+	s.cloud.Boot, s.length, s.idle = 2*time.Second, 12*time.Second, 5*time.Second
+	pool := "life/" + name
+	failing := func(what string, args ...any) {
+		t.Helper()
+		at := "no step"
+		if n > 0 && n <= len(steps) {
+			at = fmt.Sprintf("step %d (%s)", n, steps[n-1])
+		}
+		t.Fatalf("%s at %s: "+what, append([]any{how, at}, args...)...)
+	}
+	open := func() context.Context {
+		s.open()
+		ctx, cancel := context.WithCancel(t.Context())
+		s.prov.step = func(what string) {
+			if steps = append(steps, what); len(steps) != n {
+				return
+			}
+			if how == "killed" {
+				cancel() // nothing more is written
+			}
+			panic(how + " after " + what)
+		}
+		return ctx
+	}
+	ctx := open()
+	commands := map[int]func(){
+		0:  func() { s.do([]string{"pool", pool, "max=3"}); s.add(pool, 3) },
+		6:  func() { s.removeOne(pool) },
+		13: func() { s.killOne(pool) },
+		30: func() { s.do([]string{"update", pool, "max=3", "image=b"}); s.add(pool, 2) },
+		75: func() {
+			s.mu.Lock()
+			s.mood = "mute"
+			s.mu.Unlock()
+			s.do([]string{"update", pool, "min=1", "max=3", "register-within=5"})
+		},
+		85: func() { s.do([]string{"delete", pool}) },
+	}
+	for second := range 110 {
+		if f := commands[second]; f != nil {
+			f()
+		}
+		s.prov.reconcile(ctx) // its error is that it broke off
+		if ctx.Err() != nil {
+			ctx = open()
+		}
+		time.Sleep(time.Second)
+		if second >= 95 {
+			time.Sleep(stopGrace / 10) // what does not end when it is asked to takes time
+		}
+		synctest.Wait()
+		if second == 74 && s.finished != 5 {
+			failing("%d of 5 tasks are finished", s.finished)
+		}
+	}
+	if left := s.cloud.machines; len(left) != 0 {
+		failing("%d machines are left", len(left))
+	}
+	for r, times := range s.cloud.launched {
+		if times != 1 {
+			failing("%s was started %d times", r, times)
+		}
+	}
+	if s.cloud.most > 3 {
+		failing("there were %d machines, the pool may have 3", s.cloud.most)
+	}
+	if rows := s.rows(pool, ""); len(rows) != 0 {
+		failing("%d rows are open, the first %s", len(rows), rows[0].state)
+	}
+	if code, _ := s.call("", "GET", "/worker-pool/"+pool, nil); code != 404 {
+		failing("the deleted pool is still there")
+	}
+	return steps
+}
+
+func (s *stage) removeOne(pool string) {
+	for _, w := range s.rows(pool, running)[:1] {
+		s.call("", "DELETE", "/workers/"+w.Ref.String(), nil)
+	}
+}
+
+func (s *stage) killOne(pool string) {
+	for _, w := range s.rows(pool, running)[:1] {
+		s.cloud.Kill(w.Ref)
+	}
+}
