@@ -35,7 +35,7 @@ func (a *Auth) Authenticate(_ context.Context, r api.Credential) (api.Identity, 
 		err = a.nonces.use(p.header.MAC, p.header.Timestamp, now)
 	}
 	if err != nil {
-		a.log.Debug("authentication failed", "clientId", p.id, "remote", r.RemoteAddr, "reason", err)
+		a.log.Debug("authentication failed", "clientId", p.id[:min(len(p.id), 200)], "remote", r.RemoteAddr, "reason", err)
 		return api.Identity{}, refusal(err)
 	}
 	a.used(id.issuer, now)

@@ -229,8 +229,8 @@ func beyond(have scope.Set, scopes []string) []string {
 	return slices.DeleteFunc(slices.Clone(scopes), have.Has)
 }
 
-// after is now, or the next millisecond if that is earlier than now: a client
-// or role that was changed shows it.
+// after is now, and later than created also within the same millisecond: what
+// was changed shows it.
 func after(created timestamp.Time) timestamp.Time { return max(timestamp.Now(), created+1) }
 
 var resetAccessToken = api.Declare(api.Spec{

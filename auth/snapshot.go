@@ -7,6 +7,7 @@ import (
 	"maps"
 	"slices"
 	"sync/atomic"
+	"time"
 
 	"github.com/taskfleet/taskfleet/api"
 	"github.com/taskfleet/taskfleet/scope"
@@ -192,7 +193,9 @@ func (a *Auth) change(ctx context.Context, f func(*store.Tx, *snapshot) (delta, 
 		return nil
 	case errors.Is(err, store.ErrUnknownOutcome):
 		// What was revoked must not go on working because we were not told.
-		return errors.Join(err, a.read(context.WithoutCancel(ctx)))
+		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 10*time.Second)
+		defer cancel()
+		return errors.Join(err, a.read(ctx))
 	}
 	return err
 }

@@ -2,7 +2,8 @@
 // asked. All of it is one kind of thing.
 //
 // A Loop is a bounded pass and a schedule. A Runner runs each loop on one
-// replica of the platform at a time, which a Lease sees to; a pass at a time,
+// replica of the platform at a time, which a Lease sees to, unless the loop is
+// for every replica by itself, as keeping a cache fresh is; a pass at a time,
 // again at once while the pass says that there is more to do; when the
 // schedule says so or when the loop is woken; and after a failure later and
 // later, up to a minute, until it succeeds. A panic is a failure.
@@ -225,7 +226,7 @@ func (l *runningLoop) passes(ctx context.Context) {
 		failures++
 		wait := backoff(failures)
 		l.status.failed(err, time.Now().Add(wait))
-		if !sleep(ctx, wait) { // also when woken: whoever wakes does not know that it fails
+		if !sleep(ctx, wait) { // no wake cuts this short: whoever wakes does not know that it fails
 			return
 		}
 		due = time.Now()

@@ -88,6 +88,21 @@ func TestOneReplicaRunsALoop(t *testing.T) {
 	})
 }
 
+func TestEveryReplicaRunsItsOwn(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		tb := newTable()
+		for _, name := range []string{"a", "b"} {
+			ran := newTimes()
+			start(t, newRunner(leaseOf{tb, name}), loop.Loop{Name: "x", When: loop.Every(h), EveryReplica: true, Pass: ran.pass})
+			defer ran.want(t, 0, h)
+		}
+		time.Sleep(h + time.Minute)
+		if len(tb.holder) != 0 {
+			t.Error("a lease was taken")
+		}
+	})
+}
+
 func TestTakesOverFromADeadReplica(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		tb := newTable()

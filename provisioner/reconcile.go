@@ -217,7 +217,8 @@ func (p *Provisioner) reconcilePool(ctx context.Context, v *view, o *pool) (more
 	if err != nil {
 		return false, err
 	}
-	return started && n < d.Start && o.failures == 0, trouble
+	p.metrics.show(o, append(live, started...), in, d)
+	return int64(len(started)) == n && n < d.Start && o.failures == 0, trouble
 }
 
 // measure makes Size's inputs of the pool's workers, each counted once. Those

@@ -9,14 +9,14 @@ import (
 	"github.com/taskfleet/taskfleet/store"
 )
 
-// start starts n workers and reports whether all of them did. The rows of all
-// are written first. After a failure the rest is called off: what stopped one
+// start starts n workers and returns those that did. The rows of all are written
+// first. After a failure the rest is called off: what stopped one
 // would stop the others.
 //
 // A crash in between leaves rows without workers and workers whose row does
 // not say that they were started; the next pass closes the former and has
 // nothing to do about the latter.
-func (p *Provisioner) start(ctx context.Context, o *pool, config PoolConfig, n int64) (all bool, err error) {
+func (p *Provisioner) start(ctx context.Context, o *pool, config PoolConfig, n int64) (started []*worker, err error) {
 	var list []*worker
 	var orders []Order
 	for range n {
@@ -42,36 +42,35 @@ func (p *Provisioner) start(ctx context.Context, o *pool, config PoolConfig, n i
 		}
 		return nil
 	}); err != nil {
-		return false, err
+		return nil, err
 	}
 	if changed {
-		return true, nil // the next pass looks anew
+		return nil, nil // and there will be another pass for it
 	}
 	p.step("intend")
 
 	var failure error
-	started := 0
-	for _, order := range orders {
+	for i, order := range orders {
 		if failure = p.startOne(ctx, o.providerID, order); failure != nil {
 			break
 		}
-		started++
+		started = list[:i+1]
 		p.step("start")
 	}
-	p.metrics.starts.WithLabelValues(o.id).Add(float64(started))
+	p.metrics.starts.WithLabelValues(o.id).Add(float64(len(started)))
 
-	fenced, err := p.noteStarts(ctx, list[:started])
+	fenced, err := p.noteStarts(ctx, started)
 	if err != nil {
-		return false, err
+		return nil, err
 	}
 	p.step("note starts")
 	for _, w := range fenced {
 		// Somebody closed the row meanwhile, so nobody looks after the worker.
 		if err := p.stop(ctx, o.providerID, w.Ref, Now); err != nil {
-			return false, err
+			return nil, err
 		}
 	}
-	return failure == nil, p.callOff(ctx, o, list[started:], failure)
+	return started, p.callOff(ctx, o, list[len(started):], failure)
 }
 
 func newWorker(o *pool, config PoolConfig) (*worker, Order) {

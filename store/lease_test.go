@@ -1,12 +1,17 @@
 package store_test
 
 import (
+	"context"
 	"fmt"
+	"log/slog"
 	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/taskfleet/taskfleet/loop"
 	"github.com/taskfleet/taskfleet/store"
 	"github.com/taskfleet/taskfleet/store/storetest"
 )
@@ -80,5 +85,43 @@ func TestLeaseHasOneHolder(t *testing.T) {
 		}
 		wg.Wait()
 		equal(t, "holders", holders.Load(), 1)
+	})
+}
+
+// Loops of two replicas on the real table: one runs, the other takes over.
+func TestLeaseMovesLoops(t *testing.T) {
+	storetest.Each(t, func(t *testing.T, db *store.DB) {
+		migrate(t, db)
+		var mu sync.Mutex
+		var ran []string
+		replica := func(name string) (stop func()) {
+			ctx, cancel := context.WithCancel(t.Context())
+			done := make(chan error)
+			go func() {
+				log := slog.New(slog.DiscardHandler)
+				done <- loop.NewRunner(log, db.Lease(name), prometheus.NewRegistry()).Run(ctx, loop.Loop{
+					Name: "test", When: loop.Every(time.Minute), Pass: func(context.Context) (bool, error) {
+						mu.Lock()
+						defer mu.Unlock()
+						ran = append(ran, name)
+						return false, nil
+					},
+				})
+			}()
+			return func() {
+				cancel()
+				if err := <-done; err != nil {
+					t.Error(err)
+				}
+			}
+		}
+		stopA := replica("a")
+		time.Sleep(time.Second)
+		stopB := replica("b")
+		time.Sleep(2 * time.Minute)
+		stopA()
+		time.Sleep(time.Minute)
+		stopB()
+		equal(t, "passes", ran, []string{"a", "a", "a", "b"})
 	})
 }

@@ -223,9 +223,9 @@ func TestViewIsTriedAgainWhenItsEndIsLost(t *testing.T) {
 
 // A proxy stands between a DB and the server, to cut the line.
 type proxy struct {
-	url  string
-	mode atomic.Int32 // what to do at COMMIT
-	down atomic.Bool  // lets nobody in
+	url    string
+	mode   atomic.Int32 // what to do at COMMIT
+	refuse atomic.Int32 // how many connections not to let in
 }
 
 const (
@@ -262,7 +262,7 @@ func newProxy(t *testing.T, direct string) *proxy {
 			if err != nil {
 				return
 			}
-			if p.down.Load() {
+			if p.refuse.Add(-1) >= 0 {
 				client.Close()
 				continue
 			}
@@ -371,9 +371,7 @@ func TestPostgresURLMistakes(t *testing.T) {
 func TestOpenWaitsForAServerThatStarts(t *testing.T) {
 	onPostgres(t, func(t *testing.T, direct string) {
 		p := newProxy(t, direct)
-		p.down.Store(true)
-		up := time.AfterFunc(50*time.Millisecond, func() { p.down.Store(false) })
-		defer up.Stop()
+		p.refuse.Store(3)
 		storetest.Open(t, p.url)
 	})
 }

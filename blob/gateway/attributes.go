@@ -6,20 +6,18 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
-	"strings"
 
 	"github.com/pkg/xattr"
 	"github.com/versity/versitygw/backend"
 	"github.com/versity/versitygw/backend/meta"
 )
 
-// attributes keeps the attributes of the objects for the posix backend. That
-// calls a bucket by its path.
+// attributes is where those of the objects are, as the posix backend wants it.
+// That calls a bucket by its path.
 type attributes struct {
-	meta.MetadataStorer
-	root    string // of the buckets
-	sidecar string // the metadata directory; "" where the files have the attributes
-	sync    func(*os.File) error
+	meta.MetadataStorer // extended attributes, or:
+	sidecar             *sidecar
+	sync                func(*os.File) error
 }
 
 // Names that versitygw gives to attributes.
@@ -32,24 +30,24 @@ const (
 // openAttributes decides where they are. A metadata directory that exists is
 // used even where it would not be necessary any more.
 func openAttributes(directory, root string, sync func(*os.File) error) (*attributes, error) {
-	a := &attributes{MetadataStorer: meta.XattrMeta{}, root: root, sync: sync}
-	sidecar := filepath.Join(directory, "metadata")
-	if _, err := os.Stat(sidecar); errors.Is(err, fs.ErrNotExist) {
-		if supported, err := hasAttributes(root); supported || err != nil {
-			return a, err
+	directory, err := filepath.Abs(filepath.Join(directory, "metadata"))
+	if err != nil {
+		return nil, fmt.Errorf("gateway: find the metadata directory: %w", err)
+	}
+	if _, err := os.Stat(directory); errors.Is(err, fs.ErrNotExist) {
+		if supported, err := hasAttributes(root); err != nil {
+			return nil, err
+		} else if supported {
+			return &attributes{MetadataStorer: meta.XattrMeta{}, sync: sync}, nil
 		}
-		if err := os.Mkdir(sidecar, 0o700); err != nil {
+		if err := os.Mkdir(directory, 0o700); err != nil {
 			return nil, fmt.Errorf("gateway: create the metadata directory: %w", err)
 		}
 	} else if err != nil {
 		return nil, fmt.Errorf("gateway: look for the metadata directory: %w", err)
 	}
-	files, err := meta.NewSideCar(sidecar)
-	if err != nil {
-		return nil, fmt.Errorf("gateway: open the metadata directory: %w", err)
-	}
-	a.MetadataStorer, a.sidecar = files, sidecar
-	return a, nil
+	files := &sidecar{root: root, dir: directory, sync: sync}
+	return &attributes{MetadataStorer: files, sidecar: files, sync: sync}, nil
 }
 
 // hasAttributes tries whether files in the directory can have attributes: to
@@ -66,31 +64,10 @@ func hasAttributes(directory string) (bool, error) {
 
 // String names where the attributes are.
 func (a *attributes) String() string {
-	if a.sidecar != "" {
+	if a.sidecar != nil {
 		return "metadata directory"
 	}
 	return "extended"
-}
-
-// bucket is what the inner store shall call it: in the metadata directory by its
-// name alone, so that the whole can be moved.
-func (a *attributes) bucket(path string) string {
-	if a.sidecar == "" {
-		return path
-	}
-	return strings.TrimPrefix(path, a.root+string(filepath.Separator))
-}
-
-// forget removes all attributes of the directory and of what is in it.
-func (a *attributes) forget(bucket, directory string) error {
-	if a.sidecar == "" {
-		return nil
-	}
-	return os.RemoveAll(filepath.Join(a.sidecar, a.bucket(bucket), directory))
-}
-
-func (a *attributes) RetrieveAttribute(f *os.File, bucket, object, attribute string) ([]byte, error) {
-	return a.MetadataStorer.RetrieveAttribute(f, a.bucket(bucket), object, attribute)
 }
 
 // StoreAttribute sees the last thing that the backend does before it makes an
@@ -100,7 +77,7 @@ func (a *attributes) RetrieveAttribute(f *os.File, bucket, object, attribute str
 // it, so only the id of the upload is kept.
 func (a *attributes) StoreAttribute(f *os.File, bucket, object, attribute string, value []byte) error {
 	if attribute != joinedParts {
-		return a.MetadataStorer.StoreAttribute(f, a.bucket(bucket), object, attribute, value)
+		return a.MetadataStorer.StoreAttribute(f, bucket, object, attribute, value)
 	}
 	parts, err := backend.UnmarshalMpUploadMetadata(value, false)
 	if err != nil {
@@ -110,24 +87,8 @@ func (a *attributes) StoreAttribute(f *os.File, bucket, object, attribute string
 	if value, err = backend.MarshalMpUploadMetadata(parts, false); err != nil {
 		return fmt.Errorf("describe an upload's parts: %w", err)
 	}
-	if err := a.MetadataStorer.StoreAttribute(f, a.bucket(bucket), object, attribute, value); err != nil {
+	if err := a.MetadataStorer.StoreAttribute(f, bucket, object, attribute, value); err != nil {
 		return err
 	}
 	return a.sync(f)
-}
-
-func (a *attributes) DeleteAttribute(bucket, object, attribute string) error {
-	return a.MetadataStorer.DeleteAttribute(a.bucket(bucket), object, attribute)
-}
-
-func (a *attributes) ListAttributes(bucket, object string) ([]string, error) {
-	return a.MetadataStorer.ListAttributes(a.bucket(bucket), object)
-}
-
-func (a *attributes) DeleteAttributes(bucket, object string) error {
-	return a.MetadataStorer.DeleteAttributes(a.bucket(bucket), object)
-}
-
-func (a *attributes) RenameObject(bucket, from, to string) error {
-	return a.MetadataStorer.RenameObject(a.bucket(bucket), from, to)
 }

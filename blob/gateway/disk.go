@@ -11,7 +11,6 @@ import (
 	"net"
 	"os"
 	"path/filepath"
-	"sync"
 	"syscall"
 
 	"github.com/aws/aws-sdk-go-v2/service/s3"
@@ -46,16 +45,8 @@ type disk struct {
 	attributes *attributes
 	durable    bool
 	sync       func(*os.File) error
-	completing locks // by upload
-	starting   locks // by key; held for moments
+	keys       locks // held to change what is under the path of a key
 	log        *slog.Logger
-}
-
-// locks are some mutexes for many names.
-type locks [64]sync.Mutex
-
-func (l *locks) of(name string) *sync.Mutex {
-	return &l[sha256.Sum256([]byte(name))[0]%uint8(len(l))]
 }
 
 // uploads is the directory, in a bucket, of the uploads in parts: one directory
@@ -107,6 +98,10 @@ func (d *disk) bucket(name *string) (*string, error) {
 	return &path, err
 }
 
+// finish is the context of a request that ends when it is done: the server's
+// ends as soon as that is to stop, to finish what it serves.
+func finish(ctx context.Context) context.Context { return context.WithoutCancel(ctx) }
+
 // explain makes an answer of S3's out of any error.
 func (d *disk) explain(verb string, bucket, key *string, err error) error {
 	if _, ok := err.(s3err.S3Error); ok || err == nil {
@@ -149,10 +144,16 @@ func checkLength(f *os.File, length *int64) error {
 
 // settle makes the name of an object as durable as its bytes.
 func (d *disk) settle(bucket, key string) error {
-	if !d.durable {
-		return nil
+	err := d.syncDirectories(filepath.Join(bucket, key), d.root)
+	if s := d.attributes.sidecar; s != nil && err == nil {
+		err = d.syncDirectories(filepath.Join(s.dir, filepath.Base(bucket), key), s.dir)
 	}
-	for dir := filepath.Dir(filepath.Join(bucket, key)); len(dir) >= len(bucket); dir = filepath.Dir(dir) {
+	return err
+}
+
+// syncDirectories does so with those that path is in, up to top.
+func (d *disk) syncDirectories(path, top string) error {
+	for dir := filepath.Dir(path); len(dir) >= len(top); dir = filepath.Dir(dir) {
 		if err := d.syncDirectory(dir); err != nil {
 			return err
 		}
@@ -181,11 +182,17 @@ func (d *disk) PutObject(ctx context.Context, in s3response.PutObjectInput) (s3r
 		if in.Bucket, err = d.bucket(name); err != nil {
 			return out, err
 		}
-		out, err = d.posix.PutObjectWithPostFunc(ctx, in, func(f *os.File) error {
+		unlock := func() {}
+		defer func() { unlock() }()
+		out, err = d.posix.PutObjectWithPostFunc(finish(ctx), in, func(f *os.File) error {
 			if err := checkLength(f, in.ContentLength); err != nil {
 				return err
 			}
-			return d.sync(f)
+			if err := d.sync(f); err != nil {
+				return err
+			}
+			unlock = d.keys.lock(filepath.Join(*in.Bucket, *in.Key))
+			return nil
 		})
 		if err != nil {
 			return out, err
@@ -201,7 +208,7 @@ func (d *disk) HeadObject(ctx context.Context, in *s3.HeadObjectInput) (*s3.Head
 	if copied.Bucket, err = d.bucket(in.Bucket); err != nil {
 		return nil, d.explain("HeadObject", in.Bucket, in.Key, err)
 	}
-	out, err := d.posix.HeadObject(ctx, &copied)
+	out, err := d.posix.HeadObject(finish(ctx), &copied)
 	return out, d.explain("HeadObject", in.Bucket, in.Key, err)
 }
 
@@ -211,7 +218,7 @@ func (d *disk) GetObject(ctx context.Context, in *s3.GetObjectInput) (*s3.GetObj
 	if copied.Bucket, err = d.bucket(in.Bucket); err != nil {
 		return nil, d.explain("GetObject", in.Bucket, in.Key, err)
 	}
-	out, err := d.posix.GetObject(ctx, &copied)
+	out, err := d.posix.GetObject(finish(ctx), &copied)
 	return out, d.explain("GetObject", in.Bucket, in.Key, err)
 }
 
@@ -221,7 +228,8 @@ func (d *disk) DeleteObject(ctx context.Context, in *s3.DeleteObjectInput) (*s3.
 	if copied.Bucket, err = d.bucket(in.Bucket); err != nil {
 		return nil, d.explain("DeleteObject", in.Bucket, in.Key, err)
 	}
-	out, err := d.posix.DeleteObject(ctx, &copied)
+	defer d.keys.lock(filepath.Join(*copied.Bucket, *in.Key))()
+	out, err := d.posix.DeleteObject(finish(ctx), &copied)
 	var answer s3err.S3Error
 	if errors.As(err, &answer) && answer.BaseError().Code == "NoSuchKey" {
 		return &s3.DeleteObjectOutput{}, nil // somebody else was faster
@@ -248,7 +256,7 @@ func (d *disk) ListObjectsV2(ctx context.Context, in *s3.ListObjectsV2Input) (s3
 	if copied.Bucket, err = d.bucket(in.Bucket); err != nil {
 		return s3response.ListObjectsV2Result{}, d.explain("ListObjectsV2", in.Bucket, in.Prefix, err)
 	}
-	out, err := d.posix.ListObjectsV2(ctx, &copied)
+	out, err := d.posix.ListObjectsV2(finish(ctx), &copied)
 	out.Name = in.Bucket
 	return out, d.explain("ListObjectsV2", in.Bucket, in.Prefix, err)
 }
@@ -259,10 +267,8 @@ func (d *disk) CreateMultipartUpload(ctx context.Context, in s3response.CreateMu
 	if in.Bucket, err = d.bucket(name); err != nil {
 		return s3response.InitiateMultipartUploadResult{}, d.explain("CreateMultipartUpload", name, in.Key, err)
 	}
-	lock := d.starting.of(*in.Key)
-	lock.Lock()
-	defer lock.Unlock()
-	out, err := d.posix.CreateMultipartUpload(ctx, in)
+	defer d.keys.lock(filepath.Join(*in.Bucket, *in.Key))()
+	out, err := d.posix.CreateMultipartUpload(finish(ctx), in)
 	out.Bucket = str(name)
 	return out, d.explain("CreateMultipartUpload", name, in.Key, err)
 }
@@ -278,7 +284,7 @@ func (d *disk) UploadPart(ctx context.Context, in *s3.UploadPartInput) (*s3.Uplo
 		if err := checkUpload(in.UploadId); err != nil {
 			return nil, err
 		}
-		return d.posix.UploadPartWithPostFunc(ctx, &copied, func(f *os.File) error { return checkLength(f, in.ContentLength) })
+		return d.posix.UploadPartWithPostFunc(finish(ctx), &copied, func(f *os.File) error { return checkLength(f, in.ContentLength) })
 	}()
 	return out, d.explain("UploadPart", in.Bucket, in.Key, err)
 }
@@ -306,9 +312,7 @@ func (d *disk) CompleteMultipartUpload(ctx context.Context, in *s3.CompleteMulti
 			return out, err
 		}
 		// A second call waits for the first, and then sees what that did.
-		lock := d.completing.of(*in.UploadId)
-		lock.Lock()
-		defer lock.Unlock()
+		defer d.keys.lock(filepath.Join(*copied.Bucket, *in.Key))()
 		return d.complete(ctx, &copied)
 	}()
 	out.Bucket, out.Key = in.Bucket, in.Key
@@ -323,7 +327,7 @@ func (d *disk) complete(ctx context.Context, in *s3.CompleteMultipartUploadInput
 		err = os.RemoveAll(filepath.Join(*in.Bucket, path))
 	} else if _, err := os.Stat(filepath.Join(*in.Bucket, path)); err != nil {
 		return out, s3err.GetNoSuchUploadErr(*in.UploadId)
-	} else if out, _, err = d.posix.CompleteMultipartUpload(ctx, in); err != nil {
+	} else if out, _, err = d.posix.CompleteMultipartUpload(finish(ctx), in); err != nil {
 		return out, err
 	}
 	return out, errors.Join(err, d.forget(*in.Bucket, *in.Key, *in.UploadId), d.settle(*in.Bucket, *in.Key))
@@ -346,13 +350,10 @@ func (d *disk) completed(bucket, key, id string) (etag string, ok bool) {
 // forget removes what the backend leaves of the attributes of an upload that is
 // over, and of its key where that was the last.
 func (d *disk) forget(bucket, key, id string) error {
-	lock := d.starting.of(key)
-	lock.Lock()
-	defer lock.Unlock()
 	path := uploadPath(key, id)
-	err := d.attributes.forget(bucket, path)
+	err := d.attributes.DeleteAttributes(bucket, path)
 	if _, e := os.Stat(filepath.Join(bucket, filepath.Dir(path))); errors.Is(e, fs.ErrNotExist) {
-		err = errors.Join(err, d.attributes.forget(bucket, filepath.Dir(path)))
+		err = errors.Join(err, d.attributes.DeleteAttributes(bucket, filepath.Dir(path)))
 	}
 	return err
 }
@@ -366,7 +367,8 @@ func (d *disk) AbortMultipartUpload(ctx context.Context, in *s3.AbortMultipartUp
 		if err := checkUpload(in.UploadId); err != nil {
 			return err
 		}
-		if err := d.posix.AbortMultipartUpload(ctx, &copied); err != nil {
+		defer d.keys.lock(filepath.Join(*copied.Bucket, *in.Key))()
+		if err := d.posix.AbortMultipartUpload(finish(ctx), &copied); err != nil {
 			return err
 		}
 		return d.forget(*copied.Bucket, *in.Key, *in.UploadId)
@@ -380,7 +382,7 @@ func (d *disk) ListMultipartUploads(ctx context.Context, in *s3.ListMultipartUpl
 	if copied.Bucket, err = d.bucket(in.Bucket); err != nil {
 		return s3response.ListMultipartUploadsResult{}, d.explain("ListMultipartUploads", in.Bucket, in.Prefix, err)
 	}
-	out, err := d.posix.ListMultipartUploads(ctx, &copied)
+	out, err := d.posix.ListMultipartUploads(finish(ctx), &copied)
 	out.Bucket = str(in.Bucket)
 	return out, d.explain("ListMultipartUploads", in.Bucket, in.Prefix, err)
 }
@@ -394,7 +396,7 @@ func (d *disk) ListParts(ctx context.Context, in *s3.ListPartsInput) (s3response
 		if err := checkUpload(in.UploadId); err != nil {
 			return out, err
 		}
-		return d.posix.ListParts(ctx, &copied)
+		return d.posix.ListParts(finish(ctx), &copied)
 	}()
 	out.Bucket = str(in.Bucket)
 	return out, d.explain("ListParts", in.Bucket, in.Key, err)
@@ -414,9 +416,9 @@ func (d *disk) CreateBucket(ctx context.Context, in *s3.CreateBucketInput, acl [
 	copied := *in
 	path := filepath.Join(d.root, *in.Bucket)
 	copied.Bucket = &path
-	err := d.posix.CreateBucket(ctx, &copied, acl)
+	err := d.posix.CreateBucket(finish(ctx), &copied, acl)
 	if err == nil {
-		err = errors.Join(d.syncDirectory(path), d.syncDirectory(d.root))
+		err = d.settle(path, ".")
 	}
 	var taken s3err.BucketError
 	if errors.As(err, &taken) {
@@ -429,7 +431,7 @@ func (d *disk) CreateBucket(ctx context.Context, in *s3.CreateBucketInput, acl [
 func (d *disk) DeleteBucket(ctx context.Context, name string) error {
 	path, err := d.bucket(&name)
 	if err == nil {
-		err = d.posix.DeleteBucket(ctx, *path)
+		err = d.posix.DeleteBucket(finish(ctx), *path)
 	}
 	var full s3err.BucketError
 	if errors.As(err, &full) {
@@ -444,7 +446,7 @@ func (d *disk) GetBucketAcl(ctx context.Context, in *s3.GetBucketAclInput) ([]by
 	if err != nil {
 		return nil, d.explain("GetBucketAcl", in.Bucket, nil, err)
 	}
-	acl, err := d.posix.GetBucketAcl(ctx, &s3.GetBucketAclInput{Bucket: path})
+	acl, err := d.posix.GetBucketAcl(finish(ctx), &s3.GetBucketAclInput{Bucket: path})
 	return acl, d.explain("GetBucketAcl", in.Bucket, nil, err)
 }
 
@@ -453,14 +455,14 @@ func (d *disk) GetBucketCors(ctx context.Context, name string) ([]byte, error) {
 	if err != nil {
 		return nil, d.explain("GetBucketCors", &name, nil, err)
 	}
-	cors, err := d.posix.GetBucketCors(ctx, *path)
+	cors, err := d.posix.GetBucketCors(finish(ctx), *path)
 	return cors, d.explain("GetBucketCors", &name, nil, err)
 }
 
 func (d *disk) PutBucketCors(ctx context.Context, name string, cors []byte) error {
 	path, err := d.bucket(&name)
 	if err == nil {
-		err = d.posix.PutBucketCors(ctx, *path, cors)
+		err = d.posix.PutBucketCors(finish(ctx), *path, cors)
 	}
 	return d.explain("PutBucketCors", &name, nil, err)
 }

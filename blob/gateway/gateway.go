@@ -230,11 +230,11 @@ func (g *Gateway) Close() error {
 		g.cancel()
 		err = g.listener.Close()
 		<-g.done
-		g.listener.disconnect(false)
+		g.listener.hurry()
 		ctx, cancel := context.WithTimeout(context.Background(), grace)
 		defer cancel()
 		if e := g.app.ShutdownWithContext(ctx); e != nil {
-			g.listener.disconnect(true)
+			g.listener.disconnect()
 			err = errors.Join(err, fmt.Errorf("gateway: stop: some requests took longer than %v and were cut off: %w", grace, e))
 		}
 		g.disk.Shutdown()

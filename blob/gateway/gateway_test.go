@@ -15,6 +15,7 @@ import (
 	"runtime"
 	"slices"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -109,10 +110,10 @@ func fetch(t *testing.T, method, url string, headers ...string) (*http.Response,
 
 // What the suite of package blobtest asks for holds wherever the directory is.
 func TestConformance(t *testing.T) {
-	for _, place := range places(t) {
+	for _, place := range places() {
 		t.Run(place.name, func(t *testing.T) {
 			blobtest.Run(t, func(t *testing.T) *blob.Store {
-				s, err := blob.Open(t.Context(), start(t, gateway.Config{Directory: place.make(t)}).Blob())
+				s, err := blob.Open(t.Context(), start(t, gateway.Config{Directory: place.make(t), NoSync: place.name != "disk"}).Blob())
 				if err != nil {
 					t.Fatal(err)
 				}
@@ -127,28 +128,31 @@ type place struct {
 	make func(t *testing.T) string
 }
 
-func places(t *testing.T) []place {
-	all := []place{
+func places() []place {
+	return []place{
+		{"disk", func(t *testing.T) string { return t.TempDir() }},
+		{"memory", memory},
 		{"files-without-attributes", withoutAttributes},
-		{"durable", func(t *testing.T) string { return t.TempDir() }},
 	}
-	if runtime.GOOS == "linux" {
-		all = append(all, place{"memory", func(t *testing.T) string {
-			dir, err := os.MkdirTemp("/dev/shm", "gateway")
-			if err != nil {
-				t.Fatal(err)
-			}
-			t.Cleanup(func() { os.RemoveAll(dir) })
-			return dir
-		}})
+}
+
+// memory is a directory in memory, where there is one.
+func memory(t *testing.T) string {
+	if runtime.GOOS != "linux" {
+		return t.TempDir()
 	}
-	return all
+	dir, err := os.MkdirTemp("/dev/shm", "gateway")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { os.RemoveAll(dir) })
+	return dir
 }
 
 // withoutAttributes is a directory in which the gateway once found that files
 // have no extended attributes.
 func withoutAttributes(t *testing.T) string {
-	dir := t.TempDir()
+	dir := memory(t)
 	if err := os.Mkdir(filepath.Join(dir, "metadata"), 0o700); err != nil {
 		t.Fatal(err)
 	}
@@ -247,7 +251,7 @@ func TestTheWorkingDirectoryStays(t *testing.T) {
 
 // With the metadata directory too: attributes are not kept by absolute paths.
 func TestTheDirectoryCanBeMoved(t *testing.T) {
-	for _, place := range places(t) {
+	for _, place := range places() {
 		t.Run(place.name, func(t *testing.T) {
 			dir := place.make(t)
 			g := start(t, gateway.Config{Directory: dir})
@@ -332,7 +336,8 @@ func TestARequestThatIsBeingServedFinishes(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	r.ContentLength = 1 << 20
+	const half = 32 << 20 // more than the buffers in between hold
+	r.ContentLength = 2 * half
 	answered := make(chan error, 1)
 	go func() {
 		a, err := http.DefaultTransport.RoundTrip(r)
@@ -341,14 +346,13 @@ func TestARequestThatIsBeingServedFinishes(t *testing.T) {
 		}
 		answered <- err
 	}()
-	// More than the buffers in between hold, so the gateway is reading it.
-	if _, err := write.Write(make([]byte, 1<<19)); err != nil {
+	if _, err := write.Write(make([]byte, half)); err != nil {
 		t.Fatal(err)
 	}
 	closed := make(chan error, 1)
 	go func() { closed <- g.Close() }()
 	g.Wait() // it does not listen any more
-	if _, err := write.Write(make([]byte, 1<<19)); err != nil {
+	if _, err := write.Write(make([]byte, half)); err != nil {
 		t.Fatal(err)
 	}
 	write.Close()
@@ -451,7 +455,6 @@ func TestBadRequestsAreNoAccidents(t *testing.T) {
 		"PUT " + signed + " HTTP/1.1\r\nHost: " + g.Addr() + "\r\nContent-Length: -1\r\n\r\n",
 		"PUT " + signed + " HTTP/1.1\r\nHost: " + g.Addr() + "\r\nContent-Length: 99999999999999999999\r\n\r\n",
 		"PUT " + signed + " HTTP/1.1\r\nHost: " + g.Addr() + "\r\nContent-Length: 6000000000\r\n\r\n",
-		"PUT " + signed + " HTTP/1.1\r\nHost: " + g.Addr() + "\r\n\r\n",
 		"PUT " + signed + " HTTP/1.1\r\nHost: " + g.Addr() + "\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n",
 		"PUT " + signed + " HTTP/1.1\r\nHost: " + g.Addr() + "\r\nContent-MD5: rubbish\r\nContent-Length: 1\r\n\r\nx",
 		"PUT " + signed + " HTTP/1.1\r\nHost: " + g.Addr() + "\r\nX-Amz-Content-Sha256: STREAMING-UNSIGNED-PAYLOAD-TRAILER\r\nX-Amz-Decoded-Content-Length: 5\r\nContent-Length: 1\r\n\r\nx",
@@ -468,8 +471,11 @@ func TestBadRequestsAreNoAccidents(t *testing.T) {
 		answer, err := io.ReadAll(c)
 		c.Close()
 		line, _, _ := strings.Cut(string(answer), "\r\n")
+		if errors.Is(err, syscall.ECONNRESET) && line != "" {
+			err = nil // it need not read all of it
+		}
 		if err != nil || !strings.HasPrefix(line, "HTTP/1.1 4") && !strings.HasPrefix(line, "HTTP/1.1 501") {
-			t.Errorf("%.80q: %q, %v", request, line, err)
+			t.Errorf("%.40q...%.80q: %q, %v", request, request[max(0, len(request)-80):], line, err)
 		}
 	}
 	if got := get(t, b, "key"); got != "body" {

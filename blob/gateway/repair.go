@@ -47,10 +47,7 @@ func (d *disk) repairUploads(bucket string) error {
 		return err
 	}
 	keys, err := os.ReadDir(filepath.Join(bucket, uploads))
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil
-	}
-	if err != nil {
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return err
 	}
 	for _, key := range keys {
@@ -84,6 +81,9 @@ func (d *disk) repairUploads(bucket string) error {
 			}
 		}
 		os.Remove(path) // where it is empty
+	}
+	if d.attributes.sidecar != nil {
+		return d.attributes.sidecar.prune(bucket, posix.MetaTmpDir)
 	}
 	return nil
 }

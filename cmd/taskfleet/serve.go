@@ -11,13 +11,11 @@ import (
 	"net"
 	"net/http"
 	"os"
-	"os/signal"
 	"path/filepath"
 	"runtime/debug"
 	"slices"
 	"strings"
 	"sync"
-	"syscall"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -378,15 +376,12 @@ func newServeCommand() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			ctx, stop := signal.NotifyContext(cmd.Context(), os.Interrupt, syscall.SIGTERM)
-			defer stop()
-			p, err := startPlatform(ctx, c, c.logger(os.Stderr))
+			p, err := startPlatform(cmd.Context(), c, c.logger(os.Stderr))
 			if err != nil {
 				return err
 			}
 			select {
-			case <-ctx.Done():
-				stop() // the next signal kills
+			case <-cmd.Context().Done():
 			case err = <-p.Done():
 			}
 			end, cancel := context.WithTimeout(context.Background(), time.Minute)

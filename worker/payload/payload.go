@@ -122,10 +122,7 @@ func Parse(raw json.RawMessage, task Task) (*Payload, error) {
 	if reasons := violations(raw); len(reasons) > 0 {
 		return nil, &Malformed{reasons}
 	}
-	p := &Payload{
-		Features: Features{LiveLog: true, BackingLog: true, ResourceMonitor: true},
-		Logs:     Logs{Live: "public/logs/live.log", Backing: "public/logs/live_backing.log"},
-	}
+	p := Minimal()
 	if err := json.Unmarshal(raw, p); err != nil {
 		return nil, &Malformed{[]string{err.Error()}}
 	}
@@ -141,6 +138,14 @@ func Parse(raw json.RawMessage, task Task) (*Payload, error) {
 		return nil, &Malformed{c.reasons}
 	}
 	return p, nil
+}
+
+// Minimal is a payload of nothing but the defaults.
+func Minimal() *Payload {
+	return &Payload{
+		Features: Features{LiveLog: true, BackingLog: true, ResourceMonitor: true},
+		Logs:     Logs{Live: "public/logs/live.log", Backing: "public/logs/live_backing.log"},
+	}
 }
 
 // checker collects what the schema cannot say.

@@ -211,7 +211,9 @@ func (g *Group) Terminate() { g.terminate() }
 // output has been taken, or with an error that names them when ctx ends.
 func (g *Group) Kill(ctx context.Context) error {
 	err := g.kill(ctx)
-	family.leave(g)
+	if err == nil {
+		family.leave(g)
+	}
 
 	taken := make(chan struct{})
 	go func() { g.copies.Wait(); close(taken) }()

@@ -324,18 +324,13 @@ describe('running tasks', { concurrency: true }, () => {
 });
 
 describe('task queues', { concurrency: true }, () => {
-  test('what is pending and what is claimed is counted and listed', async () => {
+  test('what is pending and what is claimed is counted', async () => {
     const taskQueueId = taskQueue();
-    const taskIds = await Promise.all([1, 2, 3].map(() => createTask(taskQueueId)));
+    await Promise.all([1, 2, 3].map(() => createTask(taskQueueId)));
     assert.equal((await queue.pendingTasks(taskQueueId)).pendingTasks, 3);
-    const [claimed] = await claim(taskQueueId);
+    await claim(taskQueueId);
     const counts = await queue.taskQueueCounts(taskQueueId);
     assert.deepEqual([counts.pendingTasks, counts.claimedTasks, counts.taskQueueId], [2, 1, taskQueueId]);
-
-    const [pending] = await pages(query => queue.listPendingTasks(taskQueueId, query), 'tasks', 1);
-    assert.deepEqual(pending.map(one => one.taskId).sort(), taskIds.filter(taskId => taskId !== claimed.taskId).sort());
-    const [running] = await pages(query => queue.listClaimedTasks(taskQueueId, query), 'tasks', 1);
-    assert.deepEqual(running.map(one => [one.taskId, one.runId, one.workerId]), [[claimed.taskId, 0, worker.workerId]]);
     assert.equal((await queue.pendingTasks(taskQueue())).pendingTasks, 0, 'a queue that nobody has used is empty');
   });
 

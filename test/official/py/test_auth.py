@@ -136,17 +136,17 @@ class Requests(PlatformTest):
         self.assertEqual(requests.get(listing.replace("official", "unofficial")).status_code, 401)
 
     def test_a_body_other_than_the_one_that_was_signed_is_refused(self):
-        url = As(TESTER).auth.buildUrl("testAuthenticate", payload={})
+        url = root.auth.buildUrl("expandScopes", payload={})
 
         def status(signed, sent):
             sender = mohawk.Sender(
-                {"id": TESTER["clientId"], "key": TESTER["accessToken"], "algorithm": "sha256"},
+                {"id": ROOT["clientId"], "key": ROOT["accessToken"], "algorithm": "sha256"},
                 url, "POST", content=json.dumps(signed), content_type="application/json",
             )
             headers = {"Authorization": sender.request_header, "Content-Type": "application/json"}
             return requests.post(url, data=json.dumps(sent), headers=headers).status_code
 
-        one, other = ({"clientScopes": [scope], "requiredScopes": []} for scope in ("test:a", "test:b"))
+        one, other = ({"scopes": [scope]} for scope in ("official:a", "official:b"))
         self.assertEqual(status(one, one), 200)
         self.assertEqual(status(one, other), 401)
 

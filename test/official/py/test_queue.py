@@ -5,6 +5,7 @@ import unittest
 import requests
 import taskcluster
 import taskcluster.aio
+from taskcluster.download import downloadArtifactToBuf
 
 from platform_under_test import (
     ROOT, ROOT_URL, WORKER, As, PlatformTest, claim, create_task, later, root, running_task, slugid, task_for, task_queue, with_scopes,
@@ -127,7 +128,7 @@ class Artifacts(PlatformTest):
         self.assertEqual(put.status_code, 200, put.text)
 
     def download(self, task_id, name, **more):
-        content, content_type = taskcluster.downloadArtifactToBuf(
+        content, content_type = downloadArtifactToBuf(
             taskId=task_id, name=name, queueService=queue, maxRetries=0, **more
         )
         return bytes(content), content_type

@@ -1,0 +1,382 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/taskfleet/taskfleet/client"
+	"github.com/taskfleet/taskfleet/client/queue"
+	"github.com/taskfleet/taskfleet/client/workermanager"
+	"github.com/taskfleet/taskfleet/examples"
+	"github.com/taskfleet/taskfleet/graph"
+)
+
+// up starts a platform and shows it at work on a graph. Once the platform
+// answers, it is a client like any other.
+type up struct {
+	config     configFlags
+	graph      string
+	pool       string
+	parameters []string
+	exit       bool
+
+	out, errOut io.Writer
+	log         string // the platform's own
+}
+
+const (
+	selfGraph = "examples/self"
+	selfPool  = "examples/pool.yml"
+)
+
+func newUpCommand() *cobra.Command {
+	u := &up{}
+	cmd := &cobra.Command{
+		Use: "up", Short: "Start a platform on this machine and show it at work",
+		Long: `Starts a whole platform in this process, defines a worker pool, submits a graph and shows how it goes. The platform
+stays up until Ctrl-C; what it knows is kept in its data directory.
+
+The graph is ` + selfGraph + ` if the working directory has that, so that in a checkout of Taskfleet it builds and tests
+itself; otherwise a tiny one that is part of this program. Likewise the pool is ` + selfPool + `.
+
+With --exit it stops when the graph has ended and the workers are gone; the exit code is 0 only if every task completed.`,
+		Example: `  taskfleet up
+  taskfleet up --exit --data /tmp/try --listen 127.0.0.1:0
+  taskfleet up --graph examples/fan --param count=50`,
+		Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			u.out, u.errOut = cmd.OutOrStdout(), cmd.ErrOrStderr()
+			return u.run(cmd.Context())
+		},
+	}
+	u.config.add(cmd.Flags())
+	cmd.Flags().StringVar(&u.graph, "graph", "", "graph to submit, a file or a directory with a "+graph.FileName)
+	cmd.Flags().StringVar(&u.pool, "pool", "", "definition of a worker pool to apply before")
+	cmd.Flags().BoolVar(&u.exit, "exit", false, "stop when the graph has ended")
+	parameterFlag(cmd, &u.parameters)
+	return cmd
+}
+
+func (u *up) run(ctx context.Context) error {
+	c, err := u.config.load()
+	if err != nil {
+		return err
+	}
+	// What may be wrong with the files is said before anything starts.
+	g, p, err := u.load()
+	if err != nil {
+		return err
+	}
+	logFile, err := u.openLog(c.Data)
+	if err != nil {
+		return err
+	}
+	defer logFile.Close()
+	started := time.Now()
+	platform, err := startPlatform(ctx, c, c.logger(logFile))
+	if err != nil {
+		return err
+	}
+	fmt.Fprintf(u.out, "The platform is up after %s, on %s; its log is %s\n\n", took(time.Since(started)), platform.RootURL, u.log)
+
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	go func() {
+		select {
+		case err := <-platform.Done():
+			cancel(fmt.Errorf("the platform stopped by itself: %w; see %s", err, u.log))
+		case <-ctx.Done():
+		}
+	}()
+	err = u.show(ctx, platform, g, p)
+	if cause := context.Cause(ctx); err != nil && cause != nil && !errors.Is(cause, context.Canceled) {
+		err = cause
+	}
+	if ctx.Err() != nil && !u.exit && errors.Is(err, context.Canceled) {
+		err = nil // Ctrl-C is how this ends
+	}
+	fmt.Fprintln(u.errOut, "Stopping the platform; another Ctrl-C ends it at once.")
+	end, stop := context.WithTimeout(context.WithoutCancel(ctx), time.Minute)
+	defer stop()
+	return errors.Join(err, platform.Stop(end))
+}
+
+// load reads the graph and the pool: those that were asked for, those of the
+// checkout, or those that are built in.
+func (u *up) load() (*graph.Graph, *graph.Pool, error) {
+	values, err := parseParameters(u.parameters)
+	if err != nil {
+		return nil, nil, err
+	}
+	g, err := either(u.graph, selfGraph, "hello/graph.yml", graph.Options{Parameters: values}, graph.Load, graph.Parse)
+	if err != nil {
+		return nil, nil, err
+	}
+	p, err := either(u.pool, selfPool, "pool.yml", graph.Options{}, graph.LoadPool, graph.ParsePool)
+	return g, p, err
+}
+
+// either loads what was asked for, else the file of the working directory if it
+// is there, else the one that is part of the program.
+func either[T any](asked, usual, builtIn string, o graph.Options,
+	load func(string, graph.Options) (T, error), parse func(string, []byte, graph.Options) (T, error)) (T, error) {
+	if asked != "" {
+		return load(asked, o)
+	}
+	if _, err := os.Stat(filepath.FromSlash(usual)); err == nil {
+		return load(filepath.FromSlash(usual), o)
+	}
+	text, err := fs.ReadFile(examples.FS, builtIn)
+	if err != nil {
+		var none T
+		return none, err
+	}
+	return parse("built-in "+builtIn, text, o)
+}
+
+// openLog opens the file that the platform logs to, as the terminal is taken.
+func (u *up) openLog(data string) (*os.File, error) {
+	dir := filepath.Join(data, "logs")
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return nil, fmt.Errorf("creating the directory for logs: %w", err)
+	}
+	u.log = filepath.Join(dir, "taskfleet.log")
+	f, err := os.OpenFile(u.log, os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
+	if err != nil {
+		return nil, fmt.Errorf("opening the platform's log: %w", err)
+	}
+	return f, nil
+}
+
+// show has the platform work on the graph, and returns when it is to stop.
+func (u *up) show(ctx context.Context, p *platform, g *graph.Graph, pool *graph.Pool) error {
+	core, err := client.New(client.Options{RootURL: p.RootURL, Credentials: p.Root, Log: slog.New(slog.DiscardHandler)})
+	if err != nil {
+		return err
+	}
+	if _, _, err := applyPool(ctx, core, pool); err != nil {
+		return err
+	}
+	screen := newScreen(u.out, view{name: g.Name, rootURL: p.RootURL, total: len(g.Tasks)})
+	fleet := &fleet{core: core, screen: screen, queues: g.Queues()}
+	progress, err := u.work(ctx, core, g, screen, fleet)
+	if err == nil && u.exit {
+		screen.event(plain, "waiting until the workers have gone, which they do when they have been idle for a while")
+		err = fleet.wait(ctx)
+	}
+	fleet.stop()
+	screen.close()
+	if err != nil {
+		return err
+	}
+	fmt.Fprintf(u.out, "\n%s", summary(progress))
+	if most := fleet.most(); most > 0 {
+		now := ""
+		if u.exit {
+			now = " → 0"
+		}
+		fmt.Fprintf(u.out, "Workers: 0 → %d%s.\n", most, now)
+	}
+	if err := u.advise(ctx, core, p, g, progress); err != nil {
+		return err
+	}
+	if u.exit {
+		if !progress.Completed() {
+			return silentError{errors.New("not every task completed")}
+		}
+		return nil
+	}
+	fmt.Fprintln(u.out, "\nThe platform stays up until Ctrl-C.")
+	<-ctx.Done()
+	return context.Cause(ctx)
+}
+
+// work submits the graph and watches it to its end.
+func (u *up) work(ctx context.Context, core *client.Client, g *graph.Graph, screen *screen, fleet *fleet) (*graph.Progress, error) {
+	fleet.start(ctx)
+	screen.event(plain, "submitting %s as group %s", plural(len(g.Tasks), "task"), g.GroupID)
+	err := graph.Submit(ctx, core, g, func(created, _ int) {
+		screen.change(func(v *view) { v.tasks = graph.Counts{Unscheduled: created} })
+	})
+	if err != nil {
+		return nil, err
+	}
+	return graph.Watch(ctx, core, g.GroupID, screen.step)
+}
+
+// advise tells where the artifacts are and how to go on.
+func (u *up) advise(ctx context.Context, core *client.Client, p *platform, g *graph.Graph, progress *graph.Progress) error {
+	w := u.out
+	q := queue.New(core)
+	needed := map[string]bool{}
+	for _, t := range g.Tasks {
+		for _, d := range t.Dependencies {
+			needed[d] = true
+		}
+	}
+	first := true
+	example := ""
+	for _, t := range g.Tasks {
+		for a, err := range q.ListLatestArtifactsAll(ctx, t.ID, queue.ListLatestArtifactsOptions{}) {
+			if client.IsNotFound(err) {
+				break // it never ran
+			} else if err != nil {
+				return err
+			}
+			// Results are what the last tasks make, and what others make for release.
+			if a.StorageType != "s3" || strings.HasPrefix(a.Name, "public/logs/") || needed[t.Label] && !strings.Contains(a.Name, "/release/") {
+				continue
+			}
+			if first {
+				fmt.Fprintln(w, "\nResults:")
+				first = false
+			}
+			size := ""
+			if a.ContentLength != nil {
+				size = "  " + bytesOf(*a.ContentLength)
+			}
+			fmt.Fprintf(w, "  %s%s\n    %s/api/queue/v1/task/%s/artifacts/%s\n", a.Name, size, p.RootURL, t.ID, a.Name)
+			if example == "" {
+				example = t.ID + " " + a.Name
+			}
+		}
+	}
+	last := g.Tasks[len(g.Tasks)-1]
+	env := ""
+	if dir := p.Data; filepath.Clean(dir) != filepath.Clean(defaultConfig().Data) {
+		env = "  export TASKFLEET_DATA='" + dir + "'\n"
+	}
+	server := ""
+	if u.exit {
+		server = "  taskfleet serve" + u.flagsInUse() + "     # in another terminal, or &\n"
+	}
+	self, err := os.Executable()
+	if err != nil {
+		self = os.Args[0]
+	}
+	fmt.Fprintf(w, "\nGo on with (taskfleet is %s):\n%s%s", self, env, server)
+	fmt.Fprintf(w, "  taskfleet task status %s\n  taskfleet task log %s\n", last.ID, last.ID)
+	if example != "" {
+		fmt.Fprintf(w, "  taskfleet task download %s\n", example)
+	}
+	fmt.Fprintf(w, "  taskfleet task create --queue %s --follow -- sh -c 'echo hello'\n", last.Definition.TaskQueueID)
+	fmt.Fprintf(w, "  taskfleet graph submit examples/fan --watch\n  taskfleet pool list; taskfleet loops\n")
+	fmt.Fprintf(w, "The API is at %s/api/, described at %s/references/manifest.json.\n", p.RootURL, p.RootURL)
+	return nil
+}
+
+// flagsInUse are the flags that the platform was started with.
+func (u *up) flagsInUse() (flags string) {
+	for _, name := range []string{"config", "data", "listen", "root-url", "database"} {
+		if f := u.config.set.Lookup(name); f != nil && f.Changed {
+			flags += " --" + name + " " + f.Value.String()
+		}
+	}
+	return flags
+}
+
+// A fleet looks at the queues of a graph and at the pools that serve them, and
+// shows what it sees.
+type fleet struct {
+	core   *client.Client
+	screen *screen
+	queues []string
+
+	cancel context.CancelFunc
+	done   sync.WaitGroup
+
+	mu      sync.Mutex
+	peak    int64
+	workers int64
+	seen    map[string]poolView
+	looked  chan struct{}
+}
+
+const fleetInterval = 500 * time.Millisecond
+
+func (f *fleet) start(ctx context.Context) {
+	ctx, f.cancel = context.WithCancel(ctx)
+	f.seen, f.looked = map[string]poolView{}, make(chan struct{})
+	f.done.Go(func() {
+		for ctx.Err() == nil {
+			f.look(ctx)
+			select {
+			case <-time.After(fleetInterval):
+			case <-ctx.Done():
+			}
+		}
+	})
+}
+
+func (f *fleet) stop() {
+	f.cancel()
+	f.done.Wait()
+}
+
+func (f *fleet) most() int64 {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.peak
+}
+
+// look asks for all queues and pools. What cannot be asked for just now, or is
+// not there, is shown as it was.
+func (f *fleet) look(ctx context.Context) {
+	var pools []poolView
+	var workers, active int64
+	for _, id := range f.queues {
+		p := f.seen[id]
+		p.id = id
+		counts, err := queue.New(f.core).TaskQueueCounts(ctx, id)
+		if err == nil {
+			p.known, p.pending, p.claimed = true, counts.PendingTasks, counts.ClaimedTasks
+		}
+		before := p
+		pool, err := workermanager.New(f.core).WorkerPool(ctx, id)
+		if err == nil {
+			p.starting, p.running, p.stopping = pool.RequestedCount, pool.RunningCount, pool.StoppingCount
+		}
+		if p.running != before.running {
+			f.screen.event(dim, "%s  workers: %d running, %d starting, %d stopping", id, p.running, p.starting, p.stopping)
+		}
+		f.seen[id] = p
+		pools = append(pools, p)
+		workers += p.starting + p.running + p.stopping
+		active += p.running
+	}
+	f.screen.change(func(v *view) { v.pools = slices.Clone(pools) })
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.workers, f.peak = workers, max(f.peak, active)
+	close(f.looked)
+	f.looked = make(chan struct{})
+}
+
+// wait returns when there are no workers.
+func (f *fleet) wait(ctx context.Context) error {
+	for {
+		f.mu.Lock()
+		workers, looked := f.workers, f.looked
+		f.mu.Unlock()
+		if workers == 0 {
+			return nil
+		}
+		select {
+		case <-looked:
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		}
+	}
+}

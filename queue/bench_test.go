@@ -1,0 +1,73 @@
+package queue
+
+import (
+	"fmt"
+	"testing"
+
+	"github.com/taskfleet/taskfleet/slugid"
+	"github.com/taskfleet/taskfleet/store"
+	"github.com/taskfleet/taskfleet/store/storetest"
+	"github.com/taskfleet/taskfleet/timestamp"
+)
+
+// The hot path through the HTTP methods, without network and authentication.
+// SQLite runs without waiting for the disk here: what is measured is work.
+func benchmark(b *testing.B, f func(b *testing.B, s *stage)) {
+	for _, kind := range []string{"sqlite", "postgres"} {
+		b.Run(kind, func(b *testing.B) {
+			db, err := store.Open(b.Context(), storetest.URL(b, kind))
+			if err != nil {
+				b.Fatal(err)
+			}
+			b.Cleanup(func() { db.Close() })
+			s := newStage(b, db, nil)
+			f(b, s)
+		})
+	}
+}
+
+func (s *stage) body() map[string]any {
+	return map[string]any{
+		"taskQueueId": "prov/wt", "created": timestamp.Now(), "deadline": timestamp.Now() + 3_600_000,
+		"payload":  map[string]any{"command": [][]string{{"true"}}, "maxRunTime": 60},
+		"metadata": map[string]string{"name": "n", "description": "d", "owner": "o@example.com", "source": "https://example.com/"},
+	}
+}
+
+func (s *stage) must(method, path string, body any) map[string]any {
+	code, out := s.call(method, path, body)
+	if code != 200 {
+		s.t.Fatalf("%s %s: %d %v", method, path, code, out)
+	}
+	return out
+}
+
+func BenchmarkCreateTask(b *testing.B) {
+	benchmark(b, func(b *testing.B, s *stage) {
+		for b.Loop() {
+			s.must("PUT", "/task/"+slugid.New(), s.body())
+		}
+	})
+}
+
+func BenchmarkStatus(b *testing.B) {
+	benchmark(b, func(b *testing.B, s *stage) {
+		id := slugid.New()
+		s.must("PUT", "/task/"+id, s.body())
+		for b.Loop() {
+			s.must("GET", "/task/"+id+"/status", nil)
+		}
+	})
+}
+
+func BenchmarkLifecycle(b *testing.B) {
+	benchmark(b, func(b *testing.B, s *stage) {
+		worker := map[string]any{"workerGroup": "g", "workerId": "w", "tasks": 1}
+		for b.Loop() {
+			id := slugid.New()
+			s.must("PUT", "/task/"+id, s.body())
+			s.must("POST", "/claim-work/prov/wt", worker)
+			s.must("POST", fmt.Sprintf("/task/%s/runs/0/completed", id), nil)
+		}
+	})
+}
