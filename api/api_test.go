@@ -195,6 +195,7 @@ func TestAnswers(t *testing.T) {
 		{"PUT", root + "/book/abc", "", `{"title":"T","shelf":"zz","extra":1}`, 400, `data/shelf`},
 		{"PUT", root + "/book/abc", "", `{"title":"a\u0000b"}`, 400, `U+0000`},
 		{"PUT", root + "/book/abc", "put:*", `{"title":"a\\u0000b"}`, 200, `a\\u0000b`},
+		{"PUT", root + "/book/abc", "", "{\"title\":\"\xff\"}", 400, `not valid UTF-8`},
 		{"PUT", root + "/book/abc", "", `[]`, 400, `InputValidationError`},
 		{"PUT", root + "/book/abc", "", `"x"`, 400, `InputValidationError`},
 		{"PUT", root + "/book/abc", "", `{"title":"T"} {}`, 400, `MalformedPayload`},

@@ -9,6 +9,7 @@ import (
 	"path"
 	"slices"
 	"strings"
+	"unicode/utf8"
 
 	"github.com/santhosh-tekuri/jsonschema/v6"
 	"github.com/santhosh-tekuri/jsonschema/v6/kind"
@@ -173,8 +174,11 @@ func shorten(s string, n int) string {
 }
 
 // decodeJSON parses a document as the validator wants it (numbers kept exact)
-// and refuses NUL characters, which PostgreSQL cannot store.
+// and refuses what databases cannot store: NUL characters and invalid UTF-8.
 func decodeJSON(b []byte) (any, error) {
+	if !utf8.Valid(b) {
+		return nil, errors.New("it is not valid UTF-8")
+	}
 	v, err := jsonschema.UnmarshalJSON(bytes.NewReader(b))
 	if err != nil {
 		return nil, err

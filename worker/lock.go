@@ -15,7 +15,7 @@ const lockPatience = 5 * time.Second
 // lock takes <directory>/lock for the life of the process. It is how a provider
 // tells whether the worker lives. The file contains the process id and, as ids
 // are used again, when the process began, in the system's own measure.
-func lock(directory string) (*os.File, error) {
+func lock(directory string, patience time.Duration) (*os.File, error) {
 	file := filepath.Join(directory, "lock")
 	f, err := os.OpenFile(file, os.O_RDWR|os.O_CREATE, 0o600)
 	if err != nil {
@@ -30,7 +30,7 @@ func lock(directory string) (*os.File, error) {
 		if locked {
 			break
 		}
-		if time.Since(begin) > lockPatience {
+		if time.Since(begin) > patience {
 			holder, _ := os.ReadFile(file)
 			f.Close()
 			return nil, fmt.Errorf("worker: %s is locked by another worker (%q); each needs a directory of its own", file, strings.TrimSpace(string(holder)))

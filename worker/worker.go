@@ -103,7 +103,7 @@ func Run(ctx context.Context, config Config, log *slog.Logger) error {
 	if err := os.MkdirAll(config.Directory, 0o700); err != nil {
 		return fmt.Errorf("worker: %w", err)
 	}
-	held, err := lock(config.Directory)
+	held, err := lock(config.Directory, lockPatience)
 	if err != nil {
 		return err
 	}
@@ -175,7 +175,11 @@ func (w *Worker) work(ctx context.Context) error {
 	w.runs.Wait()
 
 	reason := context.Cause(w.ending)
-	removing, done := context.WithTimeout(context.WithoutCancel(ctx), 10*time.Second)
+	patience := 10 * time.Second
+	if w.hard.Err() != nil {
+		patience = time.Second
+	}
+	removing, done := context.WithTimeout(context.WithoutCancel(ctx), patience)
 	defer done()
 	err := w.manager.RemoveWorker(removing, w.config.WorkerPoolID, w.config.WorkerGroup, w.config.WorkerID)
 	if err != nil {

@@ -104,7 +104,7 @@ func start(t *testing.T, p *platform, env ...string) *subject {
 	t.Cleanup(func() {
 		w.cmd.Process.Kill()
 		<-w.ended
-		if t.Failed() {
+		if true {
 			t.Logf("the worker printed:\n%s", w.output)
 		}
 		if text := w.output.String(); strings.Contains(text, "secret") {
@@ -565,7 +565,7 @@ func TestTasksDieWithTheWorker(t *testing.T) {
 	w.signal(syscall.SIGKILL)
 	w.exit()
 	w.becomes("the command is dead", func() bool { return len(w.leftovers()) == 0 })
-	again, err := lock(w.dir) // as a provider looks
+	again, err := lock(w.dir, lockPatience) // as a provider looks
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -651,7 +651,7 @@ func TestAWorkerThatIsNotExpectedEnds(t *testing.T) {
 
 func TestEachWorkerNeedsADirectoryOfItsOwn(t *testing.T) {
 	dir := t.TempDir()
-	held, err := lock(dir)
+	held, err := lock(dir, 0)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -665,7 +665,7 @@ func TestEachWorkerNeedsADirectoryOfItsOwn(t *testing.T) {
 	if _, err := fmt.Sscan(string(text), &pid, &began); err != nil || pid != os.Getpid() || began == 0 {
 		t.Errorf("the lock says %q", text)
 	}
-	if _, err := lock(dir); err == nil || !strings.Contains(err.Error(), "locked by another worker") {
+	if _, err := lock(dir, 0); err == nil || !strings.Contains(err.Error(), "locked by another worker") {
 		t.Errorf("err is %v", err)
 	}
 }

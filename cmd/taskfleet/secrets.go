@@ -65,3 +65,19 @@ func writePrivate(file string, v any) error {
 	}
 	return nil
 }
+
+// replicaID names this process to the others on its database. It stays the same
+// over restarts on a data directory, of which one process at a time has the
+// lock: so a process that was killed has its leases back at once.
+func replicaID(data string) (string, error) {
+	file := filepath.Join(data, "replica")
+	text, err := os.ReadFile(file)
+	if errors.Is(err, fs.ErrNotExist) {
+		id := slugid.New()
+		return id, os.WriteFile(file, []byte(id), 0o600)
+	}
+	if err == nil && !slugid.Valid(string(text)) {
+		err = fmt.Errorf("%s is damaged; delete it", file)
+	}
+	return string(text), err
+}

@@ -34,7 +34,6 @@ import (
 	"github.com/taskfleet/taskfleet/provisioner/local"
 	"github.com/taskfleet/taskfleet/queue"
 	"github.com/taskfleet/taskfleet/seal"
-	"github.com/taskfleet/taskfleet/slugid"
 	"github.com/taskfleet/taskfleet/store"
 )
 
@@ -160,7 +159,11 @@ func startPlatform(ctx context.Context, c Config, log *slog.Logger) (_ *platform
 
 	lease := loop.Lease(loop.Alone)
 	if !strings.HasPrefix(c.Database, "sqlite:") {
-		lease = db.Lease(slugid.New())
+		replica, err := replicaID(c.Data)
+		if err != nil {
+			return nil, fmt.Errorf("naming this replica: %w", err)
+		}
+		lease = db.Lease(replica)
 	}
 	p.runner = loop.NewRunner(log, lease, metrics)
 	server := api.NewServer(api.Options{

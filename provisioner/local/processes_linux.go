@@ -13,19 +13,32 @@ import (
 )
 
 // endAll kills every process that carries cookie in its environment, their
-// descendants, and the members of session (0: none), until none is left.
+// descendants, and the members of session (0: none), and waits until none is
+// left. They are all stopped before any is killed: one that still ran could
+// fork, and whose parent is dead nobody can tell where it belongs.
 func endAll(ctx context.Context, cookie string, session int) error {
+	frozen := map[int]bool{}
 	for {
 		pids, err := marked([]byte(cookie), session)
 		if err != nil || len(pids) == 0 {
 			return err
 		}
+		signal := syscall.SIGKILL
 		for _, pid := range pids {
-			if err := syscall.Kill(pid, syscall.SIGKILL); err != nil && !errors.Is(err, syscall.ESRCH) {
-				return fmt.Errorf("killing pid %d: %w", pid, err)
+			if !frozen[pid] {
+				signal = syscall.SIGSTOP
+			}
+			frozen[pid] = true
+		}
+		for _, pid := range pids {
+			if err := syscall.Kill(pid, signal); err != nil && !errors.Is(err, syscall.ESRCH) {
+				return fmt.Errorf("ending pid %d: %w", pid, err)
 			}
 		}
-		select { // the killed take a moment to go, and may have forked before
+		if signal == syscall.SIGSTOP {
+			continue
+		}
+		select { // the killed take a moment to go
 		case <-ctx.Done():
 			return fmt.Errorf("processes %v are still there after they were killed: %w", pids, ctx.Err())
 		case <-time.After(2 * time.Millisecond):
