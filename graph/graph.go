@@ -41,8 +41,8 @@
 // of any other worker can be given as it is, in payload.
 //
 // Strings may hold ${parameter}, ${task:label} (the task's id), ${group} and,
-// within a parameter's default, ${repository}, ${directory}, ${env:NAME} and
-// ${go:NAME}, so that whatever a graph takes from the machine it is submitted
+// within a parameter's default, ${repository}, ${directory}, ${executable},
+// ${env:NAME} and ${go:NAME} (what go env says, nothing where there is no Go), so that whatever a graph takes from the machine it is submitted
 // from can be read at its top and replaced with --param. $${ stands for ${.
 // A value without quotes is read again after substitution, so it can become a
 // number; one in quotes stays a string.
@@ -104,6 +104,7 @@ type Options struct {
 	// The rest is for defaults of parameters.
 	Repository string                       // for ${repository}; Load finds it
 	Directory  string                       // for ${directory}; Load fills it in
+	Executable string                       // for ${executable}; default: the running program
 	Env        func(name string) string     // for ${env:NAME}; default: os.Getenv
 	Go         func(string) (string, error) // for ${go:NAME}; default: what go env says
 }
@@ -114,6 +115,10 @@ func (o Options) withDefaults() Options {
 	}
 	if o.NewID == nil {
 		o.NewID = slugid.New
+	}
+	if o.Executable == "" {
+		// Without an answer ${executable} is an error where it is used.
+		o.Executable, _ = os.Executable()
 	}
 	if o.Env == nil {
 		o.Env = os.Getenv

@@ -54,9 +54,16 @@ func (v *variables) expand(s string) (string, error) {
 			s = after
 			continue
 		}
-		name, rest, closed := strings.Cut(after, "}")
-		if !closed {
+		end := closing(after)
+		if end < 0 {
 			return "", fmt.Errorf("%q lacks its }; write $${ for a ${ that is not to be replaced", shorten(variableStart+after, 40))
+		}
+		name, rest := after[:end], after[end+1:]
+		if strings.Contains(name, variableStart) { // as in ${task:work-${count}}
+			var err error
+			if name, err = v.expand(name); err != nil {
+				return "", err
+			}
 		}
 		value, err := v.value(name)
 		if err != nil {
@@ -65,6 +72,22 @@ func (v *variables) expand(s string) (string, error) {
 		b.WriteString(before + value)
 		s = rest
 	}
+}
+
+// closing is where the } is that ends what s begins with; -1 if there is none.
+func closing(s string) int {
+	depth := 0
+	for i := range len(s) {
+		switch {
+		case s[i] == '}' && depth == 0:
+			return i
+		case s[i] == '}':
+			depth--
+		case strings.HasPrefix(s[i:], variableStart):
+			depth++
+		}
+	}
+	return -1
 }
 
 func (v *variables) value(name string) (string, error) {
@@ -139,16 +162,15 @@ func (r *reader) parameters(n *yaml.Node, o Options) []Parameter {
 			"go":  o.Go,
 		},
 	}
-	if o.Repository != "" {
-		defaults.values["repository"] = o.Repository
-	}
-	if o.Directory != "" {
-		defaults.values["directory"] = o.Directory
+	for name, value := range map[string]string{"repository": o.Repository, "directory": o.Directory, "executable": o.Executable} {
+		if value != "" {
+			defaults.values[name] = value
+		}
 	}
 	if n != nil {
 		for _, f := range r.fields(n, "parameters") {
 			if !variableName.MatchString(f.name) || reserved[f.name] {
-				r.fail(f.key, "a parameter cannot be called %q: the name must be letters, digits and _, and none of group, task, env, go, repository, directory", f.name)
+				r.fail(f.key, "a parameter cannot be called %q: the name must be letters, digits and _, and none of "+reservedNames, f.name)
 				continue
 			}
 			p := r.parameter(f, o, defaults)
@@ -168,7 +190,9 @@ func (r *reader) parameters(n *yaml.Node, o Options) []Parameter {
 	return list
 }
 
-var reserved = map[string]bool{"group": true, "task": true, "env": true, "go": true, "repository": true, "directory": true}
+var reserved = map[string]bool{"group": true, "task": true, "env": true, "go": true, "repository": true, "directory": true, "executable": true}
+
+var reservedNames = strings.Join(sortedKeys(reserved), ", ")
 
 func (r *reader) parameter(f field, o Options, defaults *variables) Parameter {
 	p := Parameter{Name: f.name}
@@ -202,7 +226,8 @@ func valuesOf(list []Parameter) map[string]string {
 	return m
 }
 
-// goEnv asks the go command, once for all variables.
+// goEnv asks the go command, once for all variables. Where there is none, all
+// are empty.
 func goEnv(name string) (string, error) {
 	all, err := goEnvironment()
 	if err != nil {
@@ -213,6 +238,9 @@ func goEnv(name string) (string, error) {
 
 var goEnvironment = sync.OnceValues(func() (map[string]string, error) {
 	out, err := exec.Command("go", "env", "-json").Output()
+	if errors.Is(err, exec.ErrNotFound) {
+		return nil, nil
+	}
 	if err != nil {
 		if exit, ok := errors.AsType[*exec.ExitError](err); ok {
 			err = fmt.Errorf("%w: %s", err, bytes.TrimSpace(exit.Stderr))

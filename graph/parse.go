@@ -213,7 +213,7 @@ func (p *parser) each(f field) []map[string]string {
 func (p *parser) variable(x field, what string) bool {
 	_, taken := p.parameters.values[x.name]
 	if !variableName.MatchString(x.name) || reserved[x.name] || taken {
-		p.fail(x.key, "%s: a variable cannot be called %q: the name must be letters, digits and _, and neither a parameter's nor group, task, env, go, repository, directory", what, x.name)
+		p.fail(x.key, "%s: a variable cannot be called %q: the name must be letters, digits and _, and neither a parameter's nor one of "+reservedNames, what, x.name)
 		return false
 	}
 	return true
@@ -251,12 +251,12 @@ func (p *parser) series(x field, what string) (values []string) {
 // connect finds the tasks that each depends on.
 func (p *parser) connect() {
 	for _, d := range p.drafts {
-		for _, f := range p.fields(d.node, "task "+d.label) {
+		for _, f := range p.fields(d.node, "task "+d.key.Value) {
 			if f.name != "dependencies" || isNull(f.node) {
 				continue
 			}
-			for _, n := range p.items(f.node, "task "+d.label+": dependencies") {
-				d.patterns = append(d.patterns, pattern{n, p.text(n, "task "+d.label+": dependencies", d.vars)})
+			for _, n := range p.items(f.node, "task "+d.key.Value+": dependencies") {
+				d.patterns = append(d.patterns, pattern{n, p.text(n, "task "+d.key.Value+": dependencies", d.vars)})
 			}
 		}
 	}
@@ -406,6 +406,6 @@ func (p *parser) define(d *draft) queue.CreateTaskRequest {
 	if p.defaults != nil {
 		b.read(p.defaults, "defaults", true)
 	}
-	b.read(d.node, "task "+d.label, false)
+	b.read(d.node, "task "+d.key.Value, false)
 	return b.finish()
 }

@@ -36,7 +36,7 @@ type machine struct {
 	ended chan struct{}
 }
 
-func NewCloud(t *testing.T, boot time.Duration, behave func(context.Context, <-chan struct{}, Order) error) *Cloud {
+func NewCloud(t testing.TB, boot time.Duration, behave func(context.Context, <-chan struct{}, Order) error) *Cloud {
 	c := &Cloud{
 		Boot: boot, Behave: behave,
 		machines: map[Ref]*machine{}, launched: map[Ref]int{}, notify: func() {},

@@ -37,7 +37,7 @@ func TestAPassThatBreaksOff(t *testing.T) {
 // of the steps that there were.
 func live(t *testing.T, db *store.DB, name, how string, n int) (steps []string) {
 	s := newStage(t, db)
-	s.stop() // passes are made by hand, one a second
+	s.stop() // passes are made by hand, one every two seconds
 	s.cloud.Boot, s.length, s.idle = 2*time.Second, 12*time.Second, 5*time.Second
 	pool := "life/" + name
 	failing := func(what string, args ...any) {
@@ -68,15 +68,15 @@ func live(t *testing.T, db *store.DB, name, how string, n int) (steps []string) 
 		6:  func() { s.removeOne(pool) },
 		13: func() { s.killOne(pool) },
 		30: func() { s.do([]string{"update", pool, "max=3", "image=b"}); s.add(pool, 2) },
-		75: func() {
+		76: func() {
 			s.mu.Lock()
 			s.mood = "mute"
 			s.mu.Unlock()
 			s.do([]string{"update", pool, "min=1", "max=3", "register-within=5"})
 		},
-		85: func() { s.do([]string{"delete", pool}) },
+		86: func() { s.do([]string{"delete", pool}) },
 	}
-	for second := range 110 {
+	for second := 0; second < 120; second += 2 {
 		if f := commands[second]; f != nil {
 			f()
 		}
@@ -84,9 +84,9 @@ func live(t *testing.T, db *store.DB, name, how string, n int) (steps []string) 
 		if ctx.Err() != nil {
 			ctx = open()
 		}
-		time.Sleep(time.Second)
-		if second >= 95 {
-			time.Sleep(stopGrace / 10) // what does not end when it is asked to takes time
+		time.Sleep(2 * time.Second)
+		if second >= 96 {
+			time.Sleep(stopGrace / 8) // what does not end when it is asked to takes time
 		}
 		synctest.Wait()
 		if second == 74 && s.finished != 5 {

@@ -221,11 +221,13 @@ func (w *worker) saveProof(tx *store.Tx) error {
 	return err
 }
 
+func (w *worker) clientID() string { return "worker/" + w.providerID + "/" + w.Ref.String() }
+
 // issue makes the credentials of a worker.
 func (p *Provisioner) issue(ctx context.Context, w *worker, secret string) (renewed, error) {
 	id := w.WorkerGroup + "/" + w.WorkerID
 	all := w.Ref.String()
-	c, err := p.mint.Mint(ctx, "worker/"+w.providerID+"/"+all, []string{
+	c, err := p.mint.Mint(ctx, w.clientID(), []string{
 		"assume:worker-pool:" + w.WorkerPoolID,
 		"assume:worker-id:" + id,
 		"queue:worker-id:" + id,

@@ -28,7 +28,7 @@ import (
 // A stage is a provisioner behind its HTTP methods, a queue that counts, and a
 // cloud whose machines run workers that call the methods.
 type stage struct {
-	t     *testing.T
+	t     testing.TB
 	db    *store.DB
 	bus   *event.Bus
 	cloud *Cloud
@@ -55,7 +55,7 @@ type stage struct {
 	secrets  map[Ref]string
 }
 
-func newStage(t *testing.T, db *store.DB) *stage {
+func newStage(t testing.TB, db *store.DB) *stage {
 	s := &stage{
 		t: t, db: db, log: slog.New(slog.NewTextHandler(testWriter{t}, &slog.HandlerOptions{Level: slog.LevelWarn})),
 		idle: 30 * time.Second, length: time.Minute, stop: func() {},
@@ -72,7 +72,7 @@ func newStage(t *testing.T, db *store.DB) *stage {
 	return s
 }
 
-type testWriter struct{ t *testing.T }
+type testWriter struct{ t testing.TB }
 
 func (w testWriter) Write(b []byte) (int, error) {
 	w.t.Log(string(bytes.TrimSpace(b)))
@@ -197,7 +197,7 @@ func (s *stage) settle(r Ref, done bool) {
 }
 
 // work is a worker's life: register, ask, claim, work, idle, leave.
-func (s *stage) work(ctx context.Context, term <-chan struct{}, o Order) error {
+func (s *stage) work(ctx context.Context, term <-chan struct{}, o Order) (err error) {
 	s.mu.Lock()
 	mood, idleTime, length := s.mood, s.idle, s.length
 	s.tokens[o.Ref] = o.Token
@@ -225,6 +225,14 @@ func (s *stage) work(ctx context.Context, term <-chan struct{}, o Order) error {
 		term = nil
 	}
 	me := out["credentials"].(map[string]any)["clientId"].(string)
+	defer func() {
+		if err == nil {
+			s.call(me, "DELETE", "/workers/"+o.Ref.String(), nil)
+		}
+	}()
+	if mood == "impatient" {
+		return nil
+	}
 	for idleSince := time.Now(); time.Since(idleSince) < idleTime; {
 		code, out := s.call(me, "GET", "/workers/"+o.Ref.String()+"/should-terminate", nil)
 		if code != 200 {

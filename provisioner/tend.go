@@ -86,10 +86,11 @@ func prove(tx *store.Tx, o *pool, w *worker) error {
 	return err
 }
 
-// tendStopping asks a worker to end, once, and ends it if it does not.
+// tendStopping asks a worker to end, once, and ends it if it does not. One that
+// said that it leaves is not disturbed.
 func (p *Provisioner) tendStopping(ctx context.Context, o *pool, w *worker) (stays bool, err error) {
 	switch {
-	case w.asked == 0:
+	case w.asked == 0 && w.reason != saidGoodbye:
 		if err := p.stop(ctx, w.providerID, w.Ref, Gracefully); err != nil {
 			return true, err
 		}
@@ -103,38 +104,45 @@ func (p *Provisioner) tendStopping(ctx context.Context, o *pool, w *worker) (sta
 			p.step("note that it was asked")
 		}
 		return true, err
-	case now().Sub(w.asked) >= stopGrace:
+	case now().Sub(max(w.asked, w.lastModified)) >= stopGrace:
 		return p.close(ctx, o, w, ending{})
 	}
 	return true, nil
 }
 
-// lost closes a worker that its provider does not have, or has dead.
+// lost closes a worker that its provider does not have, or has dead, and judges
+// by the way it ended whether its kind works.
 func (p *Provisioner) lost(ctx context.Context, o *pool, w *worker, s Sighting, seen bool) (stays bool, err error) {
 	how, _, _ := strings.Cut(s.Detail, "\n") // the rest is in the error
 	e := ending{reason: shorten(how, 200)}
 	switch {
+	case w.state == stopping:
+		e.reason = w.reason
 	case !seen && w.started == 0:
 		e.reason = "it was never started: the server stopped before"
 	case !seen:
 		e.reason = "its provider does not know it"
 	}
-	willed, failed := seen && s.State == Exited, seen && s.State == Failed
-	age := now().Sub(w.registered)
+	exited, failed := seen && s.State == Exited, seen && s.State == Failed
+	left := w.state == running && exited || w.state == stopping && w.reason == saidGoodbye
+	lived := now().Sub(w.registered)
+	if w.state == stopping {
+		lived = w.lastModified.Sub(w.registered)
+	}
 	switch {
-	case w.state == stopping || !o.made(w):
-		// as wished
-	case w.state == requested && (willed || failed):
+	case !o.made(w):
+		// says nothing about those that start now
+	case w.state == requested && (exited || failed):
 		e.failedStart = true
 		e.complaint = &complaint{kind: kindRegistration, title: "A worker ended before it registered", description: "The worker ended before it registered: " + s.Detail}
-	case willed && age < timeForNothing:
+	case left && lived < timeForNothing && (exited || failed):
 		e.failedStart = true
-		e.complaint = &complaint{kind: kindDied, title: "A worker left at once", description: fmt.Sprintf("The worker ended within %v of registering, unasked: %s", timeForNothing, s.Detail)}
-	case failed:
-		e.failedStart = !w.isProven() && age < proofTime
-		e.complaint = &complaint{kind: kindDied, title: "A worker ended in failure", description: "The worker ended unasked: " + s.Detail}
-	case w.state == running && willed:
+		e.complaint = &complaint{kind: kindDied, title: "A worker left at once", description: fmt.Sprintf("The worker left within %v of registering, without being asked to. Look at its configuration and its log. %s", timeForNothing, s.Detail)}
+	case left:
 		e.proven = true
+	case w.state == running && failed:
+		e.failedStart = !w.isProven() && lived < proofTime
+		e.complaint = &complaint{kind: kindDied, title: "A worker ended in failure", description: "The worker ended unasked: " + s.Detail}
 	}
 	return p.close(ctx, o, w, e)
 }

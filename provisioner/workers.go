@@ -108,6 +108,9 @@ func (p *Provisioner) listWorkers(ctx context.Context, page api.Page, poolID, gr
 	return out, err
 }
 
+// saidGoodbye is the reason of a worker that removed itself.
+const saidGoodbye = "it left by itself"
+
 var removeWorker = api.Declare(api.Spec{
 	Name: "removeWorker", Route: "DELETE /workers/<workerPoolId...>/<workerGroup>/<workerId>",
 	Scopes:    scope.Scope("worker-manager:remove-worker:<workerPoolId>/<workerGroup>/<workerId>"),
@@ -121,6 +124,9 @@ Its tasks run again elsewhere. A worker that ends by itself calls this to say so
 			return err
 		}
 		reason := "it was removed by " + c.Caller().ClientID
+		if c.Caller().ClientID == w.clientID() {
+			reason = saidGoodbye
+		}
 		if _, err := w.move(tx, stopping, reason); err != nil {
 			return err
 		}

@@ -35,6 +35,6 @@ func (l lease) renewed(asked, until time.Time) lease {
 // it is left.
 func (l lease) wait(now time.Time) time.Duration {
 	due := l.left * 2 / 3
-	elapsed := max(now.Sub(l.at), now.Round(0).Sub(l.at.Round(0)))
+	elapsed := max(0, now.Sub(l.at), now.Round(0).Sub(l.at.Round(0)))
 	return max(due-elapsed, 0)
 }

@@ -279,11 +279,8 @@ func (r *run) command() (out outcome, purge bool, err error) {
 	ctx, stop := context.WithTimeoutCause(r.working, limit, errMaxTime)
 	defer stop()
 	for i, argv := range r.payload.Command {
-		if ctx.Err() != nil {
-			return out, false, context.Cause(ctx)
-		}
 		which := fmt.Sprintf("Command %d of %d", i+1, len(r.payload.Command))
-		r.task.Note("%s: %q", which, argv)
+		r.task.Note("%s: %s", which, cut(fmt.Sprintf("%q", argv), 2000))
 		p, startErr := group.Start(argv)
 		if startErr != nil {
 			r.task.Error("%s: %v", which, startErr)
@@ -291,19 +288,27 @@ func (r *run) command() (out outcome, purge bool, err error) {
 		}
 		select {
 		case <-p.Done:
+			out, purge = r.judge(which, p.Result)
 		case <-ctx.Done():
 			r.stop(ctx, group, p)
-			if errors.Is(context.Cause(ctx), errMaxTime) {
-				r.task.Error("The commands took longer than maxRunTime, which is %v, and were killed", limit)
-				return outcome{state: failed}, false, nil
-			}
-			return out, false, context.Cause(ctx)
 		}
-		if out, purge = r.judge(which, p.Result); out.state != completed {
-			return out, purge, nil
+		switch {
+		case ctx.Err() == nil && out.state == completed:
+			continue
+		case errors.Is(context.Cause(ctx), errMaxTime):
+			r.task.Error("The commands took longer than maxRunTime, which is %v, and were killed", limit)
+			return outcome{state: failed}, false, nil
 		}
+		return out, purge, context.Cause(ctx)
 	}
 	return out, purge, nil
+}
+
+func cut(s string, n int) string {
+	if len(s) <= n {
+		return s
+	}
+	return strings.ToValidUTF8(s[:n], "") + "…"
 }
 
 // stop ends a command before its time. One that has to make room may tidy up.

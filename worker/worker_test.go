@@ -1,3 +1,5 @@
+//go:build unix
+
 package worker
 
 import (
@@ -94,7 +96,7 @@ func start(t *testing.T, p *platform, env ...string) *subject {
 	if err := os.WriteFile(file, configuration(p, w.dir), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	w.cmd = exec.Command(os.Args[0], file)
+	w.cmd = exec.Command(self(t), file)
 	w.cmd.Env = append([]string{"PLAY=worker", "WORKERS_SECRET=environment-secret", "PATH=/nowhere"}, env...)
 	w.cmd.Stdout, w.cmd.Stderr = w.output, w.output
 	if err := w.cmd.Start(); err != nil {
@@ -104,7 +106,7 @@ func start(t *testing.T, p *platform, env ...string) *subject {
 	t.Cleanup(func() {
 		w.cmd.Process.Kill()
 		<-w.ended
-		if true {
+		if t.Failed() {
 			t.Logf("the worker printed:\n%s", w.output)
 		}
 		if text := w.output.String(); strings.Contains(text, "secret") {
@@ -116,6 +118,16 @@ func start(t *testing.T, p *platform, env ...string) *subject {
 		}
 	})
 	return w
+}
+
+// self is the test binary.
+func self(t *testing.T) string {
+	t.Helper()
+	file, err := os.Executable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return file
 }
 
 func configuration(p *platform, dir string) []byte {
@@ -408,7 +420,7 @@ func TestTheProxySpeaksForTheTask(t *testing.T) {
 	p := newPlatform(t, usual)
 	start(t, p)
 	payload, err := json.Marshal(map[string]any{
-		"command":    [][]string{{os.Args[0], "/api/queue/v1/task/TASK"}, {"sh", "-c", `echo "$TASKCLUSTER_PROXY_URL"`}},
+		"command":    [][]string{{self(t), "/api/queue/v1/task/TASK"}, {"sh", "-c", `echo "$TASKCLUSTER_PROXY_URL"`}},
 		"maxRunTime": 60, "env": map[string]string{"PLAY": "get"}, "features": map[string]bool{"taskclusterProxy": true},
 	})
 	if err != nil {

@@ -8,6 +8,7 @@ import (
 	"os"
 	"strconv"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -64,6 +65,15 @@ func procStatus(b *testing.B, pid int, field string) float64 {
 		b.Fatal(err)
 	}
 	return n
+}
+
+// cpu is what the process has used, which does not depend on what else runs.
+func cpu(b *testing.B) time.Duration {
+	var use syscall.Rusage
+	if err := syscall.Getrusage(syscall.RUSAGE_SELF, &use); err != nil {
+		b.Fatal(err)
+	}
+	return time.Duration(use.Utime.Nano() + use.Stime.Nano())
 }
 
 func must[T any](v T, err error) T {
@@ -144,9 +154,11 @@ func transferOne(b *testing.B, method string, durable bool, size, clients int) {
 		b.Fatal(err)
 	}
 	b.SetBytes(int64(size))
+	before := cpu(b)
 	for i := 0; b.Loop(); i++ {
 		work <- i
 	}
+	b.ReportMetric(float64(cpu(b)-before)/float64(b.N), "cpu-ns/op") // client and gateway
 	close(work)
 	for range clients {
 		if err := <-failed; err != nil {

@@ -5,7 +5,6 @@ import (
 	"bytes"
 	"context"
 	"encoding/binary"
-	"errors"
 	"fmt"
 	"io"
 	"io/fs"
@@ -19,6 +18,8 @@ import (
 	"sync/atomic"
 	"testing"
 	"time"
+
+	"github.com/aws/smithy-go"
 
 	"github.com/taskfleet/taskfleet/blob"
 	"github.com/taskfleet/taskfleet/blob/gateway"
@@ -207,12 +208,10 @@ func killOften(t *testing.T, directory string) {
 // hasty fails at once when the gateway is gone, where the SDK would try again.
 type hasty struct{ *http.Transport }
 
-var errGone = errors.New("the gateway is gone")
-
 func (h hasty) RoundTrip(r *http.Request) (*http.Response, error) {
 	a, err := h.Transport.RoundTrip(r)
 	if err != nil {
-		return nil, fmt.Errorf("%w: %v", context.Canceled, errGone)
+		return nil, &smithy.CanceledError{Err: err}
 	}
 	return a, nil
 }

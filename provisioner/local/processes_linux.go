@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"syscall"
 	"time"
@@ -17,33 +18,42 @@ import (
 // left. They are all stopped before any is killed: one that still ran could
 // fork, and whose parent is dead nobody can tell where it belongs.
 func endAll(ctx context.Context, cookie string, session int) error {
-	frozen := map[int]bool{}
+	var all []int
 	for {
 		pids, err := marked([]byte(cookie), session)
-		if err != nil || len(pids) == 0 {
+		if err != nil {
 			return err
 		}
-		signal := syscall.SIGKILL
-		for _, pid := range pids {
-			if !frozen[pid] {
-				signal = syscall.SIGSTOP
-			}
-			frozen[pid] = true
+		fresh := slices.DeleteFunc(pids, func(pid int) bool { return slices.Contains(all, pid) })
+		all = append(all, fresh...)
+		if err := sendAll(fresh, syscall.SIGSTOP); err != nil {
+			return err
 		}
-		for _, pid := range pids {
-			if err := syscall.Kill(pid, signal); err != nil && !errors.Is(err, syscall.ESRCH) {
-				return fmt.Errorf("ending pid %d: %w", pid, err)
-			}
-		}
-		if signal == syscall.SIGSTOP {
+		if len(fresh) > 0 {
 			continue
+		}
+		if err := sendAll(all, syscall.SIGKILL); err != nil {
+			return err
+		}
+		left := slices.DeleteFunc(slices.Clone(all), func(pid int) bool { _, _, lives := parents(pid); return !lives })
+		if len(left) == 0 {
+			return nil
 		}
 		select { // the killed take a moment to go
 		case <-ctx.Done():
-			return fmt.Errorf("processes %v are still there after they were killed: %w", pids, ctx.Err())
+			return fmt.Errorf("processes %v are still there after they were killed: %w", left, ctx.Err())
 		case <-time.After(2 * time.Millisecond):
 		}
 	}
+}
+
+func sendAll(pids []int, s syscall.Signal) error {
+	for _, pid := range pids {
+		if err := syscall.Kill(pid, s); err != nil && !errors.Is(err, syscall.ESRCH) {
+			return fmt.Errorf("sending %v to pid %d: %w", s, pid, err)
+		}
+	}
+	return nil
 }
 
 // marked finds the processes that belong to a worker. It reads /proc, which

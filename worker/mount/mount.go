@@ -277,7 +277,9 @@ func (m *Mounter) Return(purge bool) {
 		c := m.caches[i]
 		if purge {
 			m.Log.Note("Purging the cache %q", c.name)
-			m.Caches.Purge(c.name)
+			if err := m.Caches.Purge(c.name); err != nil {
+				m.Log.Note("Nobody will get it, but something of it is left: %v", err)
+			}
 			continue // this copy goes with the task's directory
 		}
 		if !m.isPlain(c.path) {

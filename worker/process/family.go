@@ -42,6 +42,7 @@ func (r *registry) start(g *Group, cmd *exec.Cmd) error {
 	if err := cmd.Start(); err != nil {
 		return err
 	}
+	yielding(cmd.Process.Pid)
 	r.children[cmd.Process.Pid] = true
 	r.sessions[cmd.Process.Pid] = g
 	return nil

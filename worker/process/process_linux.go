@@ -28,8 +28,8 @@ func Adopt(ctx context.Context, log *slog.Logger) error {
 	if err := unix.Prctl(unix.PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0); err != nil {
 		return fmt.Errorf("becoming the parent of orphans (PR_SET_CHILD_SUBREAPER): %w", err)
 	}
-	if err := unix.CloseRange(3, ^uint(0), unix.CLOSE_RANGE_CLOEXEC); err != nil {
-		return fmt.Errorf("keeping inherited files from commands (close_range, Linux 5.11 or later): %w", err)
+	if err := closeOnExec(); err != nil {
+		return fmt.Errorf("keeping inherited files from commands: %w", err)
 	}
 	unix.Umask(0o022)
 	if err := family.recognize(); err != nil {
@@ -56,6 +56,27 @@ func Adopt(ctx context.Context, log *slog.Logger) error {
 		}
 	}()
 	return nil
+}
+
+// closeOnExec is for the files that were open before this program began. Those
+// that it opens have the mark from the beginning.
+func closeOnExec() error {
+	names, err := os.ReadDir("/proc/self/fd")
+	if err != nil {
+		return err
+	}
+	for _, name := range names {
+		if fd, err := strconv.Atoi(name.Name()); err == nil && fd > 2 {
+			unix.CloseOnExec(fd) // one that is closed by now needs none
+		}
+	}
+	return nil
+}
+
+// yielding makes a command, rather than the worker, what the kernel ends when
+// the machine runs out of memory.
+func yielding(pid int) {
+	os.WriteFile(inProc(pid, "oom_score_adj"), []byte("500"), 0) // at worst all is as it was
 }
 
 // recognize notes the children that this program had before it was this

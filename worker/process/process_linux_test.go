@@ -312,7 +312,7 @@ func TestAdoptedProcessesDoNotPileUp(t *testing.T) {
 // TestCommandsDieWithTheWorker kills a worker that has a command running.
 func TestCommandsDieWithTheWorker(t *testing.T) {
 	dir := t.TempDir()
-	worker := exec.Command(os.Args[0])
+	worker := exec.Command("/proc/self/exe")
 	worker.Env = []string{"PLAY_WORKER=" + dir}
 	worker.Stderr = os.Stderr
 	// Not by family.start, whose lock keeps reap from taking it for an adopted

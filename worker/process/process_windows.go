@@ -33,6 +33,8 @@ func endedBy(*os.ProcessState) (string, int) { return "", 0 }
 
 func maxRSS(*os.ProcessState) int64 { return 0 }
 
+func yielding(int) {}
+
 func (g *Group) terminate() { g.kill(context.Background()) }
 
 // kill ends the commands, but not what they started.

@@ -1,11 +1,11 @@
 // Package tree removes directory trees that a task left behind.
 //
 // A task may leave directories without write permission, a hundred thousand
-// levels of them, or names that no shell would print. os.RemoveAll gives up at
-// the first kind and needs an open file for every level of the second. Remove
-// works on two levels only: a directory that is found inside another is moved
-// up to the top and emptied there, so memory, open files and path lengths stay
-// constant whatever the depth.
+// levels of them, or names that no shell would print. os.RemoveAll is fast, but
+// gives up at the first kind and needs an open file for every level of the
+// second. What it leaves, Remove takes away on two levels only: a directory that
+// is found inside another is moved up to the top and emptied there, so memory,
+// open files and path lengths stay constant whatever the depth.
 //
 // The caller sees to it that nothing else works in the tree meanwhile. Symbolic
 // links are removed, never followed.
@@ -31,22 +31,29 @@ func Remove(directory string) error {
 	} else if err == nil && !info.IsDir() {
 		return os.Remove(directory)
 	}
-	if err := os.Chmod(directory, 0o700); err != nil {
+	if os.RemoveAll(directory) == nil {
+		return nil
+	}
+	if err := removeFlat(directory); err != nil {
 		return fmt.Errorf("remove %s: %w", directory, err)
+	}
+	return nil
+}
+
+func removeFlat(directory string) error {
+	if err := os.Chmod(directory, 0o700); err != nil {
+		return err
 	}
 	root, err := os.OpenRoot(directory)
 	if err != nil {
-		return fmt.Errorf("remove %s: %w", directory, err)
+		return err
 	}
 	defer root.Close()
 	r := remover{root: root}
 	if err := r.empty("."); err != nil {
-		return fmt.Errorf("remove %s: %w", directory, err)
+		return err
 	}
-	if err := os.Remove(directory); err != nil {
-		return fmt.Errorf("remove %s: %w", directory, err)
-	}
-	return nil
+	return os.Remove(directory)
 }
 
 type remover struct {
