@@ -6,12 +6,15 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
+	"net"
 	"net/http"
 	"net/http/httptest"
 	"strings"
 	"testing"
 	"testing/fstest"
+	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 
@@ -70,8 +73,11 @@ additionalProperties: false`)},
 	Params: map[string]string{"bookId": `^[a-z]+$`, "page": `^[0-9]+$`, "shelf": `^[a-z]/[0-9]$`, "name": `.`, "color": `^red|blue$`},
 	Methods: []Method[*library]{
 		Declare(spec("get", "GET /book/<bookId>", scope.Scope("get:<bookId>"), "", "v1/book.json#"),
-			func(_ context.Context, _ *library, c Call[bookPath, None]) (book, error) {
+			func(ctx context.Context, _ *library, c Call[bookPath, None]) (book, error) {
 				switch c.Path.Book {
+				case "waits":
+					<-ctx.Done()
+					return book{}, fmt.Errorf("waiting: %w", ctx.Err())
 				case "secret":
 					return book{}, errors.New("the password is hunter2")
 				case "panic":
@@ -332,9 +338,39 @@ func TestWhatWasHandedOutIsTakenBackWhenTheReplyIsLost(t *testing.T) {
 	put(t.Context(), brokenWriter{httptest.NewRecorder()})
 	gone, leave := context.WithCancel(t.Context())
 	leave()
-	put(gone, httptest.NewRecorder())
+	w := httptest.NewRecorder()
+	put(gone, w)
 	if l.undone != 2 {
 		t.Errorf("undone %d times, want 2", l.undone)
+	}
+	if w.Code != http.StatusServiceUnavailable {
+		t.Errorf("what was taken back is told as handed out: %d %s", w.Code, w.Body)
+	}
+}
+
+// A server that is stopped ends the contexts of its calls. None of them may look
+// as if it had been done.
+func TestACallThatIsBrokenOffIsNotAcknowledged(t *testing.T) {
+	s, _, _ := newServer(t)
+	calls, stop := context.WithCancel(t.Context())
+	h := httptest.NewUnstartedServer(s)
+	h.Config.BaseContext = func(net.Listener) context.Context { return calls }
+	h.Start()
+	defer h.Close()
+	time.AfterFunc(50*time.Millisecond, stop)
+	r, err := http.NewRequest("GET", h.URL+"/api/library/v1/book/waits", nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	r.Header.Set("Authorization", "*")
+	resp, err := http.DefaultClient.Do(r)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer resp.Body.Close()
+	body, err := io.ReadAll(resp.Body)
+	if resp.StatusCode != http.StatusServiceUnavailable || !strings.Contains(string(body), "Call again") {
+		t.Errorf("%s %s %v", resp.Status, body, err)
 	}
 }
 

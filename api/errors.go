@@ -26,6 +26,7 @@ const (
 	InputTooLarge           Code = "InputTooLarge"
 	TooManyRequests         Code = "TooManyRequests"
 	InternalServerError     Code = "InternalServerError"
+	ServiceUnavailable      Code = "ServiceUnavailable"
 )
 
 var statuses = map[Code]int{
@@ -41,6 +42,7 @@ var statuses = map[Code]int{
 	InputTooLarge:           http.StatusRequestEntityTooLarge,
 	TooManyRequests:         http.StatusTooManyRequests,
 	InternalServerError:     http.StatusInternalServerError,
+	ServiceUnavailable:      http.StatusServiceUnavailable,
 }
 
 // An Error is a failure that the caller may see. Its message says what is

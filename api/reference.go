@@ -155,7 +155,7 @@ func (s *Server) servePublished(w http.ResponseWriter, r *http.Request, path str
 		notFound(w, r)
 		return
 	}
-	docs, err := s.Published(s.opts.RootURL)
+	docs, err := s.published()
 	if err != nil {
 		s.opts.Log.Error("publishing references", "err", err)
 		http.Error(w, "the references could not be built; see the server's log", http.StatusInternalServerError)

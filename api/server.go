@@ -14,6 +14,7 @@ import (
 	"runtime/debug"
 	"slices"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/google/uuid"
@@ -27,8 +28,9 @@ import (
 // MaxBody is the largest request body, in bytes.
 const MaxBody = 10 << 20
 
-// bodyTimeout bounds how long a client may take to send a body.
-const bodyTimeout = 2 * time.Minute
+// transferTimeout bounds how long a client may take to send a body, and how
+// long to take the reply.
+const transferTimeout = 2 * time.Minute
 
 // Options are what a Server needs.
 type Options struct {
@@ -61,6 +63,8 @@ type Server struct {
 	started  time.Time
 	services map[string]*mounted // by "queue/v1"
 	handler  http.Handler
+
+	published func() (map[string]any, error) // made once, when all is mounted
 
 	requests *prometheus.CounterVec
 	latency  *prometheus.HistogramVec
@@ -96,6 +100,7 @@ func NewServer(o Options) *Server {
 		}, []string{"service", "method"}),
 	}
 	o.Metrics.MustRegister(s.requests, s.latency)
+	s.published = sync.OnceValues(func() (map[string]any, error) { return s.Published(o.RootURL) })
 	s.handler = gzhttp.GzipHandler(http.HandlerFunc(s.serve))
 	return s
 }
@@ -174,27 +179,30 @@ func (s *Server) serve(w http.ResponseWriter, r *http.Request) {
 	id := uuid.NewString()
 	h.Set("X-For-Trace-Id", trace)
 	h.Set("X-For-Request-Id", id)
+	setAll(h, commonHeaders)
+	limitWriting(w)
 	path := r.URL.EscapedPath()
 	rest, isAPI := strings.CutPrefix(path, "/api/")
 	switch {
 	case isAPI:
-		setAll(h, commonHeaders)
 		s.serveAPI(w, r, rest, s.opts.Log.With("trace", trace, "request", id))
 	case path == "/__heartbeat__" || path == "/__lbheartbeat__":
-		setAll(h, commonHeaders)
 		writeJSON(w, r, http.StatusOK, struct{}{})
 	case path == "/__version__":
-		setAll(h, commonHeaders)
 		writeJSON(w, r, http.StatusOK, s.opts.Version)
 	case strings.HasPrefix(path, "/references/") || strings.HasPrefix(path, "/schemas/"):
-		setAll(h, commonHeaders)
 		s.servePublished(w, r, path)
 	case s.opts.Other != nil:
 		s.opts.Other.ServeHTTP(w, r)
 	default:
-		setAll(h, commonHeaders)
 		notFound(w, r)
 	}
+}
+
+// limitWriting has the connection broken if the client does not take what is
+// written from now on. A recorder in tests has no deadline to set.
+func limitWriting(w http.ResponseWriter) {
+	http.NewResponseController(w).SetWriteDeadline(time.Now().Add(transferTimeout))
 }
 
 func setAll(h http.Header, values map[string]string) {
@@ -238,13 +246,21 @@ func (s *Server) call(w http.ResponseWriter, r *http.Request, e *endpoint, vars 
 	if err == nil && s.opts.CheckOutput {
 		err = e.checkOutput(out)
 	}
+	if err == nil && len(q.who.undo) > 0 {
+		err = r.Context().Err() // nobody waits for what was handed out
+	}
+	limitWriting(w) // anew, as the handler may have waited
 	if err != nil {
 		q.who.undoAll()
 		a, ok := errors.AsType[*Error](err)
-		if !ok {
-			if r.Context().Err() != nil {
-				return 499 // the caller has gone; nobody reads the reply
-			}
+		switch {
+		case ok:
+		case r.Context().Err() != nil:
+			// The caller has gone, or the server is being stopped. Saying
+			// nothing would be an empty 200.
+			log.Debug("call broken off", "service", e.service, "method", e.Name, "err", err)
+			a = Errorf(ServiceUnavailable, "The call was broken off, as the server is being stopped. Call again.")
+		default:
 			incident := uuid.NewString()
 			log.Error("internal error", "incidentId", incident, "service", e.service, "method", e.Name, "err", err)
 			a = Errorf(InternalServerError, "Internal server error, incident id %s. The details are in the server's log under this id.", incident)
@@ -332,7 +348,7 @@ func readBody(w http.ResponseWriter, r *http.Request) (raw []byte, doc any, err 
 	}
 	// A recorder in tests has no deadline to set; a real connection does.
 	ctl := http.NewResponseController(w)
-	if ctl.SetReadDeadline(time.Now().Add(bodyTimeout)) == nil {
+	if ctl.SetReadDeadline(time.Now().Add(transferTimeout)) == nil {
 		defer ctl.SetReadDeadline(time.Time{})
 	}
 	raw, err = io.ReadAll(http.MaxBytesReader(w, r.Body, MaxBody))

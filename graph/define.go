@@ -364,27 +364,34 @@ func (b *builder) artifact(n *yaml.Node, name string) map[string]any {
 func (b *builder) mounts(n *yaml.Node) {
 	list := []any{}
 	for _, x := range b.items(n, b.what+": mounts") {
-		m := map[string]any{}
-		text := func(key string) func(*yaml.Node) {
-			return func(n *yaml.Node) { m[key] = b.str(n, "mount."+key) }
+		for _, each := range b.each(x, b.what+": mount", b.d.vars) {
+			list = append(list, b.mount(x, b.d.vars.with(each)))
 		}
-		b.object(x, b.what+": mount", table{
-			"file": text("file"), "directory": text("directory"), "cacheName": text("cacheName"), "format": text("format"),
-			"content": func(n *yaml.Node) { m["content"] = b.content(n) },
-		})
-		if (m["file"] == nil) == (m["directory"] == nil) {
-			b.fail(x, "%s: a mount needs either file or directory, where its content is to be", b.what)
-		}
-		list = append(list, m)
 	}
 	b.payload["mounts"] = list
 }
 
-func (b *builder) content(n *yaml.Node) map[string]any {
+func (b *builder) mount(n *yaml.Node, vars *variables) map[string]any {
+	m := map[string]any{}
+	text := func(key string) func(*yaml.Node) {
+		return func(n *yaml.Node) { m[key] = b.text(n, b.what+": mount."+key, vars) }
+	}
+	b.object(n, b.what+": mount", table{
+		"file": text("file"), "directory": text("directory"), "cacheName": text("cacheName"), "format": text("format"),
+		"content": func(n *yaml.Node) { m["content"] = b.content(n, vars) },
+		"each":    func(*yaml.Node) {}, // read before
+	})
+	if (m["file"] == nil) == (m["directory"] == nil) {
+		b.fail(n, "%s: a mount needs either file or directory, where its content is to be", b.what)
+	}
+	return m
+}
+
+func (b *builder) content(n *yaml.Node, vars *variables) map[string]any {
 	c := map[string]any{}
 	known := table{}
 	for _, key := range []string{"artifact", "taskId", "url", "sha256", "raw", "base64"} {
-		known[key] = func(n *yaml.Node) { c[key] = b.str(n, "mount.content."+key) }
+		known[key] = func(n *yaml.Node) { c[key] = b.text(n, b.what+": mount.content."+key, vars) }
 	}
 	b.object(n, b.what+": mount.content", known)
 	return c

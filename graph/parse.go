@@ -132,7 +132,7 @@ func (p *parser) draw(tasks *yaml.Node) {
 			p.fail(f.key, "the task %s must be a mapping with a command, not %s", f.name, kindOf(f.node))
 			continue
 		}
-		for _, each := range p.each(f) {
+		for _, each := range p.each(f.node, "task "+f.name, p.parameters) {
 			vars := p.parameters.with(each)
 			label, err := vars.expand(f.name)
 			switch {
@@ -156,43 +156,45 @@ func (p *parser) draw(tasks *yaml.Node) {
 
 var labelForm = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9._/-]{0,199}$`)
 
-// each returns the variables of each copy of a task: one copy without any,
-// unless it has each:.
-func (p *parser) each(f field) []map[string]string {
+// each returns the variables of each copy of a task or mount: one copy without
+// any, unless it has each:.
+func (p *parser) each(of *yaml.Node, what string, outer *variables) []map[string]string {
 	var node *yaml.Node
-	for _, x := range p.fields(f.node, "task "+f.name) {
-		if x.name == "each" {
-			node = x.node
+	if of.Kind == yaml.MappingNode {
+		for _, x := range p.fields(of, what) {
+			if x.name == "each" {
+				node = x.node
+			}
 		}
 	}
 	if node == nil {
 		return []map[string]string{{}}
 	}
-	what := "task " + f.name + ": each"
+	what += ": each"
 	if node.Kind == yaml.SequenceNode {
 		var copies []map[string]string
 		for _, n := range p.items(node, what) {
 			vars := map[string]string{}
 			for _, x := range p.fields(n, what) {
-				if p.variable(x, what) {
-					vars[x.name] = p.text(x.node, what+"."+x.name, p.parameters)
+				if p.variable(x, what, outer) {
+					vars[x.name] = p.text(x.node, what+"."+x.name, outer)
 				}
 			}
 			copies = append(copies, vars)
 		}
 		if len(copies) == 0 {
-			p.fail(node, "%s is empty; a task without copies is no task", what)
+			p.fail(node, "%s is empty, so there would be no copy at all", what)
 		}
 		return copies
 	}
 	copies := []map[string]string{{}}
 	for _, x := range p.fields(node, what) {
-		if !p.variable(x, what) {
+		if !p.variable(x, what, outer) {
 			continue
 		}
-		values := p.series(x, what+"."+x.name)
+		values := p.series(x, what+"."+x.name, outer)
 		if len(copies)*len(values) > maxTasks {
-			p.fail(x.key, "%s multiplies the task to more than %d", what, maxTasks)
+			p.fail(x.key, "%s makes more than %d copies", what, maxTasks)
 			return nil
 		}
 		var product []map[string]string
@@ -210,40 +212,44 @@ func (p *parser) each(f field) []map[string]string {
 	return copies
 }
 
-func (p *parser) variable(x field, what string) bool {
-	_, taken := p.parameters.values[x.name]
+func (p *parser) variable(x field, what string, outer *variables) bool {
+	_, taken := outer.values[x.name]
 	if !variableName.MatchString(x.name) || reserved[x.name] || taken {
-		p.fail(x.key, "%s: a variable cannot be called %q: the name must be letters, digits and _, and neither a parameter's nor one of "+reservedNames, what, x.name)
+		p.fail(x.key, "%s: a variable cannot be called %q: the name must be letters, digits and _, and none that is taken by a parameter or an outer each:, nor one of "+reservedNames, what, x.name)
 		return false
 	}
 	return true
 }
 
-// series is a list of values, or a range such as 1..4.
-func (p *parser) series(x field, what string) (values []string) {
+// series is a list of values: written as such, as words with spaces between
+// them, which is how a parameter can have several, or as a range such as 1..4.
+func (p *parser) series(x field, what string, outer *variables) (values []string) {
 	if x.node.Kind == yaml.SequenceNode {
 		for _, n := range p.items(x.node, what) {
-			values = append(values, p.text(n, what, p.parameters))
+			values = append(values, p.text(n, what, outer))
 		}
 	} else {
-		s := p.text(x.node, what, p.parameters)
-		from, to, _ := strings.Cut(s, "..")
-		first, err1 := strconv.Atoi(strings.TrimSpace(from))
-		last, err2 := strconv.Atoi(strings.TrimSpace(to))
-		switch {
-		case err1 != nil || err2 != nil:
-			p.fail(x.node, "%s must be a list or a range such as 1..4, not %q", what, shorten(s, 40))
-			return nil
-		case first < 0 || last >= 1<<30 || last-first >= maxTasks:
-			p.fail(x.node, "%s: the range %s has more than %d values", what, s, maxTasks)
-			return nil
-		}
-		for i := first; i <= last; i++ {
-			values = append(values, strconv.Itoa(i))
+		s := p.text(x.node, what, outer)
+		if from, to, isRange := strings.Cut(s, ".."); isRange {
+			first, err1 := strconv.Atoi(strings.TrimSpace(from))
+			last, err2 := strconv.Atoi(strings.TrimSpace(to))
+			switch {
+			case err1 != nil || err2 != nil || first < 0:
+				p.fail(x.node, "%s must be a range such as 1..4, a list, or words, not %q", what, shorten(s, 40))
+				return nil
+			case last >= 1<<30 || last-first >= maxTasks:
+				p.fail(x.node, "%s: the range %s has more than %d values", what, s, maxTasks)
+				return nil
+			}
+			for i := first; i <= last; i++ {
+				values = append(values, strconv.Itoa(i))
+			}
+		} else {
+			values = strings.Fields(s)
 		}
 	}
 	if len(values) == 0 {
-		p.fail(x.node, "%s is empty; a task without copies is no task", what)
+		p.fail(x.node, "%s is empty, so there would be no copy at all", what)
 	}
 	return values
 }

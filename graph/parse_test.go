@@ -170,7 +170,7 @@ func TestEachMultiplies(t *testing.T) {
 		`[{n: "${count}"}]`:                        {"t-3-x"},
 		"\n      n: 2..3\n      other: [only one]": {"t-2-x", "t-3-x"},
 	} {
-		g := parse(t, "parameters: {count: 3}\n"+head+"tasks:\n  t-${n}-x:\n    each: "+each+"\n    command: [[echo]]\n")
+		g := parse(t, "parameters: {count: 3, words: b a}\n"+head+"tasks:\n  t-${n}-x:\n    each: "+each+"\n    command: [[echo]]\n")
 		var got []string
 		for _, task := range g.Tasks {
 			got = append(got, task.Label)
@@ -314,7 +314,7 @@ func TestMistakesAreNamedWithPlaceAndFix(t *testing.T) {
 		"each without its variable":  {head + "tasks:\n  t: {each: {n: 1..2}, command: [[x]]}\n", []string{"there is a task t already", "the label has to contain each of its variables"}},
 		"each of nothing":            {head + "tasks:\n  t-${n}: {each: {n: 2..1}, command: [[x]]}\n", []string{"each.n is empty"}},
 		"each of too much":           {head + "tasks:\n  t-${n}: {each: {n: 1..1000000}, command: [[x]]}\n", []string{"has more than 50000 values"}},
-		"each of no range":           {head + "tasks:\n  t-${n}: {each: {n: x..y}, command: [[x]]}\n", []string{"must be a list or a range such as 1..4"}},
+		"each of no range":           {head + "tasks:\n  t-${n}: {each: {n: x..y}, command: [[x]]}\n", []string{"must be a range such as 1..4, a list, or words"}},
 		"a bad label":                {head + "tasks:\n  a b: {command: [[x]]}\n", []string{`"a b" cannot be a label`}},
 		"an alias that is a bomb":    {"x-a: &a [x,x,x,x,x,x,x,x]\nx-b: &b [*a,*a,*a,*a,*a,*a,*a,*a]\nx-c: &c [*b,*b,*b,*b,*b,*b,*b,*b]\nx-d: &d [*c,*c,*c,*c,*c,*c,*c,*c]\nx-e: &e [*d,*d,*d,*d,*d,*d,*d,*d]\nx-f: &f [*e,*e,*e,*e,*e,*e,*e,*e]\nx-g: &g [*f,*f,*f,*f,*f,*f,*f,*f]\n", []string{"too deep or, with its aliases written out, too large"}},
 		"an alias of itself":         {"x-a: &a [*a]\n", []string{"too deep or"}},

@@ -33,13 +33,14 @@ func BenchmarkPass(b *testing.B) {
 			}
 			begin := time.Now()
 			pass()
-			b.ReportMetric(time.Since(begin).Seconds(), "s/first-pass")
+			first := time.Since(begin)
 			if n := s.cloud.Alive(); n != pools*workers {
 				b.Fatalf("%d machines", n)
 			}
 			for b.Loop() {
 				pass()
 			}
+			b.ReportMetric(first.Seconds(), "s-to-start-them")
 		})
 	}
 }

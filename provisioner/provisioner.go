@@ -56,7 +56,7 @@ import (
 const (
 	interval    = 5 * time.Second        // between passes when nothing wakes the loop
 	pause       = 200 * time.Millisecond // between passes however often it is woken
-	startLimit  = time.Minute            // of one call of a provider
+	callLimit   = time.Minute            // of one call of a provider
 	startBatch  = 50                     // most workers that one pass starts in a pool
 	poolsAtOnce = 8                      // pools that a pass works on at the same time
 
@@ -105,7 +105,7 @@ type Minter interface {
 type Config struct {
 	DB        *store.DB
 	Events    *event.Bus
-	Providers map[string]Provider // by provider id, the first half of what pools name
+	Providers map[string]Provider // by the providerId that pools name
 	Queue     Queue
 	Mint      Minter
 	Log       *slog.Logger

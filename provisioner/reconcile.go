@@ -94,7 +94,7 @@ func (p *Provisioner) sight(ctx context.Context, v *view, id string, provider Pr
 			err = fmt.Errorf("panic: %v\n%s", r, debug.Stack())
 		}
 	}()
-	ctx, cancel := context.WithTimeout(ctx, startLimit)
+	ctx, cancel := context.WithTimeout(ctx, callLimit)
 	defer cancel()
 	list, err := provider.Workers(ctx)
 	if err != nil {
@@ -288,14 +288,9 @@ func (p *Provisioner) remove(ctx context.Context, o *pool) error {
 	return nil
 }
 
-// stop calls a provider's Stop with a limit. A provider that does not exist
-// any more has no workers that could be reached.
+// stop calls a provider's Stop with a limit.
 func (p *Provisioner) stop(ctx context.Context, providerID string, r Ref, how Manner) error {
-	provider := p.providers[providerID]
-	if provider == nil {
-		return fmt.Errorf("its provider %s is not configured on this server", providerID)
-	}
-	ctx, cancel := context.WithTimeout(ctx, startLimit)
+	ctx, cancel := context.WithTimeout(ctx, callLimit)
 	defer cancel()
-	return provider.Stop(ctx, r, how)
+	return p.providers[providerID].Stop(ctx, r, how)
 }

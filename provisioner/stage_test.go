@@ -32,6 +32,7 @@ type stage struct {
 	db    *store.DB
 	bus   *event.Bus
 	cloud *Cloud
+	lost  bool // the cloud is not configured
 	log   *slog.Logger
 	seen  int64  // events told already
 	as    string // scopes of the story's caller; "" is all
@@ -84,8 +85,12 @@ func (w testWriter) Write(b []byte) (int, error) {
 func (s *stage) open() {
 	s.t.Helper()
 	s.metrics = prometheus.NewRegistry()
+	providers := map[string]Provider{"cloud": s.cloud, "other": NewCloud(s.t, time.Second, s.work)}
+	if s.lost {
+		delete(providers, "cloud")
+	}
 	p, err := New(s.t.Context(), Config{
-		DB: s.db, Events: s.bus, Providers: map[string]Provider{"cloud": s.cloud, "other": NewCloud(s.t, time.Second, s.work)},
+		DB: s.db, Events: s.bus, Providers: providers,
 		Queue: s, Mint: s, Log: s.log, Metrics: s.metrics,
 	})
 	if err != nil {

@@ -85,7 +85,7 @@ func newWorker(o *pool, config PoolConfig) (*worker, Order) {
 }
 
 func (p *Provisioner) startOne(ctx context.Context, providerID string, order Order) error {
-	ctx, cancel := context.WithTimeout(ctx, startLimit)
+	ctx, cancel := context.WithTimeout(ctx, callLimit)
 	defer cancel()
 	return p.providers[providerID].Start(ctx, order)
 }

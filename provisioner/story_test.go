@@ -139,6 +139,10 @@ func (s *stage) do(f []string) string {
 	case "crash": // the server ends; another one starts
 		s.restart()
 		return s.soon()
+	case "without-cloud": // another server starts, which knows only the other provider
+		s.lost = true
+		s.restart()
+		return s.soon()
 	case "stop": // the server ends
 		s.stop()
 		return "ok"

@@ -1,6 +1,7 @@
 package provisioner
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"strings"
@@ -14,10 +15,12 @@ func (w *worker) isProven() bool { return w.proven != 0 }
 // tend does what a pass has to do about one worker, and reports whether there
 // still is one.
 func (p *Provisioner) tend(ctx context.Context, v *view, o *pool, w *worker) (stays bool, err error) {
-	if p.providers[w.providerID] == nil {
-		return true, fmt.Errorf("its provider %s is not configured on this server; configure it so that the worker can be looked after", w.providerID)
-	}
-	if v.blind[w.providerID] != nil {
+	switch {
+	case p.providers[w.providerID] == nil && now() >= w.expires:
+		return p.close(ctx, o, w, ending{reason: "nobody has looked after it until its credentials expired"})
+	case p.providers[w.providerID] == nil:
+		return true, fmt.Errorf("its provider %s is not configured on this server; configure it so that the worker can be looked after, or wait until the worker's credentials expire at %s", w.providerID, w.expires)
+	case v.blind[w.providerID] != nil:
 		return true, nil // reported with the pool, or by the log
 	}
 	s, seen := v.sightings[w.providerID][w.Ref]
@@ -180,10 +183,12 @@ type ending struct {
 // close makes sure that nothing of a worker is left, hands its claims back and
 // closes its row, in this order: a task must not run again while it still runs.
 func (p *Provisioner) close(ctx context.Context, o *pool, w *worker, e ending) (stays bool, err error) {
-	if err := p.stop(ctx, w.providerID, w.Ref, Now); err != nil {
-		return true, err
+	if p.providers[w.providerID] != nil {
+		if err := p.stop(ctx, w.providerID, w.Ref, Now); err != nil {
+			return true, err
+		}
+		p.step("end")
 	}
-	p.step("end")
 	if err := p.queue.WorkerGone(ctx, w.WorkerPoolID, w.WorkerGroup, w.WorkerID); err != nil {
 		return true, fmt.Errorf("handing its claims back to the queue: %w", err)
 	}
@@ -193,14 +198,12 @@ func (p *Provisioner) close(ctx context.Context, o *pool, w *worker, e ending) (
 		return true, err
 	}
 	p.step("close")
-	p.log.Info("a worker is gone", "worker", w.Ref.String(), "reason", w.reason)
+	p.log.Info("a worker is gone", "worker", w.Ref.String(), "reason", cmp.Or(e.reason, w.reason))
 	return false, nil
 }
 
 func (p *Provisioner) closeRow(tx *store.Tx, o *pool, w *worker, e ending) error {
-	if e.reason == "" {
-		e.reason = w.reason
-	}
+	e.reason = cmp.Or(e.reason, w.reason)
 	now, err := lockWorker(tx, w.Ref)
 	if err != nil || now.state == stopped {
 		return err

@@ -322,12 +322,15 @@ are complete without it.`,
 		return none, api.Errorf(api.InputError, "Artifact %q was announced with %d bytes; %d were uploaded.", a.Name, *a.ContentLength, object.Size)
 	}
 	return none, q.db.Do(ctx, func(tx *store.Tx) error {
-		now, err := loadArtifact(tx, a.TaskID, a.RunID, a.Name)
-		if err != nil || now.upload == nil || now.upload.ID != a.upload.ID {
+		if _, err := lock(tx, a.TaskID); err != nil { // as createArtifact does
 			return err
 		}
-		now.upload.Done = true
-		return now.save(tx)
+		a, err := loadArtifact(tx, a.TaskID, a.RunID, a.Name)
+		if err != nil || a.upload == nil || a.upload.ID != c.Body.UploadID {
+			return err
+		}
+		a.upload.Done = true
+		return a.save(tx)
 	})
 })
 
@@ -405,45 +408,35 @@ const latestRun = -1
 // resolve finds the artifact that a name means, following links, and checks
 // that the caller may read every name on the way.
 func (q *Queue) resolve(ctx context.Context, taskID string, runID int, name string, authorize func(scope.Vars) error) (a *artifact, err error) {
-	names := []string{name}
+	// Each name is checked before it is looked up: whoever may not read it learns
+	// neither whether it exists nor where it leads.
+	mayRead := func(name string) error { return authorize(scope.Vars{"names": []string{name}}) }
+	if err := mayRead(name); err != nil {
+		return nil, err
+	}
 	err = q.db.View(ctx, func(tx *store.Tx) error {
-		names = names[:1]
-		r, err := load(tx, taskID)
+		run, err := pickRun(tx, taskID, runID)
 		if err != nil {
 			return err
 		}
-		if runID == latestRun {
-			if runID = len(r.Runs) - 1; runID < 0 {
-				return api.Errorf(api.ResourceNotFound, "Task %s is unscheduled and has no artifacts yet.", taskID)
-			}
-		}
-		if _, err := r.run(runID); err != nil {
-			return err
-		}
-		for at := name; ; at = a.detail.Link {
-			a, err = loadArtifact(tx, taskID, runID, at)
-			if err != nil {
+		at := name
+		for range maxLinks {
+			a, err = loadArtifact(tx, taskID, run, at)
+			switch {
+			case err != nil:
 				return err
-			}
-			if a.StorageType != "link" {
+			case a.upload != nil && !a.upload.Done:
+				return noArtifact(taskID, run, at) // not until its parts are together
+			case a.StorageType != "link":
 				return nil
 			}
-			if names = append(names, a.detail.Link); len(names) > maxLinks {
-				return api.Errorf(api.InputError, "Artifact %q is a link that leads over more than %d others: %v", name, maxLinks, names)
+			at = a.detail.Link
+			if err := mayRead(at); err != nil {
+				return err
 			}
 		}
+		return api.Errorf(api.InputError, "Artifact %q is a link that leads over more than %d others.", name, maxLinks)
 	})
-	missing, isMissing := errors.AsType[*api.Error](err)
-	if err != nil && (!isMissing || missing.Code != api.ResourceNotFound) {
-		return nil, err
-	}
-	// Whoever may not read a name does not learn whether it exists.
-	if denied := authorize(scope.Vars{"names": names}); denied != nil {
-		return nil, denied
-	}
-	if err == nil && a.upload != nil && !a.upload.Done {
-		err = noArtifact(taskID, runID, name) // not until its parts are together
-	}
 	return a, err
 }
 
@@ -525,10 +518,11 @@ var latestArtifactInfo = api.Declare(api.Spec{
 
 func (q *Queue) info(ctx context.Context, taskID string, runID int, name string) (out *artifactResponse, err error) {
 	err = q.db.View(ctx, func(tx *store.Tx) error {
-		if runID, err = pickRun(tx, taskID, runID); err != nil {
+		run, err := pickRun(tx, taskID, runID)
+		if err != nil {
 			return err
 		}
-		a, err := loadArtifact(tx, taskID, runID, name)
+		a, err := loadArtifact(tx, taskID, run, name)
 		if err == nil {
 			out = a.info()
 		}
@@ -591,6 +585,9 @@ func (q *Queue) listArtifacts(ctx context.Context, taskID string, runID int, pag
 		n, err := page.Int(0)
 		if err != nil {
 			return out, err
+		}
+		if runID != latestRun && int(n) != runID {
+			return out, api.Errorf(api.InvalidRequestArguments, "continuationToken is of another run; leave it out to start over")
 		}
 		runID, name = int(n), page.After[1]
 	}

@@ -10,6 +10,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/taskfleet/taskfleet/api"
 	"github.com/taskfleet/taskfleet/blob"
 	"github.com/taskfleet/taskfleet/blob/blobtest"
 	"github.com/taskfleet/taskfleet/store"
@@ -122,6 +123,10 @@ func TestArtifactsOfEveryKind(t *testing.T) {
 		if code, _ := s.call("GET", "/task/"+s.id("A")+"/artifacts/public/log", nil); code != 403 {
 			t.Errorf("link without scopes for its target: %d", code)
 		}
+		s.as = "queue:get-artifact:nothing"
+		if code, out := s.call("GET", "/task/"+s.id("A")+"/artifacts/public/log", nil); code != 403 || strings.Contains(out["message"].(string), "odd") {
+			t.Errorf("where a link leads is told to whoever may not read it: %d %v", code, out)
+		}
 		if code, _ := s.call("GET", "/task/"+s.id("A")+"/artifacts/private/secret", nil); code != 403 {
 			t.Errorf("the existence of a private artifact is told: %d", code)
 		}
@@ -152,6 +157,9 @@ func TestArtifactsOfEveryKind(t *testing.T) {
 		}
 		if got := strings.Join(names, "|"); got != name+"|public/gone|public/log|ring/a|ring/b" {
 			t.Errorf("listing: %s", got)
+		}
+		if code, _ := s.call("GET", s.run("A/0")+"/artifacts?continuationToken="+api.Page{}.Token("1", ""), nil); code != 400 {
+			t.Errorf("a token for a run that the caller's scopes are not for: %d", code)
 		}
 		if _, out := s.call("GET", "/task/"+s.id("A")+"/artifact-info/public/gone", nil); out["storageType"] != "error" {
 			t.Errorf("info: %v", out)
@@ -237,7 +245,7 @@ func TestExpiredArtifactsLoseTheirBytesFirst(t *testing.T) {
 		for i := range 5 {
 			body := s3("text/plain")
 			if i < 3 {
-				body["expires"] = timestamp.Now().Add(-time.Second)
+				body["expires"] = timestamp.Now().Add(-putURLLife)
 			}
 			_, out := s.createArtifact("A/0", fmt.Sprintf("public/%d", i), body)
 			send(t, out["putUrl"].(string), "text/plain", []byte("x"))

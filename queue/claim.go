@@ -3,7 +3,9 @@ package queue
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/taskfleet/taskfleet/api"
@@ -30,7 +32,8 @@ type worker struct {
 
 type claimWorkRequest struct {
 	worker
-	Tasks int `json:"tasks"`
+	Tasks   int      `json:"tasks"`
+	Holding []string `json:"holding"` // nil: the worker does not tell
 }
 
 type claimWorkResponse struct {
@@ -46,6 +49,14 @@ type claim struct {
 	TakenUntil  timestamp.Time   `json:"takenUntil"`
 	Task        json.RawMessage  `json:"task,omitempty"`
 	Credentials cred.Credentials `json:"credentials"`
+	scopes      []string         // what the task may do
+}
+
+func newClaim(r *record, run *task.Run) claim {
+	return claim{
+		Status: r.Status, RunID: run.RunID, WorkerGroup: run.WorkerGroup, WorkerID: run.WorkerID,
+		TakenUntil: run.TakenUntil, Task: r.definition, scopes: r.scopes(),
+	}
 }
 
 var claimWork = api.Declare(api.Spec{
@@ -57,12 +68,19 @@ var claimWork = api.Declare(api.Spec{
 
 Where there is nothing to do, the call waits up to 20 seconds for work and then returns an empty list; call again.
 Each run comes with temporary credentials, with which the worker must reclaim it before ` + "`takenUntil`" + ` for as
-long as it works on it, and report how it ended.`,
+long as it works on it, and report how it ended.
+
+A worker that tells what it is ` + "`holding`" + ` gets what it has without knowing, because an answer was lost.`,
 }, func(ctx context.Context, q *Queue, c api.Call[queuePath, claimWorkRequest]) (r claimWorkResponse, err error) {
 	if err := c.Authorize(scope.Vars{"workerGroup": c.Body.Group, "workerId": c.Body.ID}); err != nil {
 		return r, err
 	}
-	r.Tasks, err = q.awaitWork(ctx, c.Path.TaskQueueID, c.Body.worker, c.Body.Tasks)
+	if c.Body.Holding != nil {
+		r.Tasks, err = q.handAgain(ctx, c.Path.TaskQueueID, c.Body)
+	}
+	if err == nil && len(r.Tasks) == 0 {
+		r.Tasks, err = q.awaitWork(ctx, c.Path.TaskQueueID, c.Body.worker, c.Body.Tasks)
+	}
 	if len(r.Tasks) > 0 {
 		c.Undelivered(func() { q.unclaim(r.Tasks) })
 	}
@@ -97,14 +115,65 @@ func (q *Queue) awaitWork(ctx context.Context, queueID string, w worker, n int) 
 	}
 }
 
-// claim takes up to n pending runs of a queue.
+// handAgain returns runs that a worker has without knowing: the answer to its
+// claim was lost, with the process that was to send it or on the way.
+func (q *Queue) handAgain(ctx context.Context, queueID string, in claimWorkRequest) (claims []claim, err error) {
+	held := in.Group + "/" + in.ID
+	var lost []string
+	err = q.db.View(ctx, func(tx *store.Tx) error {
+		lost = nil
+		list, err := query(tx, `SELECT `+columns+` FROM task WHERE task_queue_id = $1 AND worker = $2 AND state = 'running'`, queueID, held)
+		for _, r := range list {
+			if !slices.Contains(in.Holding, fmt.Sprintf("%s/%d", r.TaskID, r.Latest().RunID)) && len(lost) < in.Tasks {
+				lost = append(lost, r.TaskID)
+			}
+		}
+		return err
+	})
+	if err != nil || len(lost) == 0 {
+		return nil, err
+	}
+	err = q.db.Do(ctx, func(tx *store.Tx) error {
+		claims = nil
+		for _, id := range lost {
+			r, err := lock(tx, id)
+			if err != nil {
+				return err
+			}
+			if r.State != task.Running || r.worker != held {
+				continue // the one that sent it has given it back meanwhile
+			}
+			run := r.Latest()
+			// Another time than before, by which unclaim tells the two answers apart.
+			run.TakenUntil = max(now().Add(claimTimeout), run.TakenUntil+1)
+			r.takenUntil = run.TakenUntil
+			if err := r.save(tx); err != nil {
+				return err
+			}
+			claims = append(claims, newClaim(r, run))
+		}
+		return nil
+	})
+	if err = q.equip(ctx, claims, err); err != nil {
+		return nil, err
+	}
+	if len(claims) > 0 {
+		q.log.Info("runs handed out again: their worker never got the answer", "worker", held, "tasks", lost)
+	}
+	return claims, nil
+}
+
+// claim takes up to n pending runs of a queue. They are chosen in a CTE, which
+// is evaluated once: PostgreSQL may run a subquery of IN once for each row, and
+// each time a LIMIT over rows that it skips lets further ones through.
 func (q *Queue) claim(ctx context.Context, queueID string, w worker, n int) (claims []claim, err error) {
 	err = q.db.Do(ctx, func(tx *store.Tx) error {
 		claims = nil
 		rows, err := tx.Query(`
-			DELETE FROM pending WHERE task_id IN (
+			WITH next AS MATERIALIZED (
 			  SELECT task_id FROM pending WHERE task_queue_id = $1
 			   ORDER BY priority DESC, since, seq LIMIT $2 /*skip locked*/)
+			DELETE FROM pending WHERE task_id IN (SELECT task_id FROM next)
 			RETURNING task_id, run_id, priority, since, seq`, queueID, n)
 		if err != nil {
 			return err
@@ -125,27 +194,31 @@ func (q *Queue) claim(ctx context.Context, queueID string, w worker, n int) (cla
 			if err := q.publish(tx, taskRunning, r, run); err != nil {
 				return err
 			}
-			claims = append(claims, claim{
-				Status: r.Status, RunID: run.RunID, WorkerGroup: w.Group, WorkerID: w.ID, TakenUntil: run.TakenUntil, Task: r.definition,
-			})
+			claims = append(claims, newClaim(r, run))
 		}
 		return nil
 	})
-	if err != nil {
+	if err = q.equip(ctx, claims, err); err != nil {
 		return nil, err
 	}
+	return claims, nil
+}
+
+// equip gives claims their credentials, unless taking them failed with err. It
+// gives the runs back if nobody will work on them.
+func (q *Queue) equip(ctx context.Context, claims []claim, err error) error {
+	if err != nil && !errors.Is(err, store.ErrUnknownOutcome) {
+		return err
+	}
 	for i := range claims {
-		c := &claims[i]
-		var d task.Definition
-		if err = json.Unmarshal(c.Task, &d); err == nil {
-			c.Credentials, err = q.credentials(ctx, c, d.Scopes)
-		}
-		if err != nil {
-			q.unclaim(claims) // nobody will work on what we cannot hand over
-			return nil, err
+		if err == nil {
+			claims[i].Credentials, err = q.credentials(ctx, &claims[i])
 		}
 	}
-	return claims, nil
+	if err != nil {
+		q.unclaim(claims)
+	}
+	return err
 }
 
 type pendingRun struct {
@@ -171,11 +244,11 @@ func readPending(rows *store.Rows) (list []pendingRun, err error) {
 }
 
 // credentials are what a worker needs for one run, and what the task may do.
-func (q *Queue) credentials(ctx context.Context, c *claim, taskScopes []string) (cred.Credentials, error) {
+func (q *Queue) credentials(ctx context.Context, c *claim) (cred.Credentials, error) {
 	taskID := c.Status.TaskID
 	run := fmt.Sprintf("%s/%d", taskID, c.RunID)
 	clientID := fmt.Sprintf("task-client/%s/on/%s/%s/until/%d", run, c.WorkerGroup, c.WorkerID, c.TakenUntil.Time().Unix())
-	scopes := append([]string{"queue:reclaim-task:" + run, "queue:resolve-task:" + run, "queue:create-artifact:" + run}, taskScopes...)
+	scopes := append([]string{"queue:reclaim-task:" + run, "queue:resolve-task:" + run, "queue:create-artifact:" + run}, c.scopes...)
 	return q.mint.Mint(ctx, clientID, scopes, c.TakenUntil.Time())
 }
 
@@ -185,7 +258,9 @@ func (q *Queue) unclaim(claims []claim) {
 	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
 	defer cancel()
 	for _, c := range claims {
+		given := false
 		err := q.db.Do(ctx, func(tx *store.Tx) error {
+			given = false
 			r, err := lock(tx, c.Status.TaskID)
 			if err != nil {
 				return err
@@ -194,6 +269,7 @@ func (q *Queue) unclaim(claims []claim) {
 			if run.RunID != c.RunID || run.State != task.Running || run.TakenUntil != c.TakenUntil {
 				return nil // canceled meanwhile, or delivered after all and reclaimed
 			}
+			given = true
 			*run = task.Run{RunID: run.RunID, State: task.Pending, ReasonCreated: run.ReasonCreated, Scheduled: run.Scheduled}
 			r.State, r.takenUntil, r.worker = task.Pending, 0, ""
 			if err := r.save(tx); err != nil {
@@ -206,9 +282,9 @@ func (q *Queue) unclaim(claims []claim) {
 		})
 		if err != nil {
 			q.log.Error("a claim that its worker never got is not given back and will expire", "taskId", c.Status.TaskID, "runId", c.RunID, "err", err)
-			continue
+		} else if given {
+			q.log.Info("claim given back: the worker was gone before the reply", "taskId", c.Status.TaskID, "runId", c.RunID, "worker", c.WorkerGroup+"/"+c.WorkerID)
 		}
-		q.log.Info("claim given back: the worker was gone before the reply", "taskId", c.Status.TaskID, "runId", c.RunID, "worker", c.WorkerGroup+"/"+c.WorkerID)
 	}
 }
 
@@ -247,19 +323,15 @@ var claimTask = api.Declare(api.Spec{
 		if err := r.save(tx); err != nil {
 			return err
 		}
-		out = claim{Status: r.Status, RunID: run.RunID, WorkerGroup: c.Body.Group, WorkerID: c.Body.ID, TakenUntil: run.TakenUntil, Task: r.definition}
+		out = newClaim(r, run)
 		return q.publish(tx, taskRunning, r, run)
 	})
-	if err != nil {
+	taken := []claim{out}
+	if err = q.equip(ctx, taken, err); err != nil {
 		return out, err
 	}
-	out.Credentials, err = q.credentials(ctx, &out, r.scopes())
-	if err != nil {
-		q.unclaim([]claim{out})
-		return out, err
-	}
-	c.Undelivered(func() { q.unclaim([]claim{out}) })
-	return out, nil
+	c.Undelivered(func() { q.unclaim(taken) })
+	return taken[0], nil
 })
 
 // scopes are those of the task's definition.
@@ -282,9 +354,9 @@ var reclaimTask = api.Declare(api.Spec{
 A conflict (409) means that the worker has lost the run: it was canceled, its deadline passed or the claim had
 expired. The worker then stops working on it and reports nothing.`,
 }, func(ctx context.Context, q *Queue, c api.Call[runPath, api.None]) (out claim, err error) {
-	var r *record
 	err = q.db.Do(ctx, func(tx *store.Tx) error {
-		if r, err = lock(tx, c.Path.TaskID); err != nil {
+		r, err := lock(tx, c.Path.TaskID)
+		if err != nil {
 			return err
 		}
 		run, err := r.run(c.Path.RunID)
@@ -298,13 +370,14 @@ expired. The worker then stops working on it and reports nothing.`,
 		}
 		run.TakenUntil = now().Add(claimTimeout)
 		r.takenUntil = run.TakenUntil
-		out = claim{Status: r.Status, RunID: run.RunID, WorkerGroup: run.WorkerGroup, WorkerID: run.WorkerID, TakenUntil: run.TakenUntil}
+		out = newClaim(r, run)
+		out.Task = nil // the worker has it
 		return r.save(tx)
 	})
 	if err != nil {
 		return out, err
 	}
-	out.Credentials, err = q.credentials(ctx, &out, r.scopes())
+	out.Credentials, err = q.credentials(ctx, &out)
 	return out, err
 })
 

@@ -2,12 +2,16 @@ package queue
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"log/slog"
+	"strings"
 	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
 
+	"github.com/taskfleet/taskfleet/event"
 	"github.com/taskfleet/taskfleet/slugid"
 	"github.com/taskfleet/taskfleet/store"
 	"github.com/taskfleet/taskfleet/store/storetest"
@@ -75,6 +79,136 @@ func Test32ClaimersShareAQueueAndNoTaskIsHidden(t *testing.T) {
 			if n != 1 {
 				t.Errorf("task %s was claimed %d times", id, n)
 			}
+		}
+	})
+}
+
+// PostgreSQL keeps the plan that it made for a claim while nothing was pending.
+func TestAClaimTakesNoMoreThanItAsksFor(t *testing.T) {
+	storetest.EachReal(t, func(t *testing.T, db *store.DB) {
+		s := newStage(t, db, nil)
+		if err := db.Do(t.Context(), func(tx *store.Tx) error {
+			_, err := tx.Exec(`ANALYZE pending`)
+			return err
+		}); err != nil {
+			t.Fatal(err)
+		}
+		for range 40 { // workers that wait; from the sixth time on a plan may be kept
+			if _, err := s.queue.claim(t.Context(), "prov/wt", worker{"grp", "w"}, 1); err != nil {
+				t.Fatal(err)
+			}
+		}
+		seed(t, db, 50)
+		for _, n := range []int{1, 7} {
+			claims, err := s.queue.claim(t.Context(), "prov/wt", worker{"grp", "w"}, n)
+			if err != nil || len(claims) != n {
+				t.Errorf("asked for %d, got %d, %v", n, len(claims), err)
+			}
+		}
+	})
+}
+
+// A task becomes pending while its cancellation waits for the lock: it is
+// canceled nevertheless, and stays so.
+func TestACancellationMeetsARestart(t *testing.T) {
+	storetest.EachReal(t, func(t *testing.T, db *store.DB) {
+		s := newStage(t, db, nil)
+		id := mustCreate(t, s.queue, definition())
+		if _, err := s.queue.claim(t.Context(), "prov/wt", worker{"grp", "w"}, 1); err != nil {
+			t.Fatal(err)
+		}
+		locked, done := make(chan struct{}), make(chan error)
+		go func() {
+			done <- db.Do(t.Context(), func(tx *store.Tx) error {
+				r, err := lock(tx, id)
+				if err != nil {
+					return err
+				}
+				close(locked)
+				time.Sleep(200 * time.Millisecond) // for the cancellation to come and wait
+				return s.queue.lose(tx, r, task.ClaimExpired, task.Retry)
+			})
+		}()
+		<-locked
+		var ended bool
+		err := db.Do(t.Context(), func(tx *store.Tx) (err error) {
+			_, ended, err = s.queue.end(tx, id, task.Canceled)
+			return err
+		})
+		if err := errors.Join(err, <-done); err != nil || !ended {
+			t.Fatalf("ended: %v, %v", ended, err)
+		}
+		if claims, err := s.queue.claim(t.Context(), "prov/wt", worker{"grp", "w"}, 1); err != nil || len(claims) != 0 {
+			t.Errorf("claimed after it was canceled: %v, %v", claims, err)
+		}
+		if r, err := s.queue.read(t.Context(), id); err != nil || r.State != task.Exception || r.Latest().ReasonResolved != task.Canceled {
+			t.Errorf("%+v, %v", r, err)
+		}
+	})
+}
+
+// The tasks of a graph share a group, and are created at the same time.
+func TestCreationsInAGroupDoNotWaitForEachOther(t *testing.T) {
+	storetest.EachURL(t, func(t *testing.T, url string) {
+		if strings.HasPrefix(url, "sqlite:") {
+			return // which has one writer
+		}
+		db := storetest.Open(t, url)
+		s := newStage(t, db, nil)
+		d := definition()
+		d.TaskGroupID = mustCreate(t, s.queue, definition())
+		d.Expires = d.Expires.Add(-time.Minute)
+		if err := db.Do(t.Context(), func(tx *store.Tx) error {
+			if err := joinGroup(tx, d); err != nil {
+				return err
+			}
+			ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+			defer cancel()
+			_, err := s.queue.create(ctx, slugid.New(), d) // in another transaction
+			return err
+		}); err != nil {
+			t.Error(err)
+		}
+	})
+}
+
+// A task can expire at its deadline. Its end comes first, with all that follows.
+func TestNoTaskIsForgottenBeforeItsEndIsTold(t *testing.T) {
+	storetest.Each(t, func(t *testing.T, db *store.DB) {
+		bus, err := event.New(t.Context(), db, slog.New(slog.DiscardHandler))
+		if err != nil {
+			t.Fatal(err)
+		}
+		q, err := New(t.Context(), Config{DB: db, Events: bus, Mint: fakeMint{}, Log: slog.New(slog.DiscardHandler)})
+		if err != nil {
+			t.Fatal(err)
+		}
+		d := definition()
+		d.Expires = d.Deadline
+		id := mustCreate(t, q, d)
+		time.Sleep(2 * time.Hour)
+		for _, pass := range []func(context.Context) (bool, error){q.expireDeadlines, q.followResolutions} {
+			if _, err := q.expireTasks(t.Context()); err != nil {
+				t.Fatal(err)
+			}
+			if _, err := q.read(t.Context(), id); err != nil {
+				t.Fatalf("forgotten too early: %v", err)
+			}
+			if _, err := pass(t.Context()); err != nil {
+				t.Fatal(err)
+			}
+		}
+		var told string
+		if err := db.View(t.Context(), func(tx *store.Tx) error {
+			return tx.QueryRow(`SELECT exchange FROM event ORDER BY id DESC LIMIT 1`).Scan(&told)
+		}); err != nil || !strings.HasSuffix(told, "/task-group-resolved") {
+			t.Errorf("the last event is %s, %v", told, err)
+		}
+		if _, err := q.expireTasks(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := q.read(t.Context(), id); err == nil {
+			t.Error("it is kept")
 		}
 	})
 }
@@ -232,6 +366,23 @@ func TestDependentsCreatedDuringTheResolutionAreScheduled(t *testing.T) {
 				t.Fatalf("%d of %d dependents are pending", pending, rounds*dependents)
 			}
 			time.Sleep(20 * time.Millisecond)
+		}
+	})
+}
+
+func TestTheEndOfAGroupIsToldOnceHoweverManyTasksEndTogether(t *testing.T) {
+	storetest.Each(t, func(t *testing.T, db *store.DB) {
+		s := newStage(t, db, nil)
+		for i := range 5 {
+			s.do([]string{"create", fmt.Sprint(i), "group=G"})
+		}
+		s.do([]string{"seal", "G"})
+		if got := s.do([]string{"cancel-group", "G"}); got != "5 of 5" {
+			t.Error(got)
+		}
+		synctest.Wait()
+		if told := s.events(); strings.Count(told, "task-group-resolved G") != 1 || !strings.HasSuffix(told, "task-group-resolved G") {
+			t.Error(told)
 		}
 	})
 }

@@ -91,8 +91,10 @@ func complete(taskID string, d *task.Definition) error {
 		return api.Errorf(api.InputError, "expires %s is before deadline %s.", d.Expires, d.Deadline)
 	}
 	for _, s := range d.Scopes {
-		// "**" would be read as a star that grants stars.
-		if strings.HasSuffix(s, "**") {
+		switch {
+		case !scope.Valid(s): // no claim could have credentials for it
+			return api.Errorf(api.InputError, "scopes contains %.100q…: a scope is printable ASCII, at most 16 KiB.", s)
+		case strings.HasSuffix(s, "**"): // would be read as a star that grants stars
 			return api.Errorf(api.InputError, "scopes contains %q: a scope ends in at most one star.", s)
 		}
 	}
@@ -135,11 +137,11 @@ func (q *Queue) create(ctx context.Context, taskID string, d *task.Definition) (
 			status, err = repeated(tx, taskID, d)
 			return err
 		}
-		if err := joinGroup(tx, d); err != nil {
-			return err
-		}
 		ready, err := linkDependencies(tx, taskID, d)
 		if err != nil {
+			return err
+		}
+		if err := joinGroup(tx, d); err != nil {
 			return err
 		}
 		if err := q.publish(tx, taskDefined, r, nil); err != nil {
@@ -247,13 +249,16 @@ func onAny(r task.Requires) int {
 const groupSlack = time.Hour
 
 // joinGroup makes the task's group, or checks that it takes the task. The
-// shared lock keeps the group from being sealed until the task is there.
+// shared lock keeps the group from being sealed until the task is there. A
+// group that will do is not inserted even in vain, as that would lock the row
+// and have the tasks of a graph created one after the other.
 func joinGroup(tx *store.Tx, d *task.Definition) error {
 	if _, err := tx.Exec(`
-		INSERT INTO task_group (task_group_id, scheduler_id, expires) VALUES ($1, $2, $3)
+		INSERT INTO task_group (task_group_id, scheduler_id, expires)
+		SELECT $1, $2, $3 WHERE NOT EXISTS (SELECT 1 FROM task_group WHERE task_group_id = $1 AND expires >= $3)
 		ON CONFLICT (task_group_id) DO UPDATE SET expires = $4
 		  WHERE task_group.expires < $3 AND task_group.scheduler_id = $2 AND task_group.sealed = 0`,
-		d.TaskGroupID, d.SchedulerID, d.Expires, d.Expires.Add(groupSlack)); err != nil {
+		d.TaskGroupID, d.SchedulerID, d.Expires, min(d.Expires.Add(groupSlack), timestamp.Max)); err != nil {
 		return err
 	}
 	g, err := scanGroup(tx.QueryRow(groupQuery+` /*for share*/`, d.TaskGroupID))

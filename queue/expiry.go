@@ -8,11 +8,12 @@ import (
 
 // expireArtifacts is one pass of the loop queue.artifacts. Bytes go before the
 // row that names them: a crash in between leaves a row whose bytes are deleted
-// again, never bytes that nobody knows of.
+// again, never bytes that nobody knows of. For the same reason both stay until
+// the URLs to upload to that were handed out before are void.
 func (q *Queue) expireArtifacts(ctx context.Context) (more bool, err error) {
 	var list []*artifact
 	err = q.db.View(ctx, func(tx *store.Tx) error {
-		list, err = artifacts(tx, `SELECT `+artifactColumns+` FROM artifact WHERE expires <= $1 ORDER BY expires LIMIT $2`, now(), batch)
+		list, err = artifacts(tx, `SELECT `+artifactColumns+` FROM artifact WHERE expires <= $1 ORDER BY expires LIMIT $2`, now().Add(-putURLLife), batch)
 		return err
 	})
 	if err != nil {
@@ -65,11 +66,13 @@ func (q *Queue) deleteArtifacts(ctx context.Context, list []*artifact) error {
 }
 
 // expireTasks is one pass of the loop queue.expiry. A task goes after its
-// artifacts, which expire no later, and a group after its tasks.
+// artifacts, which expire no later, and a group after its tasks. None goes
+// before it has ended and what follows from that is done and told.
 func (q *Queue) expireTasks(ctx context.Context) (more bool, err error) {
 	due, err := q.due(ctx, `
-		SELECT task_id FROM task WHERE expires <= $1
+		SELECT task_id FROM task WHERE expires <= $1 AND state IN ('completed', 'failed', 'exception')
 		   AND NOT EXISTS (SELECT 1 FROM artifact WHERE artifact.task_id = task.task_id)
+		   AND NOT EXISTS (SELECT 1 FROM resolution WHERE resolution.task_group_id = task.task_group_id)
 		 ORDER BY expires LIMIT $2`, now())
 	if err != nil {
 		return false, err
@@ -77,7 +80,6 @@ func (q *Queue) expireTasks(ctx context.Context) (more bool, err error) {
 	err = q.db.Do(ctx, func(tx *store.Tx) error {
 		for _, id := range due {
 			for _, statement := range []string{
-				`DELETE FROM pending WHERE task_id = $1`,
 				`DELETE FROM dependency WHERE task_id = $1`,
 				`DELETE FROM task WHERE task_id = $1`,
 			} {

@@ -173,15 +173,20 @@ refused (409): seal it first. If the call breaks off, what it canceled stays can
 	}
 	out = cancelTaskGroupResponse{TaskGroupID: g.TaskGroupID, TaskIDs: []string{}}
 	for position := ""; ; {
-		var list []string
+		var list, canceled []string
 		err := q.db.Do(ctx, func(tx *store.Tx) error {
 			list, err = unresolved(tx, g.TaskGroupID, position)
 			if err != nil {
 				return err
 			}
+			canceled = nil
 			for _, id := range list {
-				if _, _, err := q.end(tx, id, task.Canceled); err != nil {
-					return ignoreMissing(err)
+				_, ended, err := q.end(tx, id, task.Canceled)
+				if err = ignoreMissing(err); err != nil {
+					return err
+				}
+				if ended {
+					canceled = append(canceled, id)
 				}
 			}
 			return nil
@@ -189,7 +194,7 @@ refused (409): seal it first. If the call breaks off, what it canceled stays can
 		if err != nil {
 			return out, err
 		}
-		out.TaskIDs = append(out.TaskIDs, list...)
+		out.TaskIDs = append(out.TaskIDs, canceled...)
 		if len(list) < batch {
 			break
 		}
@@ -220,19 +225,18 @@ func unresolved(tx *store.Tx, groupID, after string) (list []string, err error) 
 	return list, rows.Err()
 }
 
-// checkGroup announces the end of a task's group if none of its tasks is left
+// checkGroup announces the end of a group if none of its tasks is left
 // unresolved. It runs in the one loop that follows resolutions, after they are
-// committed, so of two tasks that end at once one sees the other.
-func (q *Queue) checkGroup(tx *store.Tx, taskID string) error {
-	r, err := load(tx, taskID)
-	if err != nil {
-		return ignoreMissing(err)
-	}
-	left, err := unresolved(tx, r.TaskGroupID, "")
-	if err != nil || len(left) > 0 {
+// committed, so of tasks that end at once the last to be followed up sees the
+// others; it alone announces, since no further resolution is left.
+func (q *Queue) checkGroup(tx *store.Tx, groupID string) error {
+	var open bool
+	if err := tx.QueryRow(`
+		SELECT EXISTS (SELECT 1 FROM task WHERE task_group_id = $1 AND state IN ('unscheduled', 'pending', 'running'))
+		    OR EXISTS (SELECT 1 FROM resolution WHERE task_group_id = $1)`, groupID).Scan(&open); err != nil || open {
 		return err
 	}
-	g, err := loadGroup(tx, r.TaskGroupID)
+	g, err := loadGroup(tx, groupID)
 	if err != nil {
 		return ignoreMissing(err)
 	}

@@ -19,6 +19,7 @@ import (
 var hostile = []any{
 	nil, true, -1, 0, 1e308, 1e18, 12345678901234567, 0.5, "", "x", "\u2028", "\ufffd", "ü/../\\", "%00%2F", "' OR 1=1 --", "$1", "a\nb",
 	strings.Repeat("x", 70_000), "0000-01-01T00:00:00Z", "9999-12-31T23:59:59.999Z", "2026-01-01T00:00:00+23:59", "-1",
+	"9999-12-31T23:59:59-23:59", "0000-01-01T00:00:00+23:59", []any{strings.Repeat("x", 20_000)},
 	[]any{}, []any{nil}, []any{"x", "x"}, []any{map[string]any{}}, map[string]any{}, map[string]any{"": map[string]any{"a": []any{1, "2"}}},
 	map[string]any{"x": strings.Repeat("y", 5000)}, json.RawMessage(strings.Repeat("[", 500) + strings.Repeat("]", 500)), json.RawMessage(`1e400`),
 	json.RawMessage(`"\ud800"`), json.RawMessage(`{"a":1,"a":2}`), json.RawMessage(`123456789012345678901234567890`),
@@ -94,11 +95,26 @@ func TestNoInputCausesAnInternalError(t *testing.T) {
 				}
 			}
 		}
+		// Whatever was created can be claimed: nothing stands in the way of others.
+		for got := s.do(strings.Fields("claim w 32")); got != "none"; got = s.do(strings.Fields("claim w 32")) {
+			if strings.HasPrefix(got, "4") {
+				t.Fatal(got)
+			}
+		}
+		if code, out := s.call("PUT", "/task/"+s.id("endless"), withScope(s.tasks["base"], strings.Repeat("x", 20_000))); code != 400 {
+			t.Errorf("a scope that no credentials can hold: %d %v", code, out)
+		}
 		t.Logf("%d requests, %d refused", n, refused)
 		if refused < n/2 {
 			t.Errorf("only %d of %d hostile requests were refused", refused, n)
 		}
 	})
+}
+
+func withScope(body map[string]any, scope string) map[string]any {
+	b := maps.Clone(body)
+	b["scopes"] = []string{scope}
+	return b
 }
 
 func (s *stage) good(param string) string {

@@ -85,7 +85,7 @@ func (q *Queue) settle(tx *store.Tx, r *record, state task.State, why task.Reaso
 	if state == task.Completed {
 		completed = 1
 	}
-	if _, err := tx.Exec(`INSERT INTO resolution (task_id, completed) VALUES ($1, $2)`, r.TaskID, completed); err != nil {
+	if _, err := tx.Exec(`INSERT INTO resolution (task_id, task_group_id, completed) VALUES ($1, $2, $3)`, r.TaskID, r.TaskGroupID, completed); err != nil {
 		return err
 	}
 	tx.Wake(topicResolved, 1)
@@ -234,6 +234,14 @@ func (q *Queue) end(tx *store.Tx, taskID string, why task.Reason) (s task.Status
 	if err != nil {
 		return s, false, err
 	}
+	if r.State == task.Pending {
+		// Perhaps only since we waited for the lock. That this is against the
+		// order of locks matters in that case alone; the database then undoes
+		// one of two, and it is run again.
+		if err := dequeue(tx, taskID); err != nil {
+			return s, false, err
+		}
+	}
 	if !r.State.Resolved() {
 		ended = true
 		err = q.settle(tx, r, task.Exception, why)
@@ -281,8 +289,10 @@ func sortPending(list []pendingRun) {
 func (q *Queue) followResolutions(ctx context.Context) (more bool, err error) {
 	err = q.db.Do(ctx, func(tx *store.Tx) error {
 		var id, completed int64
-		var taskID, position string
-		err := tx.QueryRow(`SELECT id, task_id, completed, position FROM resolution ORDER BY id LIMIT 1 /*for update*/`).Scan(&id, &taskID, &completed, &position)
+		var taskID, groupID, position string
+		err := tx.QueryRow(`
+			SELECT id, task_id, task_group_id, completed, position FROM resolution
+			 ORDER BY id LIMIT 1 /*for update*/`).Scan(&id, &taskID, &groupID, &completed, &position)
 		if errors.Is(err, store.ErrNotFound) {
 			more = false
 			return nil
@@ -304,11 +314,10 @@ func (q *Queue) followResolutions(ctx context.Context) (more bool, err error) {
 			_, err = tx.Exec(`UPDATE resolution SET position = $2 WHERE id = $1`, id, dependents[batch-1])
 			return err
 		}
-		if err := q.checkGroup(tx, taskID); err != nil {
+		if _, err := tx.Exec(`DELETE FROM resolution WHERE id = $1`, id); err != nil {
 			return err
 		}
-		_, err = tx.Exec(`DELETE FROM resolution WHERE id = $1`, id)
-		return err
+		return q.checkGroup(tx, groupID)
 	})
 	return more, err
 }

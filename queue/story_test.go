@@ -182,16 +182,26 @@ func (s *stage) do(f []string) string {
 	switch f[0] {
 	case "create", "again": // create NAME [deps=A,B] [queue=p/w] [priority=high] …
 		return s.create(f[0] == "again", f[1], f[2:])
-	case "claim": // claim WORKER [N] [queue=p/w] -> A/0
+	case "claim": // claim WORKER [N] [queue=p/w] [holding=A/0,B/0|nothing] -> A/0
 		n, queue := 1, "prov/wt"
+		body := map[string]any{"workerGroup": "grp", "workerId": f[1]}
 		for _, x := range f[2:] {
 			if q, ok := strings.CutPrefix(x, "queue="); ok {
 				queue = q
+			} else if h, ok := strings.CutPrefix(x, "holding="); ok {
+				list := []string{}
+				for run := range strings.SplitSeq(strings.TrimPrefix(h, "nothing"), ",") {
+					if task, run, ok := strings.Cut(run, "/"); ok {
+						list = append(list, s.id(task)+"/"+run)
+					}
+				}
+				body["holding"] = list
 			} else {
 				n, _ = strconv.Atoi(x)
 			}
 		}
-		code, out := s.call("POST", "/claim-work/"+queue, map[string]any{"workerGroup": "grp", "workerId": f[1], "tasks": n})
+		body["tasks"] = n
+		code, out := s.call("POST", "/claim-work/"+queue, body)
 		if code != 200 {
 			return refusal(code, out)
 		}

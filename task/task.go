@@ -59,12 +59,15 @@ const (
 // A Priority orders the tasks that wait in one queue.
 type Priority string
 
-// Priorities, the most urgent first. "normal" is an old name of "lowest".
+// Priorities, the most urgent first.
 var Priorities = []Priority{"highest", "very-high", "high", "medium", "low", "very-low", "lowest"}
 
-// Rank is 6 for "highest" down to 0 for "lowest".
+// Rank is 6 for "highest" down to 0 for "lowest" and what is no priority.
 func (p Priority) Rank() int {
-	return max(0, len(Priorities)-1-slices.Index(Priorities, p))
+	if i := slices.Index(Priorities, p); i >= 0 {
+		return len(Priorities) - 1 - i
+	}
+	return 0
 }
 
 // PriorityOf is the inverse of Rank.

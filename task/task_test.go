@@ -12,6 +12,9 @@ func TestPriorities(t *testing.T) {
 			t.Errorf("%s has rank %d", p, p.Rank())
 		}
 	}
+	if PriorityOf(Priority("normal").Rank()) != "lowest" {
+		t.Errorf("what is no priority has rank %d", Priority("normal").Rank())
+	}
 	if got := Priority("high").AtLeast(); !reflect.DeepEqual(got, []string{"highest", "very-high", "high"}) {
 		t.Errorf("at least high: %v", got)
 	}

@@ -13,6 +13,9 @@ import (
 // "none" and is what a missing JSON member decodes to.
 type Time int64
 
+// Max is the last Time that can be written.
+var Max = Of(time.Date(9999, 12, 31, 23, 59, 59, 999e6, time.UTC))
+
 const layout = "2006-01-02T15:04:05.000Z"
 
 // Now is the current time, cut to milliseconds.
@@ -38,11 +41,11 @@ func (t Time) String() string { return t.Time().Format(layout) }
 // MarshalText writes the API's form.
 func (t Time) MarshalText() ([]byte, error) { return t.Time().AppendFormat(nil, layout), nil }
 
-// UnmarshalText reads any RFC 3339 time. Fractions beyond milliseconds are
-// dropped; a year outside 0001 to 9999 is refused by the format itself.
+// UnmarshalText reads any RFC 3339 time whose year has four digits in UTC, too.
+// Fractions beyond milliseconds are dropped.
 func (t *Time) UnmarshalText(b []byte) error {
 	v, err := time.Parse(time.RFC3339Nano, string(b))
-	if err != nil {
+	if err != nil || v.UTC().Year() < 0 || v.UTC().Year() > 9999 {
 		return fmt.Errorf("%q is not a time such as 2016-05-11T09:30:00.000Z", b)
 	}
 	*t = Of(v)

@@ -28,7 +28,9 @@ type Config struct {
 	WorkerIdentityProof json.RawMessage `json:"workerIdentityProof"` // secret
 	Directory           string          `json:"directory"`           // all of the worker's files are in it
 
-	patience time.Duration // how long to do without a server; ten minutes
+	// How long to do without a server, and how often to look whether a run was
+	// canceled; there is no reason to set them but in tests.
+	patience, glance time.Duration
 }
 
 // LoadConfig reads a file that the provider wrote.
@@ -62,8 +64,17 @@ func LoadConfig(file string) (Config, error) {
 	if c.Directory, err = filepath.Abs(c.Directory); err != nil {
 		return c, fmt.Errorf("worker: %w", err)
 	}
-	c.patience = client.Patient.For
 	return c, nil
+}
+
+func (c Config) withDefaults() Config {
+	if c.patience == 0 {
+		c.patience = client.Patient.For
+	}
+	if c.glance == 0 {
+		c.glance = 10 * time.Second
+	}
+	return c
 }
 
 // settings are the workerConfig of the pool, which the worker gets when it

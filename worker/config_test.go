@@ -30,7 +30,7 @@ func TestLoadConfig(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if c.WorkerPoolID != "local/build" || !filepath.IsAbs(c.Directory) || c.patience != 10*time.Minute {
+	if c.WorkerPoolID != "local/build" || !filepath.IsAbs(c.Directory) {
 		t.Errorf("the configuration is %+v", c)
 	}
 	for name, test := range map[string]struct {

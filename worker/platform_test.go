@@ -99,6 +99,7 @@ func newPlatform(t *testing.T, workerConfig string) *platform {
 		"POST /api/queue/v1/task/{task}/runs/{run}/{state}":                       (*platform).resolve,
 		"POST /api/queue/v1/task/{task}/runs/{run}/artifacts/{name...}":           (*platform).createArtifact,
 		"GET /api/queue/v1/task/{task}/artifact-content/{name...}":                (*platform).artifactContent,
+		"GET /api/queue/v1/task/{task}/status":                                    (*platform).status,
 		"GET /api/queue/v1/task/{task}":                                           (*platform).getTask,
 	} {
 		p.mux.HandleFunc(pattern, func(w http.ResponseWriter, r *http.Request) {
@@ -486,6 +487,16 @@ func (p *platform) resolve(r *http.Request) (int, any) {
 	}
 	t.resolved++
 	return 200, map[string]any{"status": map[string]any{"taskId": r.PathValue("task"), "state": t.state}}
+}
+
+// status is for everybody.
+func (p *platform) status(r *http.Request) (int, any) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	t := p.tasks[r.PathValue("task")]
+	return 200, map[string]any{"status": map[string]any{"taskId": r.PathValue("task"), "state": t.state, "runs": []any{
+		map[string]any{"runId": 0, "state": t.state},
+	}}}
 }
 
 // cancel is what a user does.

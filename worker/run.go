@@ -58,6 +58,18 @@ const (
 	exception = "exception"
 )
 
+func (o outcome) words() string {
+	switch o.state {
+	case completed:
+		return "is completed"
+	case failed:
+		return "has failed"
+	case exception:
+		return "ends as exception/" + o.reason
+	}
+	return "is given up" // and not reported
+}
+
 var (
 	errLost    = errors.New("the claim is lost")
 	errMaxTime = errors.New("the commands took longer than maxRunTime")
@@ -94,39 +106,10 @@ func (r *run) live() {
 		r.log.Error("the run failed for a reason of the worker's", "err", err)
 	}
 	r.report(out)
+	r.lose(context.Canceled) // there is nothing left to renew
 	if err := tree.Remove(r.dir); err != nil {
 		// It is never used again, so that all it costs is space.
 		r.log.Error("the task's directory could not be removed", "err", err)
-	}
-}
-
-// keepClaim renews the claim until the run is over.
-func (r *run) keepClaim() {
-	started := time.Time{}
-	for _, run := range r.claim.Status.Runs {
-		if run.RunID == r.runID && !run.Started.IsZero() {
-			started = run.Started.Time()
-		}
-	}
-	l := newLease(time.Now(), started, r.claim.TakenUntil.Time())
-	for sleepUntilDue(r.claimed, l) {
-		asked := time.Now()
-		out, err := r.queue.ReclaimTask(r.claimed, r.taskID, r.runID)
-		switch {
-		case err == nil:
-			r.core.SetCredentials(cred.Credentials(out.Credentials))
-			l = l.renewed(asked, out.TakenUntil.Time())
-			r.log.Debug("claim renewed", "takenUntil", out.TakenUntil)
-		case r.claimed.Err() != nil:
-			return
-		case client.IsRefusal(err):
-			r.log.Info("the claim is lost", "err", err)
-			r.lose(fmt.Errorf("%w: %w", errLost, err))
-			return
-		default:
-			r.worker.fail(fmt.Errorf("renewing the claim of task %s failed for too long: %w", r.taskID, err))
-			return
-		}
 	}
 }
 
@@ -158,12 +141,7 @@ func (r *run) execute() (out outcome, err error) {
 	} else {
 		out, err = r.carryOut()
 	}
-	took := time.Since(begin).Round(time.Millisecond)
-	if out.state == exception {
-		r.task.Note("The run ends as %s/%s after %v", out.state, out.reason, took)
-	} else {
-		r.task.Note("The run %s after %v", map[string]string{completed: "is completed", failed: "has failed"}[out.state], took)
-	}
+	r.task.Note("The run %s after %v", out.words(), time.Since(begin).Round(time.Millisecond))
 	withdraw()
 	return out, errors.Join(err, r.uploadLog())
 }
@@ -175,19 +153,18 @@ func (r *run) carryOut() (out outcome, err error) {
 		Fetcher: &mount.Fetcher{Locate: r.locate, Client: r.worker.web, For: 5 * time.Minute, Stall: time.Minute},
 		Limits:  r.worker.settings.limits(), Log: r.task,
 	}
-	purge := false
+	began, purge := false, false
 	if err = mounter.Mount(r.working, r.payload.Mounts); err == nil {
+		began = true
 		out, purge, err = r.command()
 	}
 	if err != nil {
 		out, err = r.blame(err)
 	}
-	if r.claimed.Err() != nil || r.worker.hard.Err() != nil {
-		mounter.Return(false)
+	mounter.Return(purge)
+	if !began || r.claimed.Err() != nil {
 		return out, err
 	}
-	mounter.Return(purge)
-
 	uploader := r.uploader()
 	complete, uploadErr := uploader.Upload(r.claimed, mounter.Dir, r.payload.Artifacts)
 	if uploadErr != nil {

@@ -36,11 +36,13 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
 	"math/rand/v2"
 	"net/http"
 	"os"
 	"os/signal"
 	"path/filepath"
+	"slices"
 	"sync"
 	"syscall"
 	"time"
@@ -79,8 +81,8 @@ type Worker struct {
 	end      context.CancelCauseFunc
 
 	mu      sync.Mutex
-	running int
-	freed   chan struct{} // receives when a run is over
+	running map[string]bool // by taskId/runId
+	freed   chan struct{}   // receives when a run is over
 	runs    sync.WaitGroup
 }
 
@@ -96,9 +98,7 @@ var (
 // Run registers and works until ctx ends or the worker is not needed. It returns
 // nil if it has ended as it should, with no task left behind.
 func Run(ctx context.Context, config Config, log *slog.Logger) error {
-	if config.patience == 0 {
-		config.patience = client.Patient.For
-	}
+	config = config.withDefaults()
 	log = log.With("worker", config.WorkerID)
 	if err := os.MkdirAll(config.Directory, 0o700); err != nil {
 		return fmt.Errorf("worker: %w", err)
@@ -123,7 +123,7 @@ func Run(ctx context.Context, config Config, log *slog.Logger) error {
 
 // open prepares the directory and registers.
 func open(ctx context.Context, config Config, log *slog.Logger) (*Worker, error) {
-	w := &Worker{config: config, log: log, freed: make(chan struct{}, 1)}
+	w := &Worker{config: config, log: log, freed: make(chan struct{}, 1), running: map[string]bool{}}
 	w.hard, w.halt = context.WithCancelCause(context.WithoutCancel(ctx))
 	w.draining, w.drain = context.WithCancelCause(w.hard)
 	w.ending, w.end = context.WithCancelCause(w.draining)
@@ -220,7 +220,8 @@ func (w *Worker) claimTasks() {
 	idle := seconds(w.settings.IdleTimeoutSecs)
 	answered := time.Now()
 	for w.ending.Err() == nil {
-		running := w.occupied()
+		holding := w.holding()
+		running := len(holding)
 		if running == w.settings.Capacity {
 			select {
 			case <-w.freed:
@@ -229,18 +230,31 @@ func (w *Worker) claimTasks() {
 			idleSince = time.Now()
 			continue
 		}
+		// A poll ends when the worker has been idle for long enough. A task that
+		// is handed out just then goes back, since the answer finds nobody.
+		poll, hangUp := context.WithCancel(w.ending)
 		if running > 0 {
 			idleSince = time.Now()
-		} else if idle > 0 && time.Since(idleSince) >= idle {
-			w.end(errIdle)
-			return
+		} else if idle > 0 {
+			left := idle - time.Since(idleSince)
+			if left <= 0 {
+				hangUp()
+				w.end(errIdle)
+				return
+			}
+			hangUp()
+			poll, hangUp = context.WithTimeout(w.ending, left)
 		}
-		claims, err := w.claim(w.settings.Capacity - running)
+		claims, err := w.claim(poll, w.settings.Capacity-running, holding)
+		idled := poll.Err() != nil
+		hangUp()
 		switch {
 		case err == nil:
 			answered = time.Now()
 		case w.ending.Err() != nil:
 			return
+		case idled:
+			answered = time.Now() // whether the platform is there is not known, and does not matter any more
 		case errors.Is(err, errUnwanted):
 			w.end(err)
 			return
@@ -265,9 +279,9 @@ func (w *Worker) sleep(d time.Duration) {
 }
 
 // claim asks for up to n tasks, if the worker is still wanted.
-func (w *Worker) claim(n int) ([]queue.ClaimWorkResponseTask, error) {
+func (w *Worker) claim(ctx context.Context, n int, holding []string) ([]queue.ClaimWorkResponseTask, error) {
 	c := w.config
-	advice, err := w.manager.ShouldWorkerTerminate(w.ending, c.WorkerPoolID, c.WorkerGroup, c.WorkerID)
+	advice, err := w.manager.ShouldWorkerTerminate(ctx, c.WorkerPoolID, c.WorkerGroup, c.WorkerID)
 	switch {
 	case err == nil && advice.Terminate:
 		return nil, fmt.Errorf("%w: %s", errUnwanted, advice.Reason)
@@ -276,29 +290,33 @@ func (w *Worker) claim(n int) ([]queue.ClaimWorkResponseTask, error) {
 	case err != nil:
 		return nil, err
 	}
-	out, err := w.queue.ClaimWork(w.ending, c.WorkerPoolID, &queue.ClaimWorkRequest{WorkerGroup: c.WorkerGroup, WorkerID: c.WorkerID, Tasks: n})
+	out, err := w.queue.ClaimWork(ctx, c.WorkerPoolID, &queue.ClaimWorkRequest{
+		WorkerGroup: c.WorkerGroup, WorkerID: c.WorkerID, Tasks: n, Holding: holding,
+	})
 	if err != nil {
 		return nil, err
 	}
 	return out.Tasks, nil
 }
 
-func (w *Worker) occupied() int {
+// holding lists the runs in hand. It is never nil: that would not tell.
+func (w *Worker) holding() []string {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	return w.running
+	return append([]string{}, slices.Sorted(maps.Keys(w.running))...)
 }
 
 func (w *Worker) start(claim queue.ClaimWorkResponseTask) {
+	name := fmt.Sprintf("%s/%d", claim.Status.TaskID, claim.RunID)
 	w.mu.Lock()
-	w.running++
+	w.running[name] = true
 	w.mu.Unlock()
 	w.began++
 	r := newRun(w, claim, w.began)
 	w.runs.Go(func() {
 		defer func() {
 			w.mu.Lock()
-			w.running--
+			delete(w.running, name)
 			w.mu.Unlock()
 			select {
 			case w.freed <- struct{}{}:

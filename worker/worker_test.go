@@ -32,9 +32,8 @@ func TestMain(m *testing.M) {
 		context.AfterFunc(ctx, stop)
 		config, err := LoadConfig(os.Args[1])
 		if err == nil {
-			if patience, _ := time.ParseDuration(os.Getenv("PATIENCE")); patience > 0 {
-				config.patience = patience
-			}
+			config.patience, _ = time.ParseDuration(os.Getenv("PATIENCE"))
+			config.glance, _ = time.ParseDuration(os.Getenv("GLANCE"))
 			err = Run(ctx, config, slog.New(slog.NewTextHandler(os.Stderr, nil)))
 		}
 		if err != nil {
@@ -448,9 +447,21 @@ func TestTheClaimIsKeptAndItsCredentialsRenewed(t *testing.T) {
 }
 
 func TestACanceledTaskIsKilledAndNotReported(t *testing.T) {
+	for name, test := range map[string]struct {
+		claimLife time.Duration
+		glance    string
+	}{
+		"when its claim is to be renewed":   {time.Second, "1h"},
+		"when somebody looks at its status": {time.Hour, "50ms"},
+	} {
+		t.Run(name, func(t *testing.T) { cancelOne(t, test.claimLife, test.glance) })
+	}
+}
+
+func cancelOne(t *testing.T, claimLife time.Duration, glance string) {
 	p := newPlatform(t, usual)
-	p.claimLife = time.Second
-	w := start(t, p)
+	p.claimLife = claimLife
+	w := start(t, p, "GLANCE="+glance)
 	id := p.add(w.sh(`touch "$0/started"; trap '' TERM; while :; do sleep 1000; done`, `"artifacts": [{"type": "file", "path": "x"}]`))
 	w.awaitFile("started")
 	p.cancel(id)

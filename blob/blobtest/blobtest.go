@@ -3,6 +3,7 @@
 package blobtest
 
 import (
+	"cmp"
 	"context"
 	"crypto/rand"
 	"os"
@@ -17,7 +18,7 @@ import (
 // directory that goes with the test.
 func Gateway(t *testing.T) *blob.Store {
 	t.Helper()
-	return open(t, Start(t, t.TempDir(), "127.0.0.1:0").Blob())
+	return store(t, Start(t, t.TempDir(), "127.0.0.1:0").Blob())
 }
 
 // Start runs a gateway until the end of the test. What it keeps is not
@@ -45,29 +46,25 @@ func Start(t testing.TB, directory, listen string) *gateway.Gateway {
 //	TASKFLEET_TEST_S3_ACCESS_KEY_ID      neither: what the AWS SDK finds
 //	TASKFLEET_TEST_S3_SECRET_ACCESS_KEY
 //	TASKFLEET_TEST_S3_VIRTUAL_HOST       not empty: the bucket goes into the host name
+//	TASKFLEET_TEST_S3_IMITATION          not empty: it is one, such as moto (see RunFormat)
 //
-// It is nil if the first is not set.
-func Endpoint() func(t *testing.T) *blob.Store {
+// named is false if the first is not set.
+func Endpoint() (open func(t *testing.T) *blob.Store, imitation, named bool) {
 	c := blob.Config{
 		Endpoint:        os.Getenv("TASKFLEET_TEST_S3_ENDPOINT"),
-		Region:          os.Getenv("TASKFLEET_TEST_S3_REGION"),
+		Region:          cmp.Or(os.Getenv("TASKFLEET_TEST_S3_REGION"), "us-east-1"),
 		AccessKeyID:     os.Getenv("TASKFLEET_TEST_S3_ACCESS_KEY_ID"),
 		SecretAccessKey: os.Getenv("TASKFLEET_TEST_S3_SECRET_ACCESS_KEY"),
 		PathStyle:       os.Getenv("TASKFLEET_TEST_S3_VIRTUAL_HOST") == "",
 	}
-	if c.Endpoint == "" {
-		return nil
-	}
-	if c.Region == "" {
-		c.Region = "us-east-1"
-	}
-	return func(t *testing.T) *blob.Store {
+	open = func(t *testing.T) *blob.Store {
 		t.Helper()
-		return open(t, c)
+		return store(t, c)
 	}
+	return open, os.Getenv("TASKFLEET_TEST_S3_IMITATION") != "", c.Endpoint != ""
 }
 
-func open(t *testing.T, c blob.Config) *blob.Store {
+func store(t *testing.T, c blob.Config) *blob.Store {
 	t.Helper()
 	s, err := blob.Open(t.Context(), c)
 	if err != nil {

@@ -8,10 +8,14 @@ import (
 
 func TestGateway(t *testing.T) { blobtest.Run(t, blobtest.Gateway) }
 
-// TestEndpoint runs where the environment names an endpoint, such as a bucket
-// service to be used in production.
+// Where the environment names an endpoint, such as one to be used in production,
+// it is tested as well.
 func TestEndpoint(t *testing.T) {
-	if open := blobtest.Endpoint(); open != nil {
+	open, imitation, named := blobtest.Endpoint()
+	switch {
+	case named && imitation:
+		blobtest.RunFormat(t, open)
+	case named:
 		blobtest.Run(t, open)
 	}
 }

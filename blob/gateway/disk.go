@@ -74,7 +74,7 @@ func openDisk(directory string, durable bool, log *slog.Logger) (*disk, error) {
 	}
 	options.SetNewDirPerm(0o700)
 	options.SetNewFilePerm(0o600)
-	// The directory is where it changes to.
+	// The directory that it is given is where it changes to: to where we are.
 	if d.posix, err = posix.New(".", d.attributes, options); err != nil {
 		return nil, fmt.Errorf("gateway: open the posix backend: %w", err)
 	}

@@ -28,9 +28,6 @@
 //     the process at any moment leaves each object as it was before or as it
 //     is after; what was being uploaded is removed at the next start, and a
 //     multipart upload that was being completed can be completed again.
-//     (With the metadata directory an object that is being replaced can, if
-//     the process is killed just then, be left with the attributes of the
-//     object that was to replace it.)
 //   - An answered PUT or CompleteMultipartUpload is on the disk: file and
 //     directories are synchronised first (versitygw does not), so it survives a
 //     power failure as far as the disk keeps its word. See Config.NoSync.
@@ -107,10 +104,11 @@ type Gateway struct {
 	lock     *os.File
 	log      *slog.Logger
 
-	closing sync.Once
-	cancel  context.CancelFunc // ends the work in the background
-	done    chan struct{}      // closed when the server has stopped
-	err     error              // why, once done is closed
+	closing    sync.Once
+	cancel     context.CancelFunc // ends the work in the background
+	background sync.WaitGroup
+	done       chan struct{} // closed when the server has stopped
+	err        error         // why, once done is closed
 }
 
 // Start puts the directory in order and returns when the gateway can be
@@ -134,6 +132,9 @@ func Start(ctx context.Context, c Config) (_ *Gateway, err error) {
 	}
 	defer func() {
 		if err != nil {
+			if g.disk != nil {
+				g.disk.Shutdown()
+			}
 			g.lock.Close()
 		}
 	}()
@@ -151,7 +152,7 @@ func Start(ctx context.Context, c Config) (_ *Gateway, err error) {
 	}
 	background, cancel := context.WithCancel(context.WithoutCancel(ctx))
 	g.cancel = cancel
-	go g.disk.sweep(background, time.Now())
+	g.background.Go(func() { g.disk.sweep(background, time.Now()) })
 	go func() {
 		defer close(g.done)
 		g.err = g.app.Listener(g.listener, fiber.ListenConfig{DisableStartupMessage: true})
@@ -223,7 +224,7 @@ func (g *Gateway) Wait() error {
 }
 
 // Close lets the requests that are being served finish, for ten seconds at
-// most, and gives the directory free.
+// most, and releases the directory.
 func (g *Gateway) Close() error {
 	var err error
 	g.closing.Do(func() {
@@ -237,6 +238,7 @@ func (g *Gateway) Close() error {
 			g.listener.disconnect()
 			err = errors.Join(err, fmt.Errorf("gateway: stop: some requests took longer than %v and were cut off: %w", grace, e))
 		}
+		g.background.Wait()
 		g.disk.Shutdown()
 		err = errors.Join(err, g.lock.Close())
 	})

@@ -162,8 +162,7 @@ type GetClientResponse struct {
 	// What the client itself was granted.
 	Scopes client.List[string] `json:"scopes"`
 
-	// All that the client may do, with what its roles add, including the role
-	// `client-id:<clientId>`.
+	// All that the client may do, with what the roles it can assume add.
 	ExpandedScopes client.List[string] `json:"expandedScopes"`
 
 	// Whether the client is switched off.

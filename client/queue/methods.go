@@ -464,6 +464,9 @@ func (c *Client) CancelTask(ctx context.Context, taskID string) (*TaskStatusResp
 // which the worker must reclaim it before `takenUntil` for as long as it works on it,
 // and report how it ended.
 //
+// A worker that tells what it is `holding` gets what it has without knowing, because
+// an answer was lost.
+//
 // Scopes: `queue:claim-work:<taskQueueId>` and
 // `queue:worker-id:<workerGroup>/<workerId>`.
 func (c *Client) ClaimWork(ctx context.Context, taskQueueID string, in *ClaimWorkRequest) (*ClaimWorkResponse, error) {

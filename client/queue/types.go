@@ -111,6 +111,11 @@ type ClaimWorkRequest struct {
 
 	// How many tasks the worker can start right now.
 	Tasks int `json:"tasks"`
+
+	// The runs that the worker has in hand, each as `taskId/runId`; an empty list when
+	// it has none. Runs that the queue believes it has and that are not in the list are
+	// handed out to it again. Left out by workers that do not tell.
+	Holding []string `json:"holding,omitzero"`
 }
 
 // ClaimWorkResponse: the tasks handed to the worker.

@@ -34,6 +34,7 @@ var differences = map[string]string{
 	"queue/create-task-request.json /properties/payload/default": "published as [], which the schema of payload itself refuses; payload is required anyway",
 
 	"queue/post-artifact-response.json /oneOf/0/properties/multipart":      "extension: one presigned PUT ends at 5 GiB",
+	"queue/claim-work-request.json /properties/holding":                    "extension: a claim whose answer was lost is handed out again at once",
 	"queue/post-artifact-request.json /oneOf/0/properties/contentEncoding": "extension: an upload in parts gets its encoding when it begins",
 	"queue/finish-artifact-request.json /properties/parts":                 "extension: S3 joins the parts of an upload by their ETags",
 

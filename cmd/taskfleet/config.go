@@ -118,7 +118,8 @@ func (f *configFlags) load() (Config, error) {
 	return c, c.check()
 }
 
-// read fills in what a file says. Unknown entries are errors with their line.
+// read fills in what a file says. Unknown entries are errors with their line;
+// not with its text, as that and the lines around it may hold secrets.
 func (c *Config) read(file string) error {
 	text, err := os.ReadFile(file)
 	if err != nil {
@@ -129,7 +130,7 @@ func (c *Config) read(file string) error {
 		return nil
 	}
 	if err := yaml.NewDecoder(bytes.NewReader(text), yaml.Strict()).Decode(c); err != nil {
-		return fmt.Errorf("configuration %s:\n%s", file, yaml.FormatError(err, false, true))
+		return fmt.Errorf("configuration %s: %s", file, yaml.FormatError(err, false, false))
 	}
 	return nil
 }
@@ -206,23 +207,18 @@ func (c *Config) check() error {
 	return errors.Join(wrong...)
 }
 
-// mistake is an error that shows the entry's place in the file, if it has one.
+// mistake is an error that tells the entry's place in the file, if it has one.
 func (c *Config) mistake(path, message string) error {
 	if c.file == "" {
 		return errors.New(message)
 	}
-	p, err := yaml.PathString("$." + path)
-	if err != nil {
-		return errors.New(message)
+	where := c.file
+	if p, err := yaml.PathString("$." + path); err == nil {
+		if entry, err := p.ReadNode(bytes.NewReader(c.text)); err == nil { // else it is not in the file
+			where = fmt.Sprintf("%s:%d", c.file, entry.GetToken().Position.Line)
+		}
 	}
-	if strings.Contains(strings.ToLower(path), "secret") || path == "database" || path == "s3" {
-		return fmt.Errorf("%s: %s", c.file, message) // the source would show a password
-	}
-	source, err := p.AnnotateSource(c.text, false)
-	if err != nil {
-		return fmt.Errorf("%s: %s", c.file, message) // the entry is not in the file
-	}
-	return fmt.Errorf("%s: %s\n%s", c.file, message, source)
+	return fmt.Errorf("%s: %s", where, message)
 }
 
 func loopback(host string) bool {

@@ -7,6 +7,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"runtime"
 
 	"github.com/taskfleet/taskfleet/seal"
 	"github.com/taskfleet/taskfleet/slugid"
@@ -60,24 +61,34 @@ func writePrivate(file string, v any) error {
 	if err = errors.Join(err, f.Close()); err == nil {
 		err = os.Rename(f.Name(), file)
 	}
+	if err == nil && runtime.GOOS != "windows" { // which keeps names by itself
+		err = syncDirectory(filepath.Dir(file))
+	}
 	if err != nil {
 		return fmt.Errorf("writing %s: %w", file, err)
 	}
 	return nil
 }
 
+// syncDirectory has the names in a directory survive a power failure.
+func syncDirectory(name string) error {
+	d, err := os.Open(name)
+	if err != nil {
+		return err
+	}
+	return errors.Join(d.Sync(), d.Close())
+}
+
 // replicaID names this process to the others on its database. It stays the same
 // over restarts on a data directory, of which one process at a time has the
-// lock: so a process that was killed has its leases back at once.
+// lock: so a process that was killed has its leases back at once. A file that a
+// crash left without an id is written anew.
 func replicaID(data string) (string, error) {
 	file := filepath.Join(data, "replica")
 	text, err := os.ReadFile(file)
-	if errors.Is(err, fs.ErrNotExist) {
+	if errors.Is(err, fs.ErrNotExist) || err == nil && !slugid.Valid(string(text)) {
 		id := slugid.New()
 		return id, os.WriteFile(file, []byte(id), 0o600)
-	}
-	if err == nil && !slugid.Valid(string(text)) {
-		err = fmt.Errorf("%s is damaged; delete it", file)
 	}
 	return string(text), err
 }

@@ -68,7 +68,7 @@ type platform struct {
 	runner  *loop.Runner
 	closers []func() error // in the order of opening
 
-	stopPolls context.CancelFunc // ends the calls that wait
+	stopCalls context.CancelFunc // ends the calls under way, above all those that wait
 	stopLoops context.CancelFunc
 	running   sync.WaitGroup
 	failed    chan error
@@ -77,7 +77,7 @@ type platform struct {
 // startPlatform starts everything and returns when the API answers. What was
 // opened before a failure is closed again.
 func startPlatform(ctx context.Context, c Config, log *slog.Logger) (_ *platform, err error) {
-	p := &platform{Data: c.Data, log: log, failed: make(chan error, 4), stopPolls: func() {}, stopLoops: func() {}}
+	p := &platform{Data: c.Data, log: log, failed: make(chan error, 4), stopCalls: func() {}, stopLoops: func() {}}
 	defer func() {
 		if err != nil {
 			err = errors.Join(err, p.close())
@@ -189,13 +189,13 @@ func startPlatform(ctx context.Context, c Config, log *slog.Logger) (_ *platform
 
 // run starts what goes on until the platform is stopped.
 func (p *platform) run(db *store.DB, l net.Listener, h http.Handler, work []loop.Loop) {
-	polls, stopPolls := context.WithCancel(context.Background())
+	calls, stopCalls := context.WithCancel(context.Background())
 	loops, stopLoops := context.WithCancel(context.Background())
-	p.stopPolls, p.stopLoops = stopPolls, stopLoops
+	p.stopCalls, p.stopLoops = stopCalls, stopLoops
 	p.http = &http.Server{
 		Handler: h, ErrorLog: slog.NewLogLogger(p.log.Handler(), slog.LevelDebug),
 		ReadHeaderTimeout: 20 * time.Second, IdleTimeout: 3 * time.Minute, MaxHeaderBytes: 64 << 10,
-		BaseContext: func(net.Listener) context.Context { return polls },
+		BaseContext: func(net.Listener) context.Context { return calls },
 	}
 	background := func(what string, f func() error) {
 		p.running.Go(func() {
@@ -225,7 +225,7 @@ func (p *platform) Stop(ctx context.Context) error {
 	if err != nil {
 		err = fmt.Errorf("stopping the workers: %w", err)
 	}
-	p.stopPolls()
+	p.stopCalls()
 	end, cancel := context.WithTimeout(ctx, 10*time.Second)
 	defer cancel()
 	if e := p.http.Shutdown(end); e != nil {

@@ -247,13 +247,14 @@ func TestOldLogsGo(t *testing.T) {
 	r := start(t, p)
 	s.ready(t, r)
 	old, recent, quiet := p.file("w-old"), p.file("w-recent"), p.file(r.WorkerID)
-	for _, f := range []string{old, recent} {
+	foreign := filepath.Join(s.dir, "logs", "taskfleet.log")
+	for _, f := range []string{old, recent, foreign} {
 		if err := os.WriteFile(f, []byte("x"), 0o600); err != nil {
 			t.Fatal(err)
 		}
 	}
 	past := time.Now().Add(-2 * logLife)
-	for _, f := range []string{old, quiet} {
+	for _, f := range []string{old, quiet, foreign} {
 		if err := os.Chtimes(f, past, past); err != nil {
 			t.Fatal(err)
 		}
@@ -262,7 +263,7 @@ func TestOldLogsGo(t *testing.T) {
 	if _, err := os.Stat(old); err == nil {
 		t.Error("an old log of a worker that is gone is kept")
 	}
-	for _, f := range []string{recent, quiet} {
+	for _, f := range []string{recent, quiet, foreign} {
 		if _, err := os.Stat(f); err != nil {
 			t.Errorf("a log that is still of use: %v", err)
 		}

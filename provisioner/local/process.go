@@ -213,7 +213,8 @@ func (p *Provider) someoneDied() (died bool) {
 	return died
 }
 
-// forgetLogs removes old logs of workers that are gone.
+// forgetLogs removes old logs of workers that are gone. Other programs may keep
+// their logs in the directory.
 func (p *Provider) forgetLogs() {
 	entries, err := os.ReadDir(p.logs())
 	if err != nil {
@@ -222,7 +223,7 @@ func (p *Provider) forgetLogs() {
 	}
 	for _, e := range entries {
 		info, err := e.Info()
-		if err != nil || time.Since(info.ModTime()) < logLife {
+		if err != nil || !strings.HasPrefix(e.Name(), "w-") || time.Since(info.ModTime()) < logLife {
 			continue
 		}
 		if _, err := os.Stat(p.dir(strings.TrimSuffix(e.Name(), ".log"))); err == nil {

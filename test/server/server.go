@@ -145,6 +145,9 @@ func (s *Server) Environment() []string {
 	}
 }
 
+// PID is the server's process id.
+func (s *Server) PID() int { return s.process.Process.Pid }
+
 // Stop ends the server in an orderly way, and fails when it does not end or ends with an error.
 func (s *Server) Stop() error {
 	if err := s.process.Process.Signal(os.Interrupt); err != nil && !errors.Is(err, os.ErrProcessDone) {

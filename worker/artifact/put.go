@@ -2,7 +2,6 @@ package artifact
 
 import (
 	"cmp"
-	"compress/gzip"
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
@@ -11,17 +10,18 @@ import (
 	"hash"
 	"io"
 	"io/fs"
-	"math/rand/v2"
 	"net/http"
-	"net/url"
 	"os"
 	"strings"
 	"sync"
 	"time"
 
+	"github.com/klauspost/compress/gzip"
+
 	"github.com/taskfleet/taskfleet/client"
 	"github.com/taskfleet/taskfleet/client/queue"
 	"github.com/taskfleet/taskfleet/timestamp"
+	"github.com/taskfleet/taskfleet/worker/transfer"
 )
 
 // sayEncodingFrom is the length from which the queue is told how the bytes are
@@ -254,7 +254,7 @@ func (e *refusedError) Unwrap() error { return e.err }
 
 func (u *Uploader) sendPart(ctx context.Context, b *body, p part, header http.Header) (tag string, err error) {
 	begin := time.Now()
-	for wait := 250 * time.Millisecond; ; wait = min(2*wait, 20*time.Second) {
+	for pause := (transfer.Pause{}); ; {
 		again := false
 		if tag, again, err = u.attempt(ctx, b, p, header); err == nil || !again {
 			return tag, err
@@ -265,21 +265,16 @@ func (u *Uploader) sendPart(ctx context.Context, b *body, p part, header http.He
 		if spent := time.Since(begin); spent > u.For {
 			return "", fmt.Errorf("%w (gave up after %v)", err, spent.Round(time.Second))
 		}
-		select {
-		case <-ctx.Done():
-			return "", context.Cause(ctx)
-		case <-time.After(rand.N(wait)):
+		if err := pause.Wait(ctx); err != nil {
+			return "", err
 		}
 	}
 }
 
 func (u *Uploader) attempt(ctx context.Context, b *body, p part, header http.Header) (tag string, again bool, err error) {
-	ctx, stop := context.WithCancelCause(ctx)
-	defer stop(nil)
-	watch := time.AfterFunc(u.Stall, func() { stop(fmt.Errorf("nothing moved for %v", u.Stall)) })
-	defer watch.Stop()
-
-	sent := &sentBody{r: io.NewSectionReader(b.file, p.offset, p.size), digest: sha256.New(), progress: func() { watch.Reset(u.Stall) }}
+	ctx, progress, stop := transfer.Watch(ctx, u.Stall)
+	defer stop()
+	sent := &sentBody{r: io.NewSectionReader(b.file, p.offset, p.size), digest: sha256.New(), progress: progress}
 	req, err := http.NewRequestWithContext(ctx, http.MethodPut, p.url, io.NopCloser(sent))
 	if err != nil {
 		return "", false, errors.New("the queue gave a URL that is not valid")
@@ -294,7 +289,7 @@ func (u *Uploader) attempt(ctx context.Context, b *body, p part, header http.Hea
 		if short := b.shorter(p); short != nil {
 			return "", false, short
 		}
-		return "", true, fmt.Errorf("cannot send to %s: %w", bare(p.url), because(ctx, err))
+		return "", true, fmt.Errorf("cannot send to %s: %w", transfer.Bare(p.url), transfer.Cause(ctx, err))
 	}
 	defer resp.Body.Close()
 	answer, _ := io.ReadAll(io.LimitReader(resp.Body, 4<<10)) // an error in XML
@@ -305,9 +300,9 @@ func (u *Uploader) attempt(ctx context.Context, b *body, p part, header http.Hea
 		}
 		return resp.Header.Get("ETag"), false, nil
 	case code >= 500 || code == http.StatusTooManyRequests || code == http.StatusRequestTimeout:
-		return "", true, fmt.Errorf("%s answers %s%s", bare(p.url), resp.Status, s3Code(answer))
+		return "", true, fmt.Errorf("%s answers %s%s", transfer.Bare(p.url), resp.Status, s3Code(answer))
 	default:
-		return "", false, &refusedError{fmt.Errorf("%s answers %s%s", bare(p.url), resp.Status, s3Code(answer))}
+		return "", false, &refusedError{fmt.Errorf("%s answers %s%s", transfer.Bare(p.url), resp.Status, s3Code(answer))}
 	}
 }
 
@@ -350,27 +345,6 @@ func s3Code(document []byte) string {
 		return ""
 	}
 	return " (" + code + ")"
-}
-
-// because is what is wrong, without the URL, whose query is a signature.
-func because(ctx context.Context, err error) error {
-	if cause := context.Cause(ctx); cause != nil {
-		return cause
-	}
-	var withURL *url.Error
-	if errors.As(err, &withURL) {
-		return withURL.Err
-	}
-	return err
-}
-
-func bare(from string) string {
-	u, err := url.Parse(from)
-	if err != nil {
-		return "a malformed URL"
-	}
-	u.User, u.RawQuery, u.Fragment = nil, "", ""
-	return u.String()
 }
 
 func digestOf(s string) string {

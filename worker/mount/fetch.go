@@ -6,13 +6,12 @@ import (
 	"fmt"
 	"hash"
 	"io"
-	"math/rand/v2"
 	"net/http"
-	"net/url"
 	"os"
 	"time"
 
 	"github.com/taskfleet/taskfleet/worker/payload"
+	"github.com/taskfleet/taskfleet/worker/transfer"
 )
 
 // A Fetcher downloads content, again and again if it has to.
@@ -30,7 +29,7 @@ type Fetcher struct {
 // transported, not what it is.
 func (f *Fetcher) Fetch(ctx context.Context, c *payload.Content, to *os.File, digest hash.Hash, limit int64) (int64, error) {
 	begin := time.Now()
-	wait := 250 * time.Millisecond
+	var pause transfer.Pause
 	for refusals := 0; ; {
 		n, err := f.attempt(ctx, c, io.MultiWriter(to, digest), limit)
 		if err == nil {
@@ -49,11 +48,8 @@ func (f *Fetcher) Fetch(ctx context.Context, c *payload.Content, to *os.File, di
 		if spent := time.Since(begin); spent > f.For || refusals >= 3 {
 			return 0, &Failure{Unavailable: true, Message: fmt.Sprintf("%v (gave up after %v)", again.err, spent.Round(time.Second))}
 		}
-		select {
-		case <-ctx.Done():
-			return 0, context.Cause(ctx)
-		case <-time.After(rand.N(wait)):
-			wait = min(2*wait, 20*time.Second)
+		if err := pause.Wait(ctx); err != nil {
+			return 0, err
 		}
 		digest.Reset()
 		if err := to.Truncate(0); err != nil {
@@ -81,34 +77,31 @@ func (f *Fetcher) attempt(ctx context.Context, c *payload.Content, to io.Writer,
 			return 0, &Failure{Unavailable: true, Message: err.Error()}
 		}
 	}
-	ctx, stop := context.WithCancelCause(ctx)
-	defer stop(nil)
-	watch := time.AfterFunc(f.Stall, func() { stop(fmt.Errorf("no byte came for %v", f.Stall)) })
-	defer watch.Stop()
-
+	ctx, progress, stop := transfer.Watch(ctx, f.Stall)
+	defer stop()
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, from, nil)
 	if err != nil {
 		return 0, &Failure{Message: "the URL is not valid"}
 	}
 	resp, err := f.Client.Do(req)
 	if err != nil {
-		return 0, &retry{err: fmt.Errorf("cannot download %s: %w", bare(from), because(ctx, err))}
+		return 0, &retry{err: fmt.Errorf("cannot download %s: %w", transfer.Bare(from), transfer.Cause(ctx, err))}
 	}
 	defer resp.Body.Close()
 	switch code := resp.StatusCode; {
 	case code != http.StatusOK:
-		return 0, &retry{fmt.Errorf("cannot download %s: the answer is %s", bare(from), resp.Status),
+		return 0, &retry{fmt.Errorf("cannot download %s: the answer is %s", transfer.Bare(from), resp.Status),
 			code < 500 && code != http.StatusTooManyRequests && code != http.StatusRequestTimeout}
 	case resp.Header.Get("Content-Encoding") != "" && resp.Header.Get("Content-Encoding") != "identity":
-		return 0, &Failure{Message: fmt.Sprintf("%s comes with the Content-Encoding %q; only gzip is known", bare(from), resp.Header.Get("Content-Encoding"))}
+		return 0, &Failure{Message: fmt.Sprintf("%s comes with the Content-Encoding %q; only gzip is known", transfer.Bare(from), resp.Header.Get("Content-Encoding"))}
 	case resp.ContentLength > limit:
 		return 0, tooLong(from, limit)
 	}
-	source := &counter{r: resp.Body, seen: func() { watch.Reset(f.Stall) }}
+	source := &counter{r: resp.Body, progress: progress}
 	n, err := io.Copy(to, io.LimitReader(source, limit+1))
 	switch {
 	case source.err != nil:
-		return 0, &retry{err: fmt.Errorf("the download of %s broke off after %d bytes: %w", bare(from), n, because(ctx, source.err))}
+		return 0, &retry{err: fmt.Errorf("the download of %s broke off after %d bytes: %w", transfer.Bare(from), n, transfer.Cause(ctx, source.err))}
 	case err != nil:
 		return 0, err // of the file's
 	case n > limit:
@@ -118,46 +111,24 @@ func (f *Fetcher) attempt(ctx context.Context, c *payload.Content, to io.Writer,
 }
 
 func tooLong(from string, limit int64) error {
-	return &Failure{Message: fmt.Sprintf("%s is longer than %d bytes, which is the limit on this worker", bare(from), limit)}
+	return &Failure{Message: fmt.Sprintf("%s is longer than %d bytes, which is the limit on this worker", transfer.Bare(from), limit)}
 }
 
 // counter tells errors of the source from those of the destination, and that
 // there is progress.
 type counter struct {
-	r    io.Reader
-	seen func()
-	err  error
+	r        io.Reader
+	progress func()
+	err      error
 }
 
 func (c *counter) Read(p []byte) (int, error) {
 	n, err := c.r.Read(p)
 	if n > 0 {
-		c.seen()
+		c.progress()
 	}
 	if err != nil && err != io.EOF {
 		c.err = err
 	}
 	return n, err
-}
-
-// because is what is wrong, without the URL, whose query may be a signature.
-func because(ctx context.Context, err error) error {
-	if cause := context.Cause(ctx); cause != nil {
-		return cause
-	}
-	var withURL *url.Error
-	if errors.As(err, &withURL) {
-		return withURL.Err
-	}
-	return err
-}
-
-// bare is a URL without what may be secret in it.
-func bare(from string) string {
-	u, err := url.Parse(from)
-	if err != nil {
-		return "a malformed URL"
-	}
-	u.User, u.RawQuery, u.Fragment = nil, "", ""
-	return u.String()
 }

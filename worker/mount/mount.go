@@ -27,6 +27,7 @@ import (
 	"github.com/taskfleet/taskfleet/worker/archive"
 	"github.com/taskfleet/taskfleet/worker/livelog"
 	"github.com/taskfleet/taskfleet/worker/payload"
+	"github.com/taskfleet/taskfleet/worker/transfer"
 )
 
 // A Failure is a mount that cannot be made for a reason that is not the
@@ -197,7 +198,7 @@ func (m *Mounter) content(ctx context.Context, mount payload.Mount, to *os.File)
 	}
 	what := "artifact " + c.Artifact + " of task " + c.TaskID
 	if c.URL != "" {
-		what = bare(c.URL)
+		what = transfer.Bare(c.URL)
 	}
 	m.Log.Note("Downloading %s to %s", what, mount.Path())
 	digest := sha256.New()

@@ -96,7 +96,8 @@ func (g *Group) Start(argv []string) (*Process, error) {
 		return nil, err
 	}
 	cmd := &exec.Cmd{
-		Path: path, Args: argv, Dir: g.opts.Dir, Env: g.opts.Env,
+		Path: path, Args: argv, Dir: g.opts.Dir,
+		Env:    append([]string{}, g.opts.Env...), // not nil, which would mean the worker's
 		Stdout: write, Stderr: write,
 		SysProcAttr: attributes(),
 	}

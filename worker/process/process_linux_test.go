@@ -348,7 +348,7 @@ func playWorker(dir string) {
 		panic(err)
 	}
 	g := NewGroup(Options{Dir: dir, Output: os.Stderr})
-	if _, err := g.Start([]string{"/bin/sh", "-c", "echo $$ >pid; while :; do sleep 1000; done"}); err != nil {
+	if _, err := g.Start([]string{"/bin/sh", "-c", "echo $$ >pid; exec sleep 1000"}); err != nil {
 		panic(err)
 	}
 	select {}
