@@ -280,9 +280,10 @@ func (r *round) status(ctx context.Context, _ int) error {
 func (r *round) clear(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, time.Minute)
 	defer cancel()
-	_, err := r.queue.CancelTaskGroup(ctx, r.group)
-	if err == nil {
-		return nil
+	if _, err := r.queue.SealTaskGroup(ctx, r.group); err == nil {
+		if _, err = r.queue.CancelTaskGroup(ctx, r.group); err == nil {
+			return nil
+		}
 	}
 	var failed []string
 	for _, id := range slices.Concat(r.warm, r.created) {

@@ -17,8 +17,10 @@ const parallel = 8
 // each, report, if there is one, is told how many exist. Submitting the same
 // Graph again, after an error, does no harm to those that exist.
 func Submit(ctx context.Context, core *client.Client, g *Graph, report func(created, total int)) error {
-	ctx, cancel := context.WithCancelCause(ctx)
-	defer cancel(nil)
+	// After a failure no more tasks are begun, but calls that are under way are
+	// not cut off: it should be known which tasks exist.
+	going, stop := context.WithCancelCause(ctx)
+	defer stop(nil)
 	q := queue.New(core)
 	created := make(map[string]chan struct{}, len(g.Tasks))
 	for _, t := range g.Tasks {
@@ -35,8 +37,8 @@ func Submit(ctx context.Context, core *client.Client, g *Graph, report func(crea
 		for _, need := range t.Dependencies {
 			select {
 			case <-created[need]:
-			case <-ctx.Done():
-				return context.Cause(ctx)
+			case <-going.Done():
+				return context.Cause(going)
 			}
 		}
 		if _, err := q.CreateTask(ctx, t.ID, &t.Definition); err != nil {
@@ -53,21 +55,21 @@ func Submit(ctx context.Context, core *client.Client, g *Graph, report func(crea
 	for i := range g.Tasks {
 		select {
 		case slot <- struct{}{}:
-		case <-ctx.Done():
+		case <-going.Done():
 		}
-		if ctx.Err() != nil {
+		if going.Err() != nil {
 			break
 		}
 		wg.Go(func() {
 			defer func() { <-slot }()
 			if err := create(&g.Tasks[i]); err != nil {
-				cancel(err)
+				stop(err)
 			}
 		})
 	}
 	wg.Wait()
 	if done < len(g.Tasks) {
-		return &PartlySubmitted{GroupID: g.GroupID, Created: done, Total: len(g.Tasks), Err: context.Cause(ctx)}
+		return &PartlySubmitted{GroupID: g.GroupID, Created: done, Total: len(g.Tasks), Err: context.Cause(going)}
 	}
 	return nil
 }

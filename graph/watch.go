@@ -11,7 +11,9 @@ import (
 )
 
 const (
-	// Where there is no event stream, the group is asked for this often.
+	// Where there is no event stream, the group is asked for this often: soon
+	// after something has changed, and less and less while nothing does.
+	firstPoll    = 100 * time.Millisecond
 	pollInterval = 2 * time.Second
 	// Where there is one, this often all the same: a stream that was cut by
 	// something that does not say so must not hide the end.
@@ -36,9 +38,9 @@ func Watch(ctx context.Context, core *client.Client, groupID string, changed fun
 	if err := w.look(ctx); err != nil {
 		return w.progress, err
 	}
-	poll := time.NewTimer(pollInterval)
+	streaming, interval := false, firstPoll
+	poll := time.NewTimer(interval)
 	defer poll.Stop()
-	interval := pollInterval
 	for !w.progress.Ended() {
 		look := false
 		select {
@@ -46,13 +48,12 @@ func Watch(ctx context.Context, core *client.Client, groupID string, changed fun
 			return w.progress, context.Cause(ctx)
 		case <-poll.C:
 			look = true
-			poll.Reset(interval)
 		case e := <-events:
 			switch {
 			case e.ready:
-				look, interval = true, checkInterval
+				look, streaming = true, true
 			case e.lost != nil, e.over != nil:
-				interval = pollInterval
+				streaming, interval = false, firstPoll
 				poll.Reset(interval)
 			default:
 				look = w.message(e.message)
@@ -60,11 +61,21 @@ func Watch(ctx context.Context, core *client.Client, groupID string, changed fun
 		}
 		// Events tell of tasks that the group got after it was looked at, but
 		// what keeps those from running only a look at the whole group shows.
-		if look || w.progress.Ended() {
-			if err := w.look(ctx); err != nil {
-				return w.progress, err
-			}
+		if !look && !w.progress.Ended() {
+			continue
 		}
+		told := w.told
+		if err := w.look(ctx); err != nil {
+			return w.progress, err
+		}
+		interval = min(2*interval, pollInterval)
+		switch {
+		case streaming:
+			interval = checkInterval
+		case w.told > told:
+			interval = firstPoll
+		}
+		poll.Reset(interval)
 	}
 	return w.progress, nil
 }
@@ -73,6 +84,7 @@ type watcher struct {
 	queue    *queue.Client
 	progress *Progress
 	changed  func(*Progress, Change)
+	told     int // changes so far
 }
 
 // look asks for the whole group.
@@ -107,6 +119,7 @@ func (w *watcher) message(payload json.RawMessage) (look bool) {
 }
 
 func (w *watcher) tell(c Change) {
+	w.told++
 	if w.changed != nil {
 		w.changed(w.progress, c)
 	}

@@ -20,6 +20,7 @@ type Cloud struct {
 	machines map[Ref]*machine
 	launched map[Ref]int // how often each was started: once
 	most     int         // machines alive at the same time
+	hangs    bool        // Start does not return
 	refuse   error       // Start fails
 	blind    error       // Workers fails
 	notify   func()
@@ -79,7 +80,13 @@ func (c *Cloud) Start(ctx context.Context, o Order) error {
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if c.refuse != nil {
+	switch {
+	case c.hangs:
+		c.mu.Unlock()
+		<-ctx.Done()
+		c.mu.Lock()
+		return ctx.Err()
+	case c.refuse != nil:
 		return c.refuse
 	}
 	if m := c.machines[o.Ref]; m != nil && m.life == Alive {

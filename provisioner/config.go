@@ -23,9 +23,8 @@ type PoolConfig struct {
 
 // Lifecycle says how many seconds a worker may take over things.
 type Lifecycle struct {
-	RegistrationTimeout    int64  `json:"registrationTimeout"`
-	ReregistrationTimeout  int64  `json:"reregistrationTimeout"`
-	QueueInactivityTimeout *int64 `json:"queueInactivityTimeout"`
+	RegistrationTimeout   int64 `json:"registrationTimeout"`
+	ReregistrationTimeout int64 `json:"reregistrationTimeout"`
 }
 
 const (
@@ -67,8 +66,6 @@ func ParseConfig(raw json.RawMessage) (PoolConfig, error) {
 		return c, fmt.Errorf("config.lifecycle.registrationTimeout is %d; it must be a number of seconds above 0", l.RegistrationTimeout)
 	case l.ReregistrationTimeout < 0 || seconds(l.ReregistrationTimeout) > longestReregistrationTimeout:
 		return c, fmt.Errorf("config.lifecycle.reregistrationTimeout is %d; it must be from 1 to %d seconds", l.ReregistrationTimeout, longestReregistrationTimeout/time.Second)
-	case l.QueueInactivityTimeout != nil && *l.QueueInactivityTimeout < 1200:
-		return c, fmt.Errorf("config.lifecycle.queueInactivityTimeout is %d; it must be at least 1200 seconds, the length of a claim", *l.QueueInactivityTimeout)
 	}
 	return c, nil
 }

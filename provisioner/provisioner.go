@@ -22,8 +22,9 @@
 //     process has ended and before its row is closed, so that no task runs
 //     twice at a time and none waits for its claim to expire.
 //   - A failed start makes its pool wait, longer each time, and then try with a
-//     single worker until one has run for a while. Pools do not wait for each
-//     other.
+//     single worker until one has run for a while.
+//   - What goes wrong in a pool is recorded as an error of that pool, and keeps
+//     no other from being looked after.
 //   - What a worker proves its identity with, and what it renews its
 //     credentials with, is kept as a SHA-256 hash and is good once. As a reply
 //     may be lost, the same call may be repeated for a while (register.go).
@@ -56,7 +57,8 @@ import (
 const (
 	interval    = 5 * time.Second        // between passes when nothing wakes the loop
 	pause       = 200 * time.Millisecond // between passes however often it is woken
-	callLimit   = time.Minute            // of one call of a provider
+	callLimit   = 20 * time.Second       // of one call of a provider
+	poolLimit   = 30 * time.Second       // of one pool in a pass
 	startBatch  = 50                     // most workers that one pass starts in a pool
 	poolsAtOnce = 8                      // pools that a pass works on at the same time
 

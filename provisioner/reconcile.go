@@ -159,9 +159,11 @@ func (p *Provisioner) noteChecks(ctx context.Context, v *view) error {
 	return nil
 }
 
-// guarded reconciles one pool. What goes wrong, even a panic, is this pool's
-// trouble only.
+// guarded reconciles one pool. What goes wrong, even a panic or a provider that
+// hangs, is this pool's trouble only.
 func (p *Provisioner) guarded(ctx context.Context, v *view, o *pool) (more bool, err error) {
+	ctx, cancel := context.WithTimeout(ctx, poolLimit)
+	defer cancel()
 	defer func() {
 		if r := recover(); r != nil {
 			p.log.Error("reconciling a worker pool panicked", "pool", o.id, "panic", r, "stack", string(debug.Stack()))
@@ -256,7 +258,7 @@ func allowed(o *pool, live []*worker, n int64) int64 {
 		return 0
 	}
 	for _, w := range live {
-		if o.made(w) && !w.isProven() && w.state != stopping {
+		if o.made(w) && !w.proven && w.state != stopping {
 			return 0 // this one is the try
 		}
 	}

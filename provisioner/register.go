@@ -44,7 +44,6 @@ type registration struct {
 	Proof        struct {
 		Token string `json:"token"`
 	} `json:"workerIdentityProof"`
-	SystemBootTime timestamp.Time `json:"systemBootTime"`
 }
 
 func (r registration) ref() Ref { return Ref{r.WorkerPoolID, r.WorkerGroup, r.WorkerID} }

@@ -9,9 +9,9 @@ import (
 	"github.com/taskfleet/taskfleet/store"
 )
 
-// start starts n workers and returns those that did. The rows of all are written
-// first. After a failure the rest is called off: what stopped one
-// would stop the others.
+// start starts n workers and returns those that did. The rows of all are
+// written first. After a failure the rest is called off: what stopped one would
+// stop the others.
 //
 // A crash in between leaves rows without workers and workers whose row does
 // not say that they were started; the next pass closes the former and has

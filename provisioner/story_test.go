@@ -114,11 +114,15 @@ func (s *stage) do(f []string) string {
 		return reply(code, out, "ok")
 	case "should-go": // should-go POOL: which of the running ones, by age
 		return s.shouldGo(f[1])
-	case "provider": // provider refuses | is-blind | is-well
+	case "provider": // provider hangs | refuses | is-closing | is-blind | is-well
 		s.cloud.mu.Lock()
 		defer s.cloud.mu.Unlock()
-		s.cloud.refuse, s.cloud.blind = nil, nil
+		s.cloud.hangs, s.cloud.refuse, s.cloud.blind = false, nil, nil
 		switch f[1] {
+		case "hangs":
+			s.cloud.hangs = true
+		case "is-closing":
+			s.cloud.refuse = ErrClosing
 		case "refuses":
 			s.cloud.refuse = errors.New("the cloud is out of rain")
 		case "is-blind":

@@ -10,8 +10,6 @@ import (
 	"github.com/taskfleet/taskfleet/store"
 )
 
-func (w *worker) isProven() bool { return w.proven != 0 }
-
 // tend does what a pass has to do about one worker, and reports whether there
 // still is one.
 func (p *Provisioner) tend(ctx context.Context, v *view, o *pool, w *worker) (stays bool, err error) {
@@ -64,13 +62,13 @@ func (p *Provisioner) tendRunning(ctx context.Context, o *pool, w *worker) (stay
 			description: fmt.Sprintf("The worker had to register again before %v and did not; it was ended.", w.expires),
 		})
 	}
-	if !w.isProven() && now().Sub(w.registered) >= proofTime {
+	if !w.proven && now().Sub(w.registered) >= proofTime {
 		err := p.db.Do(ctx, func(tx *store.Tx) error { return prove(tx, o, w) })
 		if err != nil {
 			return true, err
 		}
 		p.step("prove")
-		w.proven, o.failures = 1, 0
+		w.proven, o.failures = true, 0
 	}
 	return true, nil
 }
@@ -78,7 +76,7 @@ func (p *Provisioner) tendRunning(ctx context.Context, o *pool, w *worker) (stay
 // prove records that a worker works, and with it that starts do not fail any
 // more.
 func prove(tx *store.Tx, o *pool, w *worker) error {
-	if _, err := tx.Exec(`UPDATE worker SET proven = 1 WHERE worker_pool_id = $1 AND worker_group = $2 AND worker_id = $3`,
+	if _, err := tx.Exec(`UPDATE worker SET proven = TRUE WHERE worker_pool_id = $1 AND worker_group = $2 AND worker_id = $3`,
 		w.WorkerPoolID, w.WorkerGroup, w.WorkerID); err != nil {
 		return err
 	}
@@ -144,7 +142,7 @@ func (p *Provisioner) lost(ctx context.Context, o *pool, w *worker, s Sighting, 
 	case left:
 		e.proven = true
 	case w.state == running && failed:
-		e.failedStart = !w.isProven() && lived < proofTime
+		e.failedStart = !w.proven && lived < proofTime
 		e.complaint = &complaint{kind: kindDied, title: "A worker ended in failure", description: "The worker ended unasked: " + s.Detail}
 	}
 	return p.close(ctx, o, w, e)
@@ -218,7 +216,7 @@ func (p *Provisioner) closeRow(tx *store.Tx, o *pool, w *worker, e ending) error
 	if err := p.publishWorker(tx, workerStopped, now, ""); err != nil {
 		return err
 	}
-	if e.proven && now.proven == 0 {
+	if e.proven && !now.proven {
 		if err := prove(tx, o, now); err != nil {
 			return err
 		}

@@ -29,7 +29,7 @@ type worker struct {
 	expires        timestamp.Time
 	started        timestamp.Time
 	registered     timestamp.Time
-	proven         int64
+	proven         bool
 	asked          timestamp.Time
 	reason         string
 	proof

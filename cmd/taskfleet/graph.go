@@ -95,8 +95,8 @@ func printGraph(w io.Writer, g *graph.Graph, asJSON bool) error {
 	t := table{head: []string{"TASK", "QUEUE", "DEPENDS ON"}}
 	for _, x := range g.Tasks {
 		needs := strings.Join(x.Dependencies, " ")
-		if len(x.Dependencies) > 4 {
-			needs = fmt.Sprintf("%s and %d more", strings.Join(x.Dependencies[:3], " "), len(x.Dependencies)-3)
+		if n := len(x.Dependencies); n > 2 {
+			needs = fmt.Sprintf("%s and %d more", x.Dependencies[0], n-1)
 		}
 		if x.Definition.Requires == string(task.AllResolved) {
 			needs += " (resolved)"
@@ -234,10 +234,15 @@ func newGraphCancelCommand() *cobra.Command {
 	var asJSON bool
 	cmd := &cobra.Command{
 		Use: "cancel GROUP", Short: "Cancel all tasks of a group that have not ended",
+		Long:    "Closes a group to further tasks and cancels those of its tasks that have not ended.",
 		Example: "  taskfleet graph cancel fN1SbArXTPSVFNUvaOlinQ",
 		Args:    oneTask,
 		RunE: withSession(brief, func(ctx context.Context, s *session, cmd *cobra.Command, args []string) error {
-			reply, err := queue.New(s.core).CancelTaskGroup(ctx, args[0])
+			q := queue.New(s.core)
+			if _, err := q.SealTaskGroup(ctx, args[0]); err != nil {
+				return err
+			}
+			reply, err := q.CancelTaskGroup(ctx, args[0])
 			if err != nil {
 				return err
 			}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -26,7 +27,7 @@ The exit code is 1 if a loop's last pass failed.`,
 				return err
 			}
 			var failing []string
-			t := table{head: []string{"LOOP", "STATE", "EVERY", "LAST", "TOOK", "PASSES", "FAILED"}}
+			t := table{head: []string{"LOOP", "STATE", "WHEN", "LAST", "TOOK", "PASSES", "FAILED"}}
 			for _, l := range list.Loops {
 				last, duration := "never", "-"
 				if !l.LastStart.IsZero() {
@@ -35,7 +36,7 @@ The exit code is 1 if a loop's last pass failed.`,
 				if l.LastDuration != nil {
 					duration = took(time.Duration(*l.LastDuration))
 				}
-				t.add(l.Name, l.State, l.Schedule, last, duration, strconv.FormatInt(l.Passes, 10), strconv.FormatInt(l.Failures, 10))
+				t.add(l.Name, l.State, shortSchedule(l.Schedule), last, duration, strconv.FormatInt(l.Passes, 10), strconv.FormatInt(l.Failures, 10))
 				if l.LastError != "" {
 					failing = append(failing, fmt.Sprintf("%s: %s", l.Name, l.LastError))
 				}
@@ -56,4 +57,14 @@ The exit code is 1 if a loop's last pass failed.`,
 	}
 	jsonFlag(cmd, &asJSON)
 	return cmd
+}
+
+// shortSchedule leaves out of "every 1h0m0s" what says nothing.
+func shortSchedule(s string) string {
+	for _, nothing := range []string{"0s", "0m"} {
+		if short, ok := strings.CutSuffix(s, nothing); ok && strings.ContainsAny(short[max(len(short)-1, 0):], "mh") {
+			s = short
+		}
+	}
+	return s
 }

@@ -2,12 +2,14 @@ package main
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
 	"io/fs"
 	"log/slog"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -107,7 +109,9 @@ func (u *up) run(ctx context.Context) error {
 	if ctx.Err() != nil && !u.exit && errors.Is(err, context.Canceled) {
 		err = nil // Ctrl-C is how this ends
 	}
-	fmt.Fprintln(u.errOut, "Stopping the platform; another Ctrl-C ends it at once.")
+	if !u.exit {
+		fmt.Fprintln(u.errOut, "Stopping the platform; another Ctrl-C ends it at once.")
+	}
 	end, stop := context.WithTimeout(context.WithoutCancel(ctx), time.Minute)
 	defer stop()
 	return errors.Join(err, platform.Stop(end))
@@ -189,7 +193,7 @@ func (u *up) show(ctx context.Context, p *platform, g *graph.Graph, pool *graph.
 		}
 		fmt.Fprintf(u.out, "Workers: 0 → %d%s.\n", most, now)
 	}
-	if err := u.advise(ctx, core, p, g, progress); err != nil {
+	if err := u.advise(ctx, core, p, g); err != nil {
 		return err
 	}
 	if u.exit {
@@ -198,7 +202,7 @@ func (u *up) show(ctx context.Context, p *platform, g *graph.Graph, pool *graph.
 		}
 		return nil
 	}
-	fmt.Fprintln(u.out, "\nThe platform stays up until Ctrl-C.")
+	fmt.Fprintln(u.out, "The platform stays up until Ctrl-C.")
 	<-ctx.Done()
 	return context.Cause(ctx)
 }
@@ -216,65 +220,132 @@ func (u *up) work(ctx context.Context, core *client.Client, g *graph.Graph, scre
 	return graph.Watch(ctx, core, g.GroupID, screen.step)
 }
 
-// advise tells where the artifacts are and how to go on.
-func (u *up) advise(ctx context.Context, core *client.Client, p *platform, g *graph.Graph, progress *graph.Progress) error {
-	w := u.out
-	q := queue.New(core)
+// A result is an artifact that the graph was run for.
+type result struct {
+	taskID string
+	queue.ArtifactResponse
+}
+
+// results are the artifacts of the tasks that no other depends on and, where
+// such a task leaves none, of those it depends on itself: what it has checked or
+// announced. Logs are none.
+func results(ctx context.Context, core *client.Client, g *graph.Graph) (list []result, err error) {
 	needed := map[string]bool{}
 	for _, t := range g.Tasks {
 		for _, d := range t.Dependencies {
 			needed[d] = true
 		}
 	}
-	first := true
-	example := ""
-	for _, t := range g.Tasks {
+	q := queue.New(core)
+	seen := map[string]bool{}
+	of := func(t *graph.Task) (n int, err error) {
+		if seen[t.ID] {
+			return 1, nil
+		}
+		seen[t.ID] = true
 		for a, err := range q.ListLatestArtifactsAll(ctx, t.ID, queue.ListLatestArtifactsOptions{}) {
 			if client.IsNotFound(err) {
 				break // it never ran
 			} else if err != nil {
-				return err
+				return n, err
 			}
-			// Results are what the last tasks make, and what others make for release.
-			if a.StorageType != "s3" || strings.HasPrefix(a.Name, "public/logs/") || needed[t.Label] && !strings.Contains(a.Name, "/release/") {
-				continue
+			if a.StorageType == "s3" && !strings.HasPrefix(a.Name, "public/logs/") {
+				list = append(list, result{t.ID, a})
+				n++
 			}
-			if first {
-				fmt.Fprintln(w, "\nResults:")
-				first = false
-			}
-			size := ""
-			if a.ContentLength != nil {
-				size = "  " + bytesOf(*a.ContentLength)
-			}
-			fmt.Fprintf(w, "  %s%s\n    %s/api/queue/v1/task/%s/artifacts/%s\n", a.Name, size, p.RootURL, t.ID, a.Name)
-			if example == "" {
-				example = t.ID + " " + a.Name
+		}
+		return n, nil
+	}
+	for i := range g.Tasks {
+		t := &g.Tasks[i]
+		if needed[t.Label] {
+			continue
+		}
+		n, err := of(t)
+		if err != nil {
+			return nil, err
+		}
+		if n > 0 {
+			continue
+		}
+		for _, d := range t.Dependencies {
+			if _, err := of(g.Task(d)); err != nil {
+				return nil, err
 			}
 		}
 	}
-	last := g.Tasks[len(g.Tasks)-1]
-	env := ""
-	if dir := p.Data; filepath.Clean(dir) != filepath.Clean(defaultConfig().Data) {
-		env = "  export TASKFLEET_DATA='" + dir + "'\n"
-	}
-	server := ""
-	if u.exit {
-		server = "  taskfleet serve" + u.flagsInUse() + "     # in another terminal, or &\n"
-	}
-	self, err := os.Executable()
+	return list, nil
+}
+
+const shownResults = 20
+
+// advise tells where the results are and how to go on.
+func (u *up) advise(ctx context.Context, core *client.Client, p *platform, g *graph.Graph) error {
+	w := u.out
+	list, err := results(ctx, core, g)
 	if err != nil {
-		self = os.Args[0]
+		return err
 	}
-	fmt.Fprintf(w, "\nGo on with (taskfleet is %s):\n%s%s", self, env, server)
-	fmt.Fprintf(w, "  taskfleet task status %s\n  taskfleet task log %s\n", last.ID, last.ID)
-	if example != "" {
-		fmt.Fprintf(w, "  taskfleet task download %s\n", example)
+	var largest result
+	for i, r := range list {
+		if i == 0 {
+			fmt.Fprintln(w, "\nResults:")
+		}
+		if i < shownResults {
+			fmt.Fprintf(w, "  %s%s\n    %s/api/queue/v1/task/%s/artifacts/%s\n", r.Name, r.size(), p.RootURL, r.taskID, r.Name)
+		}
+		if i == 0 || r.bytes() > largest.bytes() {
+			largest = r
+		}
 	}
-	fmt.Fprintf(w, "  taskfleet task create --queue %s --follow -- sh -c 'echo hello'\n", last.Definition.TaskQueueID)
-	fmt.Fprintf(w, "  taskfleet graph submit examples/fan --watch\n  taskfleet pool list; taskfleet loops\n")
-	fmt.Fprintf(w, "The API is at %s/api/, described at %s/references/manifest.json.\n", p.RootURL, p.RootURL)
-	return nil
+	if more := len(list) - shownResults; more > 0 {
+		fmt.Fprintf(w, "  and %d more\n", more)
+	}
+	program := programName()
+	fmt.Fprintln(w)
+	if u.exit {
+		fmt.Fprintf(w, "The platform stops now and keeps what it knows in %s. Start it again, then go on:\n  %s serve%s\n", p.Data, program, u.flagsInUse())
+	} else {
+		fmt.Fprintln(w, "Go on, in another terminal:")
+	}
+	if filepath.Clean(p.Data) != filepath.Clean(defaultConfig().Data) {
+		fmt.Fprintf(w, "  export TASKFLEET_DATA='%s'\n", p.Data)
+	}
+	last := g.Tasks[len(g.Tasks)-1]
+	fmt.Fprintf(w, "  %s task status %s\n  %s task log %s\n", program, last.ID, program, last.ID)
+	if largest.taskID != "" {
+		fmt.Fprintf(w, "  %s task download %s %s\n", program, largest.taskID, largest.Name)
+	}
+	fmt.Fprintf(w, "  %s task create --queue %s --follow -- sh -c 'echo hello'\n", program, last.Definition.TaskQueueID)
+	if _, err := os.Stat(filepath.Join("examples", "fan", graph.FileName)); err == nil {
+		fmt.Fprintf(w, "  %s graph submit examples/fan --watch\n", program)
+	}
+	fmt.Fprintf(w, "  %s pool list\n  %s --help\n", program, program)
+	_, err = fmt.Fprintf(w, "The API is at %s, described in /references/manifest.json.\n", p.RootURL)
+	return err
+}
+
+func (r result) bytes() int64 {
+	if r.ContentLength == nil {
+		return 0
+	}
+	return *r.ContentLength
+}
+
+func (r result) size() string {
+	if r.ContentLength == nil {
+		return ""
+	}
+	return "  " + bytesOf(*r.ContentLength)
+}
+
+// programName is what to type to run this program again.
+func programName() string {
+	name := os.Args[0]
+	if found, err := exec.LookPath(filepath.Base(name)); err == nil && found == name || !strings.ContainsRune(name, filepath.Separator) {
+		return filepath.Base(name)
+	}
+	return name
 }
 
 // flagsInUse are the flags that the platform was started with.
@@ -297,11 +368,12 @@ type fleet struct {
 	cancel context.CancelFunc
 	done   sync.WaitGroup
 
-	mu      sync.Mutex
-	peak    int64
-	workers int64
-	seen    map[string]poolView
-	looked  chan struct{}
+	seen map[string]poolView
+
+	mu     sync.Mutex
+	peak   int64         // the most workers that were running at a time
+	extra  int64         // workers beyond what the pools always have
+	looked chan struct{} // closed, and replaced, by each look
 }
 
 const fleetInterval = 500 * time.Millisecond
@@ -335,7 +407,7 @@ func (f *fleet) most() int64 {
 // not there, is shown as it was.
 func (f *fleet) look(ctx context.Context) {
 	var pools []poolView
-	var workers, active int64
+	var extra, running int64
 	for _, id := range f.queues {
 		p := f.seen[id]
 		p.id = id
@@ -347,30 +419,44 @@ func (f *fleet) look(ctx context.Context) {
 		pool, err := workermanager.New(f.core).WorkerPool(ctx, id)
 		if err == nil {
 			p.starting, p.running, p.stopping = pool.RequestedCount, pool.RunningCount, pool.StoppingCount
+			p.least = minCapacity(pool.Config)
 		}
 		if p.running != before.running {
 			f.screen.event(dim, "%s  workers: %d running, %d starting, %d stopping", id, p.running, p.starting, p.stopping)
 		}
 		f.seen[id] = p
 		pools = append(pools, p)
-		workers += p.starting + p.running + p.stopping
-		active += p.running
+		extra += p.starting + p.running + p.stopping - p.least
+		running += p.running
 	}
 	f.screen.change(func(v *view) { v.pools = slices.Clone(pools) })
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	f.workers, f.peak = workers, max(f.peak, active)
+	f.extra, f.peak = extra, max(f.peak, running)
 	close(f.looked)
 	f.looked = make(chan struct{})
 }
 
-// wait returns when there are no workers.
+// minCapacity is what a pool has even when there is nothing to do. It bounds
+// the number of workers from above, which have a capacity of 1 or more.
+func minCapacity(config json.RawMessage) int64 {
+	var c struct {
+		MinCapacity int64 `json:"minCapacity"`
+	}
+	if err := json.Unmarshal(config, &c); err != nil {
+		return 0 // a provider that counts in another way
+	}
+	return c.MinCapacity
+}
+
+// wait returns when there are no more workers than the pools always have.
 func (f *fleet) wait(ctx context.Context) error {
-	for {
+	// The look that is under way may have begun before this was called.
+	for looks := 0; ; looks++ {
 		f.mu.Lock()
-		workers, looked := f.workers, f.looked
+		extra, looked := f.extra, f.looked
 		f.mu.Unlock()
-		if workers == 0 {
+		if looks >= 2 && extra <= 0 {
 			return nil
 		}
 		select {

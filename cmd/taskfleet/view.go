@@ -37,6 +37,7 @@ type poolView struct {
 	known                       bool
 	pending, claimed            int64
 	starting, running, stopping int64
+	least                       int64 // workers that it always has
 }
 
 type eventView struct {

@@ -12,7 +12,7 @@ import (
 
 var (
 	poolFields      = []string{"capacityPerInstance", "lifecycle", "maxCapacity", "minCapacity", "scalingRatio", "workerConfig"}
-	lifecycleFields = []string{"queueInactivityTimeout", "registrationTimeout", "reregistrationTimeout"}
+	lifecycleFields = []string{"registrationTimeout", "reregistrationTimeout"}
 )
 
 // Check refuses what provisioner.ParseConfig refuses, and fields that would

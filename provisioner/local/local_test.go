@@ -6,6 +6,7 @@ import (
 	"bufio"
 	"context"
 	"encoding/json"
+	"errors"
 	"math/rand/v2"
 	"os"
 	"os/exec"
@@ -29,19 +30,20 @@ func TestConformance(t *testing.T) {
 			Kill:   func(t *testing.T, r provisioner.Ref) { s.ready(t, r); s.kill(t, r) },
 			Config: json.RawMessage(`{"maxCapacity": 4, "workerConfig": {"anything": ["goes"]}, "lifecycle": {"registrationTimeout": 60}}`),
 			Wrong: map[string]json.RawMessage{
-				"config.maxCapacity is missing":         json.RawMessage(`{}`),
-				"config.maxCapacity is a JSON string":   json.RawMessage(`{"maxCapacity": "4"}`),
-				"config.minCapacity is 5":               json.RawMessage(`{"minCapacity": 5, "maxCapacity": 4}`),
-				"config.minCapacity is -1":              json.RawMessage(`{"minCapacity": -1, "maxCapacity": 4}`),
-				"config.scalingRatio is 1.5":            json.RawMessage(`{"scalingRatio": 1.5, "maxCapacity": 4}`),
-				"config.capacityPerInstance is 0":       json.RawMessage(`{"capacityPerInstance": 0, "maxCapacity": 4}`),
-				"config.capacityPerInstance is 5":       json.RawMessage(`{"capacityPerInstance": 5, "maxCapacity": 4}`),
-				"config.workerConfig must be an object": json.RawMessage(`{"workerConfig": [], "maxCapacity": 4}`),
-				"config.region means nothing":           json.RawMessage(`{"region": "mars", "maxCapacity": 4}`),
-				"config.lifecycle.patience means":       json.RawMessage(`{"lifecycle": {"patience": 1}, "maxCapacity": 4}`),
-				"config.lifecycle.registrationTimeout":  json.RawMessage(`{"lifecycle": {"registrationTimeout": -1}, "maxCapacity": 4}`),
-				"reregistrationTimeout is 2592001":      json.RawMessage(`{"lifecycle": {"reregistrationTimeout": 2592001}, "maxCapacity": 4}`),
-				"config is not a JSON object":           json.RawMessage(`nonsense`),
+				"config.maxCapacity is missing":                         json.RawMessage(`{}`),
+				"config.maxCapacity is a JSON string":                   json.RawMessage(`{"maxCapacity": "4"}`),
+				"config.minCapacity is 5":                               json.RawMessage(`{"minCapacity": 5, "maxCapacity": 4}`),
+				"config.minCapacity is -1":                              json.RawMessage(`{"minCapacity": -1, "maxCapacity": 4}`),
+				"config.scalingRatio is 1.5":                            json.RawMessage(`{"scalingRatio": 1.5, "maxCapacity": 4}`),
+				"config.capacityPerInstance is 0":                       json.RawMessage(`{"capacityPerInstance": 0, "maxCapacity": 4}`),
+				"config.capacityPerInstance is 5":                       json.RawMessage(`{"capacityPerInstance": 5, "maxCapacity": 4}`),
+				"config.workerConfig must be an object":                 json.RawMessage(`{"workerConfig": [], "maxCapacity": 4}`),
+				"config.region means nothing":                           json.RawMessage(`{"region": "mars", "maxCapacity": 4}`),
+				"config.lifecycle.queueInactivityTimeout means nothing": json.RawMessage(`{"lifecycle": {"queueInactivityTimeout": 7200}, "maxCapacity": 4}`),
+				"config.lifecycle.patience means":                       json.RawMessage(`{"lifecycle": {"patience": 1}, "maxCapacity": 4}`),
+				"config.lifecycle.registrationTimeout":                  json.RawMessage(`{"lifecycle": {"registrationTimeout": -1}, "maxCapacity": 4}`),
+				"reregistrationTimeout is 2592001":                      json.RawMessage(`{"lifecycle": {"reregistrationTimeout": 2592001}, "maxCapacity": 4}`),
+				"config is not a JSON object":                           json.RawMessage(`nonsense`),
 			},
 		}
 	})
@@ -236,6 +238,9 @@ func TestStopAllLeavesNothing(t *testing.T) {
 			}
 			if list, err := p.Workers(t.Context()); err != nil || len(list) > 0 {
 				t.Errorf("listed: %v, %v", list, err)
+			}
+			if err := p.Start(t.Context(), order()); !errors.Is(err, provisioner.ErrClosing) {
+				t.Errorf("a start after that: %v", err)
 			}
 		})
 	}
