@@ -150,19 +150,43 @@ A worker is to go when it was removed, when its pool is being deleted, or gets i
 configuration, and when the pool has more workers than it may: then the oldest are to go. That there is little to do is
 no reason; a worker leaves by itself when it has been idle for as long as its configuration says.`,
 }, func(ctx context.Context, p *Provisioner, c api.Call[workerPath, api.None]) (out advice, err error) {
+	var w *worker
 	err = p.db.View(ctx, func(tx *store.Tx) error {
-		out, err = advise(tx, c.Path.ref())
+		if w, err = findWorker(tx, c.Path.ref()); err == nil {
+			out, err = advise(tx, w)
+		}
 		return err
 	})
+	if err == nil && !out.Terminate && !w.proven {
+		err = p.notePoll(ctx, w)
+	}
 	return out, err
 })
 
-func advise(tx *store.Tx, r Ref) (advice, error) {
-	w, err := findWorker(tx, r)
-	if err != nil {
-		return advice{}, err
-	}
-	o, err := findPool(tx, r.WorkerPoolID)
+// notePoll counts how often a worker comes for work. One that comes again has
+// been through all that a worker does, so it works.
+func (p *Provisioner) notePoll(ctx context.Context, w *worker) error {
+	return p.db.Do(ctx, func(tx *store.Tx) error {
+		var polls int
+		if err := tx.QueryRow(`
+			UPDATE worker SET polls = polls + 1 WHERE worker_pool_id = $1 AND worker_group = $2 AND worker_id = $3
+			RETURNING polls`, w.WorkerPoolID, w.WorkerGroup, w.WorkerID).Scan(&polls); err != nil || polls < 2 {
+			return err
+		}
+		o, err := findPool(tx, w.WorkerPoolID)
+		if isNotFound(err) {
+			return nil // deleted meanwhile
+		}
+		if err != nil {
+			return err
+		}
+		tx.Wake(TopicDemand, 1) // others may be waiting for the proof
+		return prove(tx, o, w)
+	})
+}
+
+func advise(tx *store.Tx, w *worker) (advice, error) {
+	o, err := findPool(tx, w.WorkerPoolID)
 	switch {
 	case w.state == stopping || w.state == stopped:
 		return advice{true, "the worker is " + w.state + ": " + w.reason}, nil

@@ -161,12 +161,18 @@ func group(cmd *cobra.Command, subcommands ...*cobra.Command) *cobra.Command {
 	return cmd
 }
 
+// version is set for releases, with -ldflags '-X main.version=1.2.3'.
+var version string
+
 func newVersionCommand() *cobra.Command {
 	var asJSON bool
 	cmd := &cobra.Command{
 		Use: "version", Short: "Tell which build this is", Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			v := buildVersion()
+			if version != "" {
+				v.Version = version
+			}
 			if asJSON {
 				return printJSON(cmd.OutOrStdout(), v)
 			}

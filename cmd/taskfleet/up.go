@@ -23,6 +23,7 @@ import (
 	"github.com/taskfleet/taskfleet/client/workermanager"
 	"github.com/taskfleet/taskfleet/examples"
 	"github.com/taskfleet/taskfleet/graph"
+	"github.com/taskfleet/taskfleet/task"
 )
 
 // up starts a platform and shows it at work on a graph. Once the platform
@@ -193,7 +194,7 @@ func (u *up) show(ctx context.Context, p *platform, g *graph.Graph, pool *graph.
 		}
 		fmt.Fprintf(u.out, "Workers: 0 → %d%s.\n", most, now)
 	}
-	if err := u.advise(ctx, core, p, g); err != nil {
+	if err := u.advise(ctx, core, p, g, progress); err != nil {
 		return err
 	}
 	if u.exit {
@@ -280,7 +281,7 @@ func results(ctx context.Context, core *client.Client, g *graph.Graph) (list []r
 const shownResults = 20
 
 // advise tells where the results are and how to go on.
-func (u *up) advise(ctx context.Context, core *client.Client, p *platform, g *graph.Graph) error {
+func (u *up) advise(ctx context.Context, core *client.Client, p *platform, g *graph.Graph, progress *graph.Progress) error {
 	w := u.out
 	list, err := results(ctx, core, g)
 	if err != nil {
@@ -311,18 +312,29 @@ func (u *up) advise(ctx context.Context, core *client.Client, p *platform, g *gr
 	if filepath.Clean(p.Data) != filepath.Clean(defaultConfig().Data) {
 		fmt.Fprintf(w, "  export TASKFLEET_DATA='%s'\n", p.Data)
 	}
-	last := g.Tasks[len(g.Tasks)-1]
-	fmt.Fprintf(w, "  %s task status %s\n  %s task log %s\n", program, last.ID, program, last.ID)
+	id := interesting(g, progress)
+	fmt.Fprintf(w, "  %s task status %s\n  %s task log %s\n", program, id, program, id)
 	if largest.taskID != "" {
 		fmt.Fprintf(w, "  %s task download %s %s\n", program, largest.taskID, largest.Name)
 	}
-	fmt.Fprintf(w, "  %s task create --queue %s --follow -- sh -c 'echo hello'\n", program, last.Definition.TaskQueueID)
+	fmt.Fprintf(w, "  %s task create --queue %s --follow -- sh -c 'echo hello'\n", program, g.Tasks[0].Definition.TaskQueueID)
 	if _, err := os.Stat(filepath.Join("examples", "fan", graph.FileName)); err == nil {
 		fmt.Fprintf(w, "  %s graph submit examples/fan --watch\n", program)
 	}
 	fmt.Fprintf(w, "  %s pool list\n  %s --help\n", program, program)
 	_, err = fmt.Fprintf(w, "The API is at %s, described in /references/manifest.json.\n", p.RootURL)
 	return err
+}
+
+// interesting is the task that somebody may want to look at: one that failed,
+// or else the last one.
+func interesting(g *graph.Graph, p *graph.Progress) string {
+	for _, t := range p.Tasks() {
+		if r := graph.LatestRun(&t.Status); t.Status.State != string(task.Completed) && r != nil && !r.Started.IsZero() {
+			return t.ID
+		}
+	}
+	return g.Tasks[len(g.Tasks)-1].ID
 }
 
 func (r result) bytes() int64 {

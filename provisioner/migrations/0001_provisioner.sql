@@ -30,7 +30,8 @@ CREATE TABLE worker (
   expires          BIGINT NOT NULL,            -- of a running worker: its credentials; of others: the record
   started          BIGINT NOT NULL DEFAULT 0,  -- when the provider had accepted the order; 0: not known to
   registered       BIGINT NOT NULL DEFAULT 0,  -- when it first registered
-  proven           BOOLEAN NOT NULL DEFAULT FALSE, -- it has run for a while
+  proven           BOOLEAN NOT NULL DEFAULT FALSE, -- it has run for a while, or has come back for more work
+  polls            BIGINT  NOT NULL DEFAULT 0,     -- how often it has come for work, until it is proven
   asked            BIGINT NOT NULL DEFAULT 0,  -- when it was asked to end
   reason           TEXT   NOT NULL DEFAULT '', -- why it is stopping or stopped
   token            TEXT   NOT NULL,

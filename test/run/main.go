@@ -31,7 +31,7 @@ import (
 
 const usage = `usage: run test | check | bench | postgres
 
-  test      formatting, vet, all tests on SQLite and PostgreSQL, race detector, official clients
+  test      formatting, vet, all tests on SQLite and PostgreSQL, race detector, official clients, crashes
   check     formatting, vet, and the tests on SQLite alone; installs and starts nothing
   bench     taskfleet bench queue on SQLite and on PostgreSQL
   postgres  a PostgreSQL for "go test", until it is interrupted
