@@ -84,37 +84,32 @@ func (s *schemas) find(ref string) (*jsonschema.Schema, error) {
 	return sch, nil
 }
 
-// applyDefaults fills in what v lacks and sch gives a default for, in place,
-// and reports whether it changed anything. Properties are followed through
-// $ref and allOf; alternatives (anyOf, oneOf) are left alone, as which of them
-// applies is not known before validation.
-func applyDefaults(sch *jsonschema.Schema, v any) (changed bool) {
+// applyDefaults fills in what v lacks and sch gives a default for, in place.
+// Properties are followed through $ref and allOf; alternatives (anyOf, oneOf)
+// are left alone, as which of them applies is not known before validation.
+func applyDefaults(sch *jsonschema.Schema, v any) {
 	if sch.Ref != nil {
-		changed = applyDefaults(sch.Ref, v)
+		applyDefaults(sch.Ref, v)
 	}
 	for _, s := range sch.AllOf {
-		changed = applyDefaults(s, v) || changed
+		applyDefaults(s, v)
 	}
 	switch v := v.(type) {
 	case map[string]any:
 		for name, p := range sch.Properties {
 			if x, ok := v[name]; ok {
-				changed = applyDefaults(p, x) || changed
+				applyDefaults(p, x)
 			} else if d := defaultOf(p); d != nil {
 				v[name] = *d
-				changed = true
 			}
 		}
 	case []any:
-		item, ok := sch.Items.(*jsonschema.Schema)
-		if !ok {
-			break
-		}
-		for _, x := range v {
-			changed = applyDefaults(item, x) || changed
+		if item, ok := sch.Items.(*jsonschema.Schema); ok {
+			for _, x := range v {
+				applyDefaults(item, x)
+			}
 		}
 	}
-	return changed
 }
 
 func defaultOf(s *jsonschema.Schema) *any {

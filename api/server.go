@@ -445,18 +445,17 @@ func (e *endpoint) parseQuery(r *http.Request) (map[string]string, error) {
 // parseBody validates a body and returns it with the schema's defaults.
 func (e *endpoint) parseBody(r *http.Request, raw []byte, doc any, payload *any) ([]byte, error) {
 	if len(raw) == 0 {
-		doc, raw = map[string]any{}, []byte("{}")
+		doc = map[string]any{}
 	} else if t := r.Header.Get("Content-Type"); !isJSON(t) {
 		return nil, Errorf(MalformedPayload, "The request body must be JSON, with Content-Type: application/json; this request has %q", shorten(t, 100))
 	}
-	changed := applyDefaults(e.input, doc)
+	applyDefaults(e.input, doc)
 	*payload = doc
 	if err := e.input.Validate(doc); err != nil {
 		return nil, Errorf(InputValidationError, "The request body does not fit the schema %s:\n%s", e.Input, explain(err))
 	}
-	if !changed {
-		return raw, nil
-	}
+	// What the handler sees is what was validated, not the text, which may name
+	// a member twice.
 	return encodeJSON(doc)
 }
 

@@ -27,6 +27,7 @@ var API = api.Service[*Bus]{
 const (
 	pingInterval = 20 * time.Second
 	maxBindings  = 100
+	maxStreams   = 2000 // of one process; each looks at every message
 )
 
 var connect = api.Declare(api.Spec{
@@ -70,6 +71,10 @@ gone, an event *gap* says which positions are missing.`,
 		}
 		at = seen
 	}
+	if b.streams.Add(1) > maxStreams {
+		b.streams.Add(-1)
+		return nil, api.Errorf(api.TooManyRequests, "There are %d streams open, and no more are served. Try again in a minute.", maxStreams)
+	}
 	return (&stream{b, q.Bindings, at, oldest}).run, nil
 })
 
@@ -82,6 +87,7 @@ type stream struct {
 
 func (s *stream) run(w http.ResponseWriter, r *http.Request) error {
 	ctl := http.NewResponseController(w)
+	defer s.bus.streams.Add(-1)
 	h := w.Header()
 	h.Set("Content-Type", "text/event-stream")
 	h.Set("X-Accel-Buffering", "no")

@@ -20,6 +20,7 @@ import (
 	"fmt"
 	"io/fs"
 	"log/slog"
+	"sync/atomic"
 	"time"
 
 	"github.com/taskfleet/taskfleet/api"
@@ -50,6 +51,7 @@ type Bus struct {
 	db          *store.DB
 	log         *slog.Logger
 	subscribers []subscriber
+	streams     atomic.Int64 // that are open
 }
 
 type subscriber struct {

@@ -168,6 +168,9 @@ ends.`,
 		ContentType: in.ContentType, ContentLength: in.ContentLength, Expires: in.Expires, detail: in.artifactDetail,
 	}
 	out = createArtifactResponse{StorageType: a.StorageType}
+	if now().Sub(a.Expires) > clockSkew {
+		return out, api.Errorf(api.InputError, "expires is %s, which is past; it is %s now.", a.Expires, now())
+	}
 	if a.StorageType == "s3" {
 		// The upload is prepared first: a row that exists has a place for its
 		// bytes. What is prepared in vain is removed by the bucket's life cycle.
@@ -185,7 +188,7 @@ ends.`,
 		case err != nil:
 			return err
 		case !takesArtifacts(run):
-			return api.Errorf(api.RequestConflict, "Run %d of task %s is %s; artifacts are created while it is running.", run.RunID, r.TaskID, run.State)
+			return notRunning(r, run)
 		case a.Expires > r.Expires:
 			return api.Errorf(api.InputError, "expires %s is after the task's own expiry, %s.", a.Expires, r.Expires)
 		}
@@ -220,6 +223,10 @@ func takesArtifacts(run *task.Run) bool {
 		run.State == task.Exception && run.WorkerID != "" && now().Sub(run.Resolved) < lateUpload
 }
 
+func notRunning(r *record, run *task.Run) error {
+	return api.Errorf(api.RequestConflict, "Run %d of task %s is %s; artifacts are created while it is running.", run.RunID, r.TaskID, run.State)
+}
+
 // allows reports whether an artifact may be replaced by b.
 func (a *artifact) allows(b *artifact) error {
 	becomesLink := a.StorageType == "reference" && b.StorageType == "link"
@@ -250,6 +257,16 @@ func (q *Queue) prepareUpload(ctx context.Context, a *artifact, encoding string,
 	}
 	size := max(int64(partSize), (*a.ContentLength+maxParts-1)/maxParts)
 	n := int((*a.ContentLength + size - 1) / size)
+	// What is begun in S3 has to be ended, so it is not begun in vain.
+	r, err := q.read(ctx, a.TaskID)
+	if err != nil {
+		return err
+	}
+	if run, err := r.run(a.RunID); err != nil {
+		return err
+	} else if !takesArtifacts(run) {
+		return notRunning(r, run)
+	}
 	id, err := q.artifacts.StartMultipart(ctx, a.key(), blob.Headers{ContentType: a.ContentType, ContentEncoding: encoding})
 	if err != nil {
 		return err

@@ -70,7 +70,8 @@ Where there is nothing to do, the call waits up to 20 seconds for work and then 
 Each run comes with temporary credentials, with which the worker must reclaim it before ` + "`takenUntil`" + ` for as
 long as it works on it, and report how it ended.
 
-A worker that tells what it is ` + "`holding`" + ` gets what it has without knowing, because an answer was lost.`,
+A worker that tells what it is ` + "`holding`" + ` gets what it has without knowing, because an answer was lost. Such
+a worker makes one call at a time.`,
 }, func(ctx context.Context, q *Queue, c api.Call[queuePath, claimWorkRequest]) (r claimWorkResponse, err error) {
 	if err := c.Authorize(scope.Vars{"workerGroup": c.Body.Group, "workerId": c.Body.ID}); err != nil {
 		return r, err
@@ -122,7 +123,8 @@ func (q *Queue) handAgain(ctx context.Context, queueID string, in claimWorkReque
 	var lost []string
 	err = q.db.View(ctx, func(tx *store.Tx) error {
 		lost = nil
-		list, err := query(tx, `SELECT `+columns+` FROM task WHERE task_queue_id = $1 AND worker = $2 AND state = 'running'`, queueID, held)
+		list, err := query(tx, `SELECT `+columns+` FROM task
+			 WHERE task_queue_id = $1 AND worker = $2 AND state = 'running' ORDER BY task_id`, queueID, held)
 		for _, r := range list {
 			if !slices.Contains(in.Holding, fmt.Sprintf("%s/%d", r.TaskID, r.Latest().RunID)) && len(lost) < in.Tasks {
 				lost = append(lost, r.TaskID)
@@ -387,19 +389,24 @@ func (q *Queue) expireClaims(ctx context.Context) (more bool, err error) {
 	if err != nil {
 		return false, err
 	}
-	for _, id := range due {
-		err := q.db.Do(ctx, func(tx *store.Tx) error {
-			r, err := lock(tx, id)
-			if err != nil || r.State != task.Running || r.takenUntil > now() {
-				return ignoreMissing(err)
-			}
-			return q.lose(tx, r, task.ClaimExpired, task.Retry)
-		})
-		if err != nil {
-			return false, err
+	return len(due) == batch, q.each(ctx, due, func(tx *store.Tx, id string) error {
+		r, err := lock(tx, id)
+		if err != nil || r.State != task.Running || r.takenUntil > now() {
+			return ignoreMissing(err)
+		}
+		return q.lose(tx, r, task.ClaimExpired, task.Retry)
+	})
+}
+
+// each does something about every task of a list, each in a transaction of its
+// own. One that fails does not keep the others from their turn.
+func (q *Queue) each(ctx context.Context, ids []string, do func(*store.Tx, string) error) (failed error) {
+	for _, id := range ids {
+		if err := q.db.Do(ctx, func(tx *store.Tx) error { return do(tx, id) }); err != nil {
+			failed = errors.Join(failed, fmt.Errorf("task %s: %w", id, err))
 		}
 	}
-	return len(due) == batch, nil
+	return failed
 }
 
 // batch bounds what one pass of a loop takes on.
@@ -431,7 +438,7 @@ func (q *Queue) WorkerGone(ctx context.Context, taskQueueID, workerGroup, worker
 	held := workerGroup + "/" + workerID
 	return q.db.Do(ctx, func(tx *store.Tx) error {
 		list, err := query(tx, `SELECT `+columns+` FROM task
-			 WHERE task_queue_id = $1 AND worker = $2 AND state = 'running' /*for update*/`, taskQueueID, held)
+			 WHERE task_queue_id = $1 AND worker = $2 AND state = 'running' ORDER BY task_id /*for update*/`, taskQueueID, held)
 		if err != nil {
 			return err
 		}

@@ -5,12 +5,14 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
 
+	"github.com/taskfleet/taskfleet/api"
 	"github.com/taskfleet/taskfleet/event"
 	"github.com/taskfleet/taskfleet/slugid"
 	"github.com/taskfleet/taskfleet/store"
@@ -411,6 +413,44 @@ func TestAWideFanOutIsScheduledCompletely(t *testing.T) {
 				t.Fatalf("after %d of %d: %v, %v", claimed, width, c, err)
 			}
 			claimed += len(c)
+		}
+	})
+}
+
+// A page of large tasks ends early, and none of them is missed.
+func TestAPageIsBoundedInBytes(t *testing.T) {
+	storetest.EachReal(t, func(t *testing.T, db *store.DB) {
+		s := newStage(t, db, nil)
+		for i := range 5 {
+			s.create(false, fmt.Sprint("big", i), []string{"group=G"})
+			if err := db.Do(t.Context(), func(tx *store.Tx) error {
+				_, err := tx.Exec(`UPDATE task SET definition = $2 WHERE task_id = $1`, s.id(fmt.Sprint("big", i)), fmt.Sprintf(`{"payload":%q}`, strings.Repeat("x", maxPage/2)))
+				return err
+			}); err != nil {
+				t.Fatal(err)
+			}
+		}
+		var seen []string
+		pages := 0
+		for page := (api.Page{Limit: api.MaxLimit}); ; pages++ {
+			var token string
+			if err := db.View(t.Context(), func(tx *store.Tx) error {
+				list, next, err := queryPage(tx, page, `SELECT `+columns+` FROM task WHERE task_group_id = $1 AND task_id > $2 ORDER BY task_id LIMIT $3`, s.id("G"), after(page))
+				for _, r := range list {
+					seen = append(seen, r.TaskID)
+					page.After = []string{r.TaskID}
+				}
+				token = next
+				return err
+			}); err != nil {
+				t.Fatal(err)
+			}
+			if token == "" {
+				break
+			}
+		}
+		if len(seen) != 5 || pages != 2 || !slices.IsSorted(seen) {
+			t.Errorf("%d tasks, %d further pages, %v", len(seen), pages, seen)
 		}
 	})
 }

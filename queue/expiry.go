@@ -2,7 +2,10 @@ package queue
 
 import (
 	"context"
+	"errors"
+	"time"
 
+	"github.com/taskfleet/taskfleet/blob"
 	"github.com/taskfleet/taskfleet/store"
 )
 
@@ -94,4 +97,26 @@ func (q *Queue) expireTasks(ctx context.Context) (more bool, err error) {
 		return err
 	})
 	return len(due) == batch, err
+}
+
+// abandonedAfter is how old an upload in parts has to be for nobody to finish
+// it: its URLs are long void, and its run has ended or has begun another.
+const abandonedAfter = 24 * time.Hour
+
+// abortUploads is one pass of the loop queue.uploads. It frees the parts of
+// uploads that were begun and neither finished nor expired with their artifact.
+func (q *Queue) abortUploads(ctx context.Context) (more bool, err error) {
+	for u, err := range q.artifacts.Uploads(ctx, "") {
+		if err != nil {
+			return false, err
+		}
+		if time.Since(u.Started) < abandonedAfter {
+			continue
+		}
+		if err := q.artifacts.AbortMultipart(ctx, u.Key, u.ID); err != nil && !errors.Is(err, blob.ErrNoUpload) {
+			return false, err
+		}
+		q.log.Info("an upload that nobody finished was removed", "key", u.Key, "started", u.Started)
+	}
+	return false, nil
 }

@@ -75,14 +75,13 @@ var listTaskGroup = api.Declare(api.Spec{
 			return err
 		}
 		out.group = *g
-		list, err = query(tx, `SELECT `+columns+` FROM task WHERE task_group_id = $1 AND task_id > $2 ORDER BY task_id LIMIT $3`,
-			c.Path.TaskGroupID, after(page), page.Limit+1)
+		list, out.ContinuationToken, err = queryPage(tx, page, `
+			SELECT `+columns+` FROM task WHERE task_group_id = $1 AND task_id > $2 ORDER BY task_id LIMIT $3`, c.Path.TaskGroupID, after(page))
 		return err
 	})
 	if err != nil {
 		return out, err
 	}
-	list, out.ContinuationToken = cut(page, list)
 	out.Tasks = definitions(list)
 	return out, nil
 })
@@ -93,15 +92,6 @@ func after(p api.Page) string {
 		return ""
 	}
 	return p.After[0]
-}
-
-// cut takes the entry that shows that there are more from the end of a page.
-func cut(p api.Page, list []*record) ([]*record, string) {
-	if len(list) <= p.Limit {
-		return list, ""
-	}
-	list = list[:p.Limit]
-	return list, p.Token(list[p.Limit-1].TaskID)
 }
 
 var getTaskGroup = api.Declare(api.Spec{

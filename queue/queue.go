@@ -107,6 +107,10 @@ func (q *Queue) Loops() []loop.Loop {
 			When: loop.Every(10 * time.Minute), Pass: q.expireArtifacts,
 		},
 		{
+			Name: "queue.uploads", Doc: "Removes what was uploaded in parts and never finished, after a day.",
+			When: loop.Every(time.Hour), Pass: q.abortUploads,
+		},
+		{
 			Name: "queue.expiry", Doc: "Forgets tasks and groups past their expiry.",
 			When: loop.Every(10 * time.Minute), Pass: q.expireTasks,
 		},

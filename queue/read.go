@@ -117,16 +117,11 @@ func (q *Queue) several(ctx context.Context, c api.Call[api.None, tasksRequest])
 	slices.Sort(wanted)
 	wanted = slices.Compact(wanted)
 	err = q.db.View(ctx, func(tx *store.Tx) error {
-		list, err = query(tx, `SELECT `+columns+` FROM task
-			 WHERE task_id IN (SELECT value FROM json_each($1)) AND task_id > $2 ORDER BY task_id LIMIT $3`,
-			wanted, after(page), page.Limit+1)
+		list, token, err = queryPage(tx, page, `SELECT `+columns+` FROM task
+			 WHERE task_id IN (SELECT value FROM json_each($1)) AND task_id > $2 ORDER BY task_id LIMIT $3`, wanted, after(page))
 		return err
 	})
-	if err != nil {
-		return nil, "", err
-	}
-	list, token = cut(page, list)
-	return list, token, nil
+	return list, token, err
 }
 
 type listDependentTasksResponse struct {
@@ -150,15 +145,15 @@ var listDependentTasks = api.Declare(api.Spec{
 		if _, err := load(tx, c.Path.TaskID); err != nil {
 			return err
 		}
-		list, err = query(tx, `SELECT `+columns+` FROM task WHERE task_id IN (
+		list, out.ContinuationToken, err = queryPage(tx, page, `
+			SELECT `+columns+` FROM task WHERE task_id IN (
 			    SELECT task_id FROM dependency WHERE required = $1 AND task_id > $2 ORDER BY task_id LIMIT $3)
-			 ORDER BY task_id`, c.Path.TaskID, after(page), page.Limit+1)
+			 ORDER BY task_id`, c.Path.TaskID, after(page))
 		return err
 	})
 	if err != nil {
 		return out, err
 	}
-	list, out.ContinuationToken = cut(page, list)
 	out.TaskID, out.Tasks = c.Path.TaskID, definitions(list)
 	return out, nil
 })

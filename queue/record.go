@@ -83,6 +83,32 @@ func query(tx *store.Tx, statement string, args ...any) (list []*record, err err
 	return list, rows.Err()
 }
 
+// maxPage bounds the definitions in one page of a listing, in bytes: a task can
+// be almost as large as a request.
+const maxPage = 8 << 20
+
+// queryPage reads the page of a listing by task id. The statement's last
+// parameter is its limit. The page ends early where its tasks are large.
+func queryPage(tx *store.Tx, p api.Page, statement string, args ...any) (list []*record, token string, err error) {
+	rows, err := tx.Query(statement, append(args, p.Limit+1)...)
+	if err != nil {
+		return nil, "", err
+	}
+	size := 0
+	for rows.Next() {
+		if len(list) == p.Limit || size > maxPage {
+			return list, p.Token(list[len(list)-1].TaskID), rows.Close()
+		}
+		r, err := scanRecord(rows)
+		if err != nil {
+			return nil, "", err
+		}
+		list = append(list, r)
+		size += len(r.definition)
+	}
+	return list, "", rows.Err()
+}
+
 // save writes what a transition can change.
 func (r *record) save(tx *store.Tx) error {
 	runs, err := json.Marshal(r.Runs)

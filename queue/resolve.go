@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"context"
 	"errors"
+	"fmt"
 	"slices"
 
 	"github.com/taskfleet/taskfleet/api"
@@ -257,16 +258,10 @@ func (q *Queue) expireDeadlines(ctx context.Context) (more bool, err error) {
 	if err != nil {
 		return false, err
 	}
-	for _, id := range due {
-		err := q.db.Do(ctx, func(tx *store.Tx) error {
-			_, _, err := q.end(tx, id, task.DeadlineExceeded)
-			return ignoreMissing(err)
-		})
-		if err != nil {
-			return false, err
-		}
-	}
-	return len(due) == batch, nil
+	return len(due) == batch, q.each(ctx, due, func(tx *store.Tx, id string) error {
+		_, _, err := q.end(tx, id, task.DeadlineExceeded)
+		return ignoreMissing(err)
+	})
 }
 
 // ignoreMissing is for loops: what has expired meanwhile needs nothing more.
@@ -284,42 +279,69 @@ func sortPending(list []pendingRun) {
 }
 
 // followResolutions is one pass of the loop queue.dependencies. It takes the
-// oldest resolution, satisfies a batch of the edges that lead to it, and when
-// none are left looks whether the task's group has ended.
+// oldest resolutions, satisfies the edges that lead to them, and when none are
+// left looks whether the group has ended. A transaction follows up several
+// resolutions, but not many more than a batch of edges.
 func (q *Queue) followResolutions(ctx context.Context) (more bool, err error) {
 	err = q.db.Do(ctx, func(tx *store.Tx) error {
-		var id, completed int64
-		var taskID, groupID, position string
-		err := tx.QueryRow(`
-			SELECT id, task_id, task_group_id, completed, position FROM resolution
-			 ORDER BY id LIMIT 1 /*for update*/`).Scan(&id, &taskID, &groupID, &completed, &position)
-		if errors.Is(err, store.ErrNotFound) {
-			more = false
-			return nil
-		}
+		list, err := oldestResolutions(tx)
 		if err != nil {
 			return err
 		}
-		more = true
-		dependents, err := openDependents(tx, taskID, completed, position)
-		if err != nil {
-			return err
-		}
-		for _, d := range dependents {
-			if err := q.satisfy(tx, d, taskID); err != nil {
-				return err
+		more = len(list) > 0
+		for edges := 0; len(list) > 0 && edges < batch; list = list[1:] {
+			n, err := q.follow(tx, list[0])
+			if err != nil {
+				return fmt.Errorf("following up task %s: %w", list[0].taskID, err)
 			}
+			edges += n
 		}
-		if len(dependents) == batch {
-			_, err = tx.Exec(`UPDATE resolution SET position = $2 WHERE id = $1`, id, dependents[batch-1])
-			return err
-		}
-		if _, err := tx.Exec(`DELETE FROM resolution WHERE id = $1`, id); err != nil {
-			return err
-		}
-		return q.checkGroup(tx, groupID)
+		return nil
 	})
 	return more, err
+}
+
+// A resolution is a resolved task that has to be followed up.
+type resolution struct {
+	id                        int64
+	taskID, groupID, position string
+	completed                 int64
+}
+
+func oldestResolutions(tx *store.Tx) (list []resolution, err error) {
+	rows, err := tx.Query(`SELECT id, task_id, task_group_id, completed, position FROM resolution ORDER BY id LIMIT 50 /*for update*/`)
+	if err != nil {
+		return nil, err
+	}
+	for rows.Next() {
+		var r resolution
+		if err := rows.Scan(&r.id, &r.taskID, &r.groupID, &r.completed, &r.position); err != nil {
+			return nil, err
+		}
+		list = append(list, r)
+	}
+	return list, rows.Err()
+}
+
+// follow satisfies up to a batch of edges and returns how many.
+func (q *Queue) follow(tx *store.Tx, r resolution) (edges int, err error) {
+	dependents, err := openDependents(tx, r.taskID, r.completed, r.position)
+	if err != nil {
+		return 0, err
+	}
+	for _, d := range dependents {
+		if err := q.satisfy(tx, d, r.taskID); err != nil {
+			return 0, err
+		}
+	}
+	if len(dependents) == batch {
+		_, err = tx.Exec(`UPDATE resolution SET position = $2 WHERE id = $1`, r.id, dependents[batch-1])
+		return batch, err
+	}
+	if _, err := tx.Exec(`DELETE FROM resolution WHERE id = $1`, r.id); err != nil {
+		return 0, err
+	}
+	return len(dependents), q.checkGroup(tx, r.groupID)
 }
 
 // openDependents lists a batch of the tasks that this resolution brings nearer

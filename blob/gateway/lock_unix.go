@@ -5,6 +5,7 @@ package gateway
 import (
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"syscall"
 )
@@ -24,4 +25,12 @@ func acquire(name string) (*os.File, error) {
 		return nil, fmt.Errorf("gateway: %s is locked: another gateway uses the directory; stop it, or use another directory", name)
 	}
 	return nil, fmt.Errorf("gateway: lock %s: %w", name, err)
+}
+
+// inode tells a file from one that takes its name later.
+func inode(info fs.FileInfo) uint64 {
+	if s, ok := info.Sys().(*syscall.Stat_t); ok {
+		return s.Ino
+	}
+	return 0
 }

@@ -9,7 +9,6 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
-	"syscall"
 
 	"github.com/versity/versitygw/backend/meta"
 )
@@ -45,11 +44,7 @@ func lookOf(info fs.FileInfo) look {
 	if info.IsDir() {
 		return look{}
 	}
-	l := look{Size: info.Size(), Modified: info.ModTime().UnixNano()}
-	if s, ok := info.Sys().(*syscall.Stat_t); ok {
-		l.Inode = s.Ino
-	}
-	return l
+	return look{Inode: inode(info), Size: info.Size(), Modified: info.ModTime().UnixNano()}
 }
 
 // records is how many files of one name can be in the making at a time.
