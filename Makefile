@@ -13,7 +13,7 @@ up: build ## build, start a whole platform on 127.0.0.1:8080 and run examples/se
 	@exec $(BINARY) up
 
 build: ## build ./bin/taskfleet
-	@$(GO) build -o $(BINARY) ./cmd/taskfleet
+	@CGO_ENABLED=0 $(GO) build -trimpath -o $(BINARY) ./cmd/taskfleet
 
 test: $(RUN) ## everything: formatting, vet, all tests on SQLite and PostgreSQL, race detector, official clients, crashes
 	@exec $(RUN) test

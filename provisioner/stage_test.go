@@ -111,9 +111,10 @@ func (s *stage) restart() {
 	s.open()
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan struct{})
+	runner, work := loop.NewRunner(s.log, loop.Alone, prometheus.NewRegistry()), slices.Concat(s.prov.Loops(), s.bus.Loops())
 	go func() {
 		defer close(done)
-		loop.NewRunner(s.log, loop.Alone, prometheus.NewRegistry()).Run(ctx, slices.Concat(s.prov.Loops(), s.bus.Loops())...)
+		runner.Run(ctx, work...)
 	}()
 	s.stop = sync.OnceFunc(func() { cancel(); <-done })
 }
