@@ -33,10 +33,10 @@ type ListLoopsResponseLoop struct {
 	// How many of them failed.
 	Failures int64 `json:"failures"`
 
-	// How long the last pass took
+	// How long the last pass took, in nanoseconds.
 	LastDuration *int64 `json:"lastDuration,omitzero"`
 
-	// Why the last pass failed
+	// Why the last pass failed, if it did.
 	LastError string `json:"lastError,omitzero"`
 
 	// When the last pass began.

@@ -465,7 +465,7 @@ func (c *Client) CancelTask(ctx context.Context, taskID string) (*TaskStatusResp
 // and report how it ended.
 //
 // A worker that tells what it is `holding` gets what it has without knowing, because
-// an answer was lost.
+// an answer was lost. Such a worker makes one call at a time.
 //
 // Scopes: `queue:claim-work:<taskQueueId>` and
 // `queue:worker-id:<workerGroup>/<workerId>`.

@@ -170,9 +170,6 @@ func newVersionCommand() *cobra.Command {
 		Use: "version", Short: "Tell which build this is", Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			v := buildVersion()
-			if version != "" {
-				v.Version = version
-			}
 			if asJSON {
 				return printJSON(cmd.OutOrStdout(), v)
 			}

@@ -362,6 +362,9 @@ func buildVersion() api.Version {
 		settings[s.Key] = s.Value
 	}
 	v.Commit, v.Build = settings["vcs.revision"], info.GoVersion
+	if version != "" {
+		v.Version = version
+	}
 	return v
 }
 

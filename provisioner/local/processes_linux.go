@@ -58,10 +58,23 @@ func sendAll(pids []int, s syscall.Signal) error {
 
 // marked finds the processes that belong to a worker. It reads /proc, which
 // takes some ten microseconds a process, and is done only when a worker ends.
+// It looks again while a process is just changing its program, and with that
+// its environment: it may be a worker that a server started as it died.
 func marked(cookie []byte, session int) (pids []int, err error) {
+	for range 100 {
+		var changing bool
+		if pids, changing, err = look(cookie, session); err != nil || !changing {
+			break
+		}
+		time.Sleep(time.Millisecond)
+	}
+	return pids, err
+}
+
+func look(cookie []byte, session int) (pids []int, changing bool, err error) {
 	entries, err := os.ReadDir("/proc")
 	if err != nil {
-		return nil, fmt.Errorf("looking for the processes of a worker: %w", err)
+		return nil, false, fmt.Errorf("looking for the processes of a worker: %w", err)
 	}
 	children := map[int][]int{}
 	var found []int
@@ -75,6 +88,7 @@ func marked(cookie []byte, session int) (pids []int, err error) {
 			continue // gone, or a zombie: nothing that runs
 		}
 		children[ppid] = append(children[ppid], pid)
+		changing = changing || ppid != kthreadd && pid != kthreadd && blank(pid)
 		if session != 0 && sid == session || carries(pid, cookie) {
 			found = append(found, pid)
 		}
@@ -89,7 +103,21 @@ func marked(cookie []byte, session int) (pids []int, err error) {
 			found = append(found, children[pid]...)
 		}
 	}
-	return pids, nil
+	return pids, changing, nil
+}
+
+// kthreadd is the parent of the kernel's threads.
+const kthreadd = 2
+
+// blank reports whether a process has neither arguments nor environment: so it
+// looks in the middle of an exec.
+func blank(pid int) bool {
+	for _, name := range []string{"cmdline", "environ"} {
+		if text, err := os.ReadFile(filepath.Join("/proc", strconv.Itoa(pid), name)); err != nil || len(text) > 0 {
+			return false
+		}
+	}
+	return true
 }
 
 // parents reads the parent and the session of a process that is not a zombie.
