@@ -1,3 +1,5 @@
+//go:build !agent
+
 package main
 
 import (
@@ -71,7 +73,7 @@ TASKFLEET_LOG_LEVEL, TASKFLEET_LOG_FORMAT. Flags win over the environment, the e
 
 func defaultConfig() Config {
 	return Config{
-		Data: ".taskfleet", Listen: "127.0.0.1:8080", LogLevel: "info", LogFormat: "text",
+		Data: defaultData, Listen: "127.0.0.1:8080", LogLevel: "info", LogFormat: "text",
 		S3: S3Config{Bucket: "artifacts"},
 	}
 }

@@ -82,6 +82,9 @@ func connect(cmd *cobra.Command, retry client.Retry) (*session, error) {
 	return &session{core, from}, nil
 }
 
+// defaultData is where a platform keeps what it knows, unless it is told.
+const defaultData = ".taskfleet"
+
 func findCredentials() (opts client.Options, from string, err error) {
 	if os.Getenv("TASKCLUSTER_ROOT_URL") != "" {
 		opts, err = client.FromEnv()
@@ -89,7 +92,7 @@ func findCredentials() (opts client.Options, from string, err error) {
 	}
 	data := os.Getenv("TASKFLEET_DATA")
 	if data == "" {
-		data = defaultConfig().Data
+		data = defaultData
 	}
 	file := filepath.Join(data, "credentials.json")
 	text, err := os.ReadFile(file)

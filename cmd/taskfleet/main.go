@@ -10,6 +10,10 @@
 // provisioner starts; all others, and up.go but for the start, talk to a
 // platform as any client would, with the session that connect.go opens.
 //
+// Built with -tags agent it has everything but the platform (config, serve and
+// up): the worker and the command line, for machines that only use one. It is a
+// third of the size, and quick to build for other systems.
+//
 // # Exit codes
 //
 // 0 is success; 1 means that the thing asked for failed, including a graph or
@@ -144,9 +148,9 @@ What a platform is asked to do:                    taskfleet graph, task, pool, 
 	}
 	root.CompletionOptions.HiddenDefaultCmd = false
 	group(root)
+	root.AddCommand(platformCommands()...)
 	root.AddCommand(
-		newUpCommand(), newServeCommand(), newWorkerCommand(), newConfigCommand(),
-		newGraphCommand(), newTaskCommand(), newPoolCommand(), newCredsCommand(), newLoopsCommand(),
+		newWorkerCommand(), newGraphCommand(), newTaskCommand(), newPoolCommand(), newCredsCommand(), newLoopsCommand(),
 		newBenchCommand(), newVersionCommand(),
 	)
 	return root
@@ -160,9 +164,6 @@ func group(cmd *cobra.Command, subcommands ...*cobra.Command) *cobra.Command {
 	cmd.AddCommand(subcommands...)
 	return cmd
 }
-
-// version is set for releases, with -ldflags '-X main.version=1.2.3'.
-var version string
 
 func newVersionCommand() *cobra.Command {
 	var asJSON bool

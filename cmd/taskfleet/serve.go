@@ -1,3 +1,5 @@
+//go:build !agent
+
 package main
 
 import (
@@ -12,7 +14,6 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
-	"runtime/debug"
 	"slices"
 	"strings"
 	"sync"
@@ -167,7 +168,7 @@ func startPlatform(ctx context.Context, c Config, log *slog.Logger) (_ *platform
 	}
 	p.runner = loop.NewRunner(log, lease, metrics)
 	server := api.NewServer(api.Options{
-		RootURL: p.RootURL, Auth: a, Log: log, Metrics: metrics, Version: buildVersion(),
+		RootURL: p.RootURL, Auth: a, Log: log, Metrics: metrics, Version: api.Version(buildVersion()),
 		Other:       metricsHandler(metrics, c),
 		CheckOutput: os.Getenv("TASKFLEET_CHECK_OUTPUT") == "true",
 	})
@@ -347,25 +348,9 @@ func metricsHandler(r *prometheus.Registry, c Config) http.Handler {
 	return mux
 }
 
-// buildVersion is what the Go toolchain recorded about this binary.
-func buildVersion() api.Version {
-	v := api.Version{Version: "dev", Source: "https://github.com/taskfleet/taskfleet"}
-	info, ok := debug.ReadBuildInfo()
-	if !ok {
-		return v
-	}
-	if info.Main.Version != "" && info.Main.Version != "(devel)" {
-		v.Version = info.Main.Version
-	}
-	settings := map[string]string{}
-	for _, s := range info.Settings {
-		settings[s.Key] = s.Value
-	}
-	v.Commit, v.Build = settings["vcs.revision"], info.GoVersion
-	if version != "" {
-		v.Version = version
-	}
-	return v
+// platformCommands are those that need the platform in the binary.
+func platformCommands() []*cobra.Command {
+	return []*cobra.Command{newUpCommand(), newServeCommand(), newConfigCommand()}
 }
 
 func newServeCommand() *cobra.Command {

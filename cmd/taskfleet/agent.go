@@ -1,0 +1,8 @@
+//go:build agent
+
+package main
+
+import "github.com/spf13/cobra"
+
+// platformCommands are none: an agent has no platform in it.
+func platformCommands() []*cobra.Command { return nil }
