@@ -16,14 +16,18 @@ func TestAMistakeInAPoolIsCalledByName(t *testing.T) {
 	storetest.Each(t, func(t *testing.T, db *store.DB) {
 		s := newStage(t, db)
 		for say, options := range map[string]string{
-			"There is no provider \"moon\"; this deployment has cloud, other": "provider=moon",
-			"config.minCapacity is 5, more than config.maxCapacity":           "min=5 max=4",
-			"config.image names no image":                                     "image=missing",
-			"config.lifecycle.reregistrationTimeout is 9999999":               "renew-within=9999999",
+			"There is no provider \"moon\"; this deployment has cloud, other":        "provider=moon",
+			"config.minCapacity is 5, more than config.maxCapacity":                  "min=5 max=4",
+			"config.image names no image":                                            "image=missing",
+			"config.lifecycle.reregistrationTimeout is 9999999":                      "renew-within=9999999",
+			"config.lifecycle.registrationTimeout is 0":                              "register-within=0",
+			"config.workerConfig.capacity is 3, but config.capacityPerInstance is 2": "capacity=2 worker-capacity=3",
+			"config.workerConfig.capacity is 4, but config.capacityPerInstance is 1": "worker-capacity=4",
+			`config.workerConfig.capacity is "all", but`:                             "worker-capacity=all",
 		} {
-			_, out := s.call("", "PUT", "/worker-pool/p/bad", definition(strings.Fields(options)))
-			if message := fmt.Sprint(out["message"]); !strings.Contains(message, say) {
-				t.Errorf("%s: the message does not say %q: %s", options, say, message)
+			code, out := s.call("", "PUT", "/worker-pool/p/bad", definition(strings.Fields(options)))
+			if message := fmt.Sprint(out["message"]); code != 400 || !strings.Contains(message, say) {
+				t.Errorf("%s: %d, and the message does not say %q: %s", options, code, say, message)
 			}
 		}
 		s.do([]string{"pool", "p/build", "max=1"})
@@ -105,6 +109,35 @@ func TestListingsComeInPages(t *testing.T) {
 		id := s.pages("/worker-pool-errors/p/pool-3", "workerPoolErrors", "errorId", 100)[2]
 		if got := s.pages("/worker-pool-errors/p/pool-3?errorId="+id, "workerPoolErrors", "errorId", 100); !slices.Equal(got, []string{id}) {
 			t.Errorf("one error: %v", got)
+		}
+	})
+}
+
+func TestAWorkerIsToldItsCapacity(t *testing.T) {
+	storetest.Each(t, func(t *testing.T, db *store.DB) {
+		s := newStage(t, db)
+		s.length = 1000 * time.Hour
+		for options, want := range map[string]any{
+			"":                             1.0,
+			"capacity=4":                   4.0,
+			"capacity=4 worker-capacity=4": 4.0,
+		} {
+			pool := "p/" + strings.NewReplacer(" ", "-", "=", "").Replace("x"+options)
+			s.do(append([]string{"pool", pool}, strings.Fields(options)...))
+			s.add(pool, 1)
+			time.Sleep(15 * time.Second)
+			synctest.Wait()
+			r := s.rows(pool, running)[0].Ref
+			code, out := s.call("nobody", "POST", "/worker/register", s.registration(r, "cloud"))
+			told, _ := out["workerConfig"].(map[string]any)
+			if code != 200 || told["capacity"] != want || told["idleTimeoutSecs"] != 30.0 {
+				t.Errorf("%q: the worker is told %v, %d; want capacity %v and what the pool says", options, told, code, want)
+			}
+			_, out = s.call("", "GET", "/worker-pool/"+pool, nil)
+			config := out["config"].(map[string]any)["workerConfig"].(map[string]any)
+			if _, there := config["capacity"]; there != strings.Contains(options, "worker-capacity") {
+				t.Errorf("%q: the pool's own definition has become %v", options, config)
+			}
 		}
 	})
 }

@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"strconv"
 	"time"
 )
 
@@ -17,7 +18,7 @@ type PoolConfig struct {
 	MaxCapacity         *int64          `json:"maxCapacity"`
 	ScalingRatio        float64         `json:"scalingRatio"`
 	CapacityPerInstance int64           `json:"capacityPerInstance"`
-	WorkerConfig        json.RawMessage `json:"workerConfig"`
+	WorkerConfig        json.RawMessage `json:"workerConfig"` // as workers get it: with their capacity
 	Lifecycle           Lifecycle       `json:"lifecycle"`
 }
 
@@ -36,7 +37,10 @@ const (
 // ParseConfig reads a pool's configuration, with defaults, and says what is
 // wrong with it. Fields that it does not know are the provider's affair.
 func ParseConfig(raw json.RawMessage) (PoolConfig, error) {
-	c := PoolConfig{ScalingRatio: 1, CapacityPerInstance: 1}
+	c := PoolConfig{ScalingRatio: 1, CapacityPerInstance: 1, Lifecycle: Lifecycle{
+		RegistrationTimeout:   int64(defaultRegistrationTimeout / time.Second),
+		ReregistrationTimeout: int64(defaultReregistrationTimeout / time.Second),
+	}}
 	if err := json.Unmarshal(raw, &c); err != nil {
 		return c, explain(err)
 	}
@@ -62,12 +66,34 @@ func ParseConfig(raw json.RawMessage) (PoolConfig, error) {
 		return c, fmt.Errorf("config.capacityPerInstance is %d, more than config.maxCapacity, which is %d: not one worker could start", c.CapacityPerInstance, *c.MaxCapacity)
 	case c.WorkerConfig[0] != '{':
 		return c, errors.New("config.workerConfig must be an object")
-	case l.RegistrationTimeout < 0:
-		return c, fmt.Errorf("config.lifecycle.registrationTimeout is %d; it must be a number of seconds above 0", l.RegistrationTimeout)
-	case l.ReregistrationTimeout < 0 || seconds(l.ReregistrationTimeout) > longestReregistrationTimeout:
+	case l.RegistrationTimeout < 1:
+		return c, fmt.Errorf("config.lifecycle.registrationTimeout is %d; it must be at least 1 second", l.RegistrationTimeout)
+	case l.ReregistrationTimeout < 1 || seconds(l.ReregistrationTimeout) > longestReregistrationTimeout:
 		return c, fmt.Errorf("config.lifecycle.reregistrationTimeout is %d; it must be from 1 to %d seconds", l.ReregistrationTimeout, longestReregistrationTimeout/time.Second)
 	}
-	return c, nil
+	return c, c.tellCapacity()
+}
+
+// tellCapacity puts the capacity that the pool counts for a worker into what
+// the worker is told, so that it runs as many tasks. A pool that tells its
+// workers another one would have too many or too few of them.
+func (c *PoolConfig) tellCapacity() error {
+	var fields map[string]json.RawMessage
+	if err := json.Unmarshal(c.WorkerConfig, &fields); err != nil {
+		return err
+	}
+	told, explicit := fields["capacity"]
+	if !explicit {
+		fields["capacity"] = strconv.AppendInt(nil, c.CapacityPerInstance, 10)
+		var err error
+		c.WorkerConfig, err = json.Marshal(fields)
+		return err
+	}
+	var number *float64
+	if err := json.Unmarshal(told, &number); err != nil || number == nil || *number != float64(c.CapacityPerInstance) {
+		return fmt.Errorf("config.workerConfig.capacity is %s, but config.capacityPerInstance is %d (1 if it is left out), which is what the pool counts for each worker; leave workerConfig.capacity out, workers are told capacityPerInstance", told, c.CapacityPerInstance)
+	}
+	return nil
 }
 
 func seconds(n int64) time.Duration {
@@ -76,16 +102,10 @@ func seconds(n int64) time.Duration {
 }
 
 func (c PoolConfig) registrationTimeout() time.Duration {
-	if c.Lifecycle.RegistrationTimeout == 0 {
-		return defaultRegistrationTimeout
-	}
 	return seconds(c.Lifecycle.RegistrationTimeout)
 }
 
 func (c PoolConfig) reregistrationTimeout() time.Duration {
-	if c.Lifecycle.ReregistrationTimeout == 0 {
-		return defaultReregistrationTimeout
-	}
 	return seconds(c.Lifecycle.ReregistrationTimeout)
 }
 

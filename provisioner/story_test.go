@@ -199,6 +199,8 @@ func definition(options []string) map[string]any {
 			config["scalingRatio"] = value
 		case "capacity":
 			config["capacityPerInstance"] = value
+		case "worker-capacity":
+			config["workerConfig"].(map[string]any)["capacity"] = value
 		case "register-within":
 			config["lifecycle"] = map[string]any{"registrationTimeout": value}
 		case "renew-within":

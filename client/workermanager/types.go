@@ -14,20 +14,36 @@ type ConfigLocal struct {
 	// How many tasks the pool may run at once.
 	MaxCapacity int64 `json:"maxCapacity"`
 
-	// How many tasks one worker runs at once.
-	CapacityPerInstance *int64           `json:"capacityPerInstance,omitzero"`
-	Lifecycle           *WorkerLifecycle `json:"lifecycle,omitzero"`
+	// How many tasks one worker runs at once. No more than `maxCapacity`, unless that is
+	// 0.
+	CapacityPerInstance *int `json:"capacityPerInstance,omitzero"`
 
-	// How many tasks the pool can take at once even when nothing is pending.
+	// How long a worker may take over things before it is given up.
+	Lifecycle *ConfigLocalLifecycle `json:"lifecycle,omitzero"`
+
+	// How many tasks the pool can take at once even when nothing is pending. No more than
+	// `maxCapacity`.
 	MinCapacity int64 `json:"minCapacity,omitzero"`
 
 	// Capacity to have for each pending task. With 1 every task gets room at once;
 	// with 0.5 two tasks share it one after the other.
 	ScalingRatio *float64 `json:"scalingRatio,omitzero"`
 
-	// Configuration that the worker gets when it registers, unchanged. Whoever may read
-	// the pool can read it, so it is no place for secrets.
+	// Configuration that the worker gets when it registers. `capacityPerInstance` is added
+	// to it as `capacity`; where `capacity` is here already it has to be the same number.
+	// Whoever may read the pool can read all this, so it is no place for secrets.
 	WorkerConfig json.RawMessage `json:"workerConfig,omitzero"`
+}
+
+// ConfigLocalLifecycle: how long a worker may take over things before it is given up.
+type ConfigLocalLifecycle struct {
+	// Seconds that a worker has to register after it was asked for. Then it is taken for
+	// broken and ended.
+	RegistrationTimeout *int64 `json:"registrationTimeout,omitzero"`
+
+	// Seconds that a worker's credentials last. A worker that has not registered again by
+	// then is ended.
+	ReregistrationTimeout *int `json:"reregistrationTimeout,omitzero"`
 }
 
 // CreateWorkerPoolRequest: the part of a worker pool that its owner decides on.
@@ -200,8 +216,9 @@ type RegisterWorkerResponse struct {
 	// its pool, and register again.
 	Credentials RegisterWorkerResponseCredentials `json:"credentials"`
 
-	// The `workerConfig` of the pool, unchanged. It is visible to whoever may read the
-	// pool, so it holds no secrets.
+	// The `workerConfig` of the pool, and in it as `capacity` how many tasks the worker is
+	// to run at once, which is the pool's `capacityPerInstance`. It is visible to whoever
+	// may read the pool, so it holds no secrets.
 	WorkerConfig json.RawMessage `json:"workerConfig"`
 
 	// One-time secret for registering again.

@@ -6,22 +6,29 @@
 // server: after a kill -9 and a restart the new server finds it and goes on
 // with it. Everything about it is under one directory:
 //
-//	<Dir>/workers/<workerId>/worker.json   its configuration, mode 0600, with the one-time token
-//	<Dir>/workers/<workerId>/lock          held (flock) by the worker as long as it lives; says its pid
+//	<Dir>/workers/<workerId>/worker.json   its configuration, mode 0600, with the one-time token; locked while it lives
+//	<Dir>/workers/<workerId>/lock          says its pid, once it is up
 //	<Dir>/workers/<workerId>/…             its tasks
 //	<Dir>/logs/<workerId>.log              what it prints; kept when it is gone
 //
 // The directory appears in one piece (written aside and renamed) before the
-// process is started, so there is never a process without a directory. The lock
-// tells the living from the dead without trusting pids, which are reused. The
-// workers that this process started are its children and their deaths are seen
-// at once; those that it found are watched by their locks, twice a second.
+// process is started, so there is never a process without a directory.
+//
+// worker.json is the worker's standard input, and locked (flock) before there is
+// a worker. Such a lock belongs to the open file, which the worker has from the
+// fork to its death and nobody else has: tasks get another standard input. So
+// the lock tells the living from the dead without trusting pids, which are
+// reused, and without a moment between fork and the worker's first instruction
+// at which nobody can tell: a server that is killed in it leaves a worker that
+// the next one knows. The workers that this process started are its children
+// and their deaths are seen at once; those that it found are watched by their
+// locks, twice a second.
 //
 // A worker and, by inheritance, the processes of its tasks carry
 // TASKFLEET_WORKER_ID in their environment. When a worker is dead, or has to be,
-// whatever carries its id is killed, descendants included: that also catches
-// the worker that was started a moment before a crash and does not hold its
-// lock yet.
+// whatever carries its id is killed, descendants included, again and again until
+// the lock is free: what has been forked and is not a worker yet cannot be found
+// by its environment, but is as soon as it is one.
 //
 // One directory belongs to one server at a time. Servers that share a database
 // each need a provider of their own, with its own id.
@@ -181,10 +188,12 @@ func (p *Provider) Start(ctx context.Context, o provisioner.Order) error {
 		return nil
 	}
 	dir := p.dir(id)
-	if err := p.prepare(dir, o); err != nil {
+	life, err := p.prepare(dir, o)
+	if err != nil {
 		return fmt.Errorf("local provider: preparing the directory of worker %s: %w", id, err)
 	}
-	w, err := p.launch(o.Ref, dir)
+	defer life.Close() // from here on it is the worker's alone
+	w, err := p.launch(o.Ref, dir, life)
 	if err != nil {
 		return fmt.Errorf("local provider: starting worker %s: %w", id, errors.Join(err, p.discard(id)))
 	}
@@ -193,29 +202,42 @@ func (p *Provider) Start(ctx context.Context, o provisioner.Order) error {
 	return nil
 }
 
-// prepare makes dir with the worker's configuration in it, in one step.
-func (p *Provider) prepare(dir string, o provisioner.Order) error {
+// prepare makes dir with the worker's configuration in it, locked, in one step,
+// and returns the open configuration.
+func (p *Provider) prepare(dir string, o provisioner.Order) (life *os.File, err error) {
 	text, err := json.Marshal(workerConfig{
 		RootURL: p.config.RootURL, ProviderID: o.ProviderID,
 		WorkerPoolID: o.WorkerPoolID, WorkerGroup: o.WorkerGroup, WorkerID: o.WorkerID,
 		Proof: identityProof{o.Token}, Directory: dir,
 	})
 	if err != nil {
-		return err
+		return nil, err
 	}
 	aside, err := os.MkdirTemp(filepath.Dir(dir), ".new-")
 	if err != nil {
-		return err
+		return nil, err
 	}
 	defer os.RemoveAll(aside) // nothing is there once it is renamed
-	if err := os.WriteFile(filepath.Join(aside, configFile), text, 0o600); err != nil {
-		return err
+	file := filepath.Join(aside, configFile)
+	if err := os.WriteFile(file, text, 0o600); err != nil {
+		return nil, err
 	}
-	return os.Rename(aside, dir)
+	if life, err = os.Open(file); err != nil {
+		return nil, err
+	}
+	if err = hold(life); err == nil {
+		err = os.Rename(aside, dir)
+	}
+	if err != nil {
+		life.Close()
+		return nil, err
+	}
+	return life, nil
 }
 
-// launch starts the process; its output goes to its log.
-func (p *Provider) launch(ref provisioner.Ref, dir string) (*process, error) {
+// launch starts the process with life as its standard input; its output goes to
+// its log.
+func (p *Provider) launch(ref provisioner.Ref, dir string, life *os.File) (*process, error) {
 	log, err := os.OpenFile(p.file(ref.WorkerID), os.O_CREATE|os.O_WRONLY|os.O_APPEND, 0o600)
 	if err != nil {
 		return nil, err
@@ -224,7 +246,7 @@ func (p *Provider) launch(ref provisioner.Ref, dir string) (*process, error) {
 	cmd := exec.Command(p.config.Executable, append(slices.Clone(p.config.Args), filepath.Join(dir, configFile))...)
 	cmd.Dir = dir
 	cmd.Env = append(append(inherited(), p.config.Env...), cookie(ref.WorkerID))
-	cmd.Stdout, cmd.Stderr = log, log
+	cmd.Stdin, cmd.Stdout, cmd.Stderr = life, log, log
 	cmd.SysProcAttr = ownSession()
 	if err := cmd.Start(); err != nil {
 		return nil, err

@@ -11,7 +11,6 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -30,6 +29,9 @@ func TestConformance(t *testing.T) {
 			Kill:   func(t *testing.T, r provisioner.Ref) { s.ready(t, r); s.kill(t, r) },
 			Config: json.RawMessage(`{"maxCapacity": 4, "workerConfig": {"anything": ["goes"]}, "lifecycle": {"registrationTimeout": 60}}`),
 			Wrong: map[string]json.RawMessage{
+				"config.capacityPerInstance is 33":                      json.RawMessage(`{"capacityPerInstance": 33, "maxCapacity": 40}`),
+				"config.minCapacity is null":                            json.RawMessage(`{"minCapacity": null, "maxCapacity": 4}`),
+				"config.workerConfig.capacity is 3":                     json.RawMessage(`{"workerConfig": {"capacity": 3}, "maxCapacity": 4}`),
 				"config.maxCapacity is missing":                         json.RawMessage(`{}`),
 				"config.maxCapacity is a JSON string":                   json.RawMessage(`{"maxCapacity": "4"}`),
 				"config.minCapacity is 5":                               json.RawMessage(`{"minCapacity": 5, "maxCapacity": 4}`),
@@ -275,14 +277,76 @@ func TestOldLogsGo(t *testing.T) {
 	}
 }
 
+// From fork to exec a worker has the environment of its server. It cannot be
+// found, so it must not be taken for dead, and its directory must stay.
+func TestAForkThatIsNoWorkerYetIsNotLost(t *testing.T) {
+	s := newStage(t, "obedient")
+	p := s.open(t)
+	o := order()
+	life, err := p.prepare(p.dir(o.WorkerID), o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer life.Close()
+	fork := exec.Command(os.Args[0])
+	fork.Env = []string{"PLAY=task", "MARK=" + s.mark}
+	fork.Stdin = life
+	if err := fork.Start(); err != nil {
+		t.Fatal(err)
+	}
+	life.Close()
+
+	next := s.open(t)
+	if x, listed := sight(t, next, o.Ref); !listed || x.State != provisioner.Alive {
+		t.Errorf("the next server lists %v, %v; it is alive", listed, x)
+	}
+	moment, cancel := context.WithTimeout(t.Context(), 20*time.Millisecond)
+	defer cancel()
+	if err := next.Stop(moment, o.Ref, provisioner.Now); err == nil || !strings.Contains(err.Error(), configFile) {
+		t.Errorf("Stop(Now) of what it cannot find: %v", err)
+	}
+	if x, listed := sight(t, next, o.Ref); !listed || x.State != provisioner.Alive {
+		t.Errorf("after it could not be stopped: %v, %v", listed, x)
+	}
+	if err := fork.Process.Kill(); err != nil {
+		t.Fatal(err)
+	}
+	fork.Wait() // "signal: killed", as wished
+	if x, _ := sight(t, next, o.Ref); x.State == provisioner.Alive {
+		t.Error("it is dead and listed alive")
+	}
+	if err := next.Stop(t.Context(), o.Ref, provisioner.Now); err != nil {
+		t.Error(err)
+	}
+	if x, listed := sight(t, next, o.Ref); listed {
+		t.Errorf("stopped and listed: %v", x)
+	}
+}
+
+// Before it is up a worker has written down nothing about itself.
+func TestAWorkerThatBootsIsTakenOver(t *testing.T) {
+	s := newStage(t, "slow")
+	r := start(t, s.open(t))
+	p := s.open(t)
+	if x, listed := sight(t, p, r); !listed || x.State != provisioner.Alive {
+		t.Errorf("%v, %v; it is alive", listed, x)
+	}
+	if err := p.Stop(t.Context(), r, provisioner.Now); err != nil {
+		t.Error(err)
+	}
+	if left := s.processes(); len(left) > 0 {
+		t.Errorf("left: %v", left)
+	}
+}
+
 // The server is killed at random moments while it starts one worker after the
-// other. Whatever the moment, the next server knows every process there is, and
-// can end every one.
+// other. Whatever the moment, even between fork and exec, the next server knows
+// every process there is, and can end every one.
 func TestAServerKilledWhileItStartsWorkers(t *testing.T) {
 	for _, character := range []string{"obedient", "slow", "with tasks"} {
 		t.Run(character, func(t *testing.T) {
 			s := newStage(t, character)
-			for range 5 {
+			for range 10 {
 				s.runAndKillServer(t)
 				p := s.open(t)
 				list, err := p.Workers(t.Context())
@@ -317,12 +381,13 @@ func (s *stage) runAndKillServer(t *testing.T) {
 	if line, err := bufio.NewReader(out).ReadString('\n'); line != "serving\n" {
 		t.Fatalf("the server says %q, %v", line, err)
 	}
-	time.Sleep(rand.N(30 * time.Millisecond)) // the random moment
+	s.becomes(t, "the server starts a worker", func() bool {
+		dirs, err := filepath.Glob(filepath.Join(s.dir, "workers", "w-*"))
+		return err != nil || len(dirs) > 0
+	})
+	time.Sleep(rand.N(3 * time.Millisecond)) // the random moment
 	if err := server.Process.Kill(); err != nil {
 		t.Fatal(err)
 	}
 	server.Wait() // "signal: killed", as wished
-	s.becomes(t, "no fork of the server is left that has not become a worker", func() bool {
-		return !slices.ContainsFunc(s.processes(), func(pid int) bool { return carries(pid, []byte("PLAY=server")) })
-	})
 }

@@ -104,9 +104,11 @@ func end(ctx context.Context, dir, cookie string) error {
 		if err := endAll(ctx, cookie, sessionOf(pid)); err != nil || !held {
 			return err
 		}
-		select { // a process gives its locks back a little after it has gone from view
+		// A forked process may not have come into view yet, and a killed one gives
+		// its locks back a little after it has gone from view.
+		select {
 		case <-ctx.Done():
-			return fmt.Errorf("pid %d still holds the lock in %s after it was killed: %w", pid, dir, ctx.Err())
+			return fmt.Errorf("something still holds the lock on %s after all processes that were found were killed (its pid is %d, or 0 if it is not known): %w", filepath.Join(dir, configFile), pid, ctx.Err())
 		case <-time.After(2 * time.Millisecond):
 		}
 	}

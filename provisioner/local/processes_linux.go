@@ -140,14 +140,44 @@ func parents(pid int) (ppid, sid int, ok bool) {
 }
 
 func carries(pid int, cookie []byte) bool {
-	env, err := os.ReadFile(filepath.Join("/proc", strconv.Itoa(pid), "environ"))
-	if err != nil {
-		return false // another user's, or gone
-	}
-	for v := range bytes.SplitSeq(env, []byte{0}) {
+	for v := range bytes.SplitSeq(environment(pid), []byte{0}) {
 		if bytes.Equal(v, cookie) {
 			return true
 		}
 	}
 	return false
+}
+
+// environment is that of a process; none where it is another user's, or gone.
+// In the middle of execve there is none to see for some microseconds, or longer
+// where the machine is busy, so that is waited for; not for ever, lest a process
+// that is stuck keeps all others.
+func environment(pid int) []byte {
+	const longest = time.Second
+	complete := false
+	for wait := 50 * time.Microsecond; ; wait *= 2 {
+		env, err := os.ReadFile(filepath.Join("/proc", strconv.Itoa(pid), "environ"))
+		if err != nil || len(env) > 0 || complete || wait > longest {
+			return env
+		}
+		if complete = !replaced(pid); !complete {
+			time.Sleep(wait)
+		}
+	}
+}
+
+// replaced reports whether a process has given up its old program and has not
+// been given its new environment yet.
+func replaced(pid int) bool {
+	text, err := os.ReadFile(filepath.Join("/proc", strconv.Itoa(pid), "stat"))
+	if err != nil {
+		return false
+	}
+	fields := bytes.Fields(text[bytes.LastIndexByte(text, ')')+1:])
+	const vsize, envEnd = 23 - 3, 51 - 3 // as proc(5) counts, from the state, which is the third
+	if len(fields) <= envEnd {
+		return false
+	}
+	// Threads of the kernel and processes that are ending have no memory at all.
+	return string(fields[vsize]) != "0" && string(fields[envEnd]) == "0"
 }

@@ -23,10 +23,19 @@ func supported() error { return nil }
 
 func ownSession() *syscall.SysProcAttr { return &syscall.SysProcAttr{Setsid: true} }
 
-// holder reports whether a worker holds the lock in dir, and the pid that it
-// wrote there: 0 where it has not got that far.
+// hold locks a file for as long as it is open, in this process or in one that
+// has inherited it.
+func hold(f *os.File) error {
+	if err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
+		return fmt.Errorf("locking %s: %w", f.Name(), err)
+	}
+	return nil
+}
+
+// holder reports whether a worker lives in dir, and its pid: 0 where it has not
+// got as far as to write it down.
 func holder(dir string) (held bool, pid int, err error) {
-	f, err := os.Open(filepath.Join(dir, lockFile))
+	f, err := os.Open(filepath.Join(dir, configFile))
 	if errors.Is(err, fs.ErrNotExist) {
 		return false, 0, nil
 	}
@@ -40,9 +49,11 @@ func holder(dir string) (held bool, pid int, err error) {
 	case !errors.Is(err, unix.EWOULDBLOCK):
 		return false, 0, fmt.Errorf("locking %s: %w", f.Name(), err)
 	}
-	text := make([]byte, 128)
-	n, _ := f.ReadAt(text, 0) // a short read is the normal case
-	if fields := strings.Fields(string(text[:n])); len(fields) > 0 {
+	text, err := os.ReadFile(filepath.Join(dir, lockFile))
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return false, 0, err
+	}
+	if fields := strings.Fields(string(text)); len(fields) > 0 {
 		pid, _ = strconv.Atoi(fields[0])
 	}
 	return true, pid, nil

@@ -43,7 +43,7 @@ func TestMain(m *testing.M) {
 
 func sleep() { time.Sleep(time.Hour) }
 
-// play is a worker. It takes its lock, does what its character is, and ends on
+// play is a worker. It writes down its pid, does what its character is, and ends on
 // SIGTERM unless it is stubborn.
 func play(file, character string) {
 	fail := func(err error) {
@@ -67,7 +67,7 @@ func play(file, character string) {
 		os.Exit(0)
 	}
 	if character == "slow" {
-		sleep() // as long as it boots it holds no lock
+		sleep() // and does not come up
 	}
 	lock, err := os.OpenFile(filepath.Join(c.Directory, lockFile), os.O_CREATE|os.O_RDWR, 0o600)
 	if err == nil {
@@ -185,7 +185,7 @@ func (s *stage) ready(t *testing.T, r provisioner.Ref) {
 
 func (s *stage) becomes(t *testing.T, what string, f func() bool) {
 	t.Helper()
-	for end := time.Now().Add(time.Minute); !f(); time.Sleep(5 * time.Millisecond) {
+	for end := time.Now().Add(time.Minute); !f(); time.Sleep(time.Millisecond) {
 		if time.Now().After(end) {
 			t.Fatalf("it never came to be that %s", what)
 		}

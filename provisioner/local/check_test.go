@@ -1,0 +1,80 @@
+//go:build linux
+
+package local
+
+import (
+	"bytes"
+	"encoding/json"
+	"os"
+	"testing"
+
+	"github.com/santhosh-tekuri/jsonschema/v6"
+	"sigs.k8s.io/yaml"
+)
+
+// The published form of a pool's configuration and what is accepted are the
+// same. (A schema cannot compare two fields; the conformance tests do that.)
+func TestTheSchemaSaysWhatIsAccepted(t *testing.T) {
+	text, err := os.ReadFile("../schemas/config-local.yml")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if text, err = yaml.YAMLToJSONStrict(text); err != nil {
+		t.Fatal(err)
+	}
+	doc, err := jsonschema.UnmarshalJSON(bytes.NewReader(text))
+	if err != nil {
+		t.Fatal(err)
+	}
+	c := jsonschema.NewCompiler()
+	if err := c.AddResource("test:///config", doc); err != nil {
+		t.Fatal(err)
+	}
+	schema, err := c.Compile("test:///config")
+	if err != nil {
+		t.Fatal(err)
+	}
+	p := newStage(t, "obedient").open(t)
+	for config, good := range map[string]bool{
+		`{"maxCapacity": 0}`: true,
+		`{"maxCapacity": 4, "minCapacity": 4, "scalingRatio": 0, "capacityPerInstance": 4}`: true,
+		`{"maxCapacity": 64, "scalingRatio": 1, "capacityPerInstance": 32}`:                 true,
+		`{"maxCapacity": 4, "lifecycle": {}, "workerConfig": {}}`:                           true,
+		`{"maxCapacity": 4, "workerConfig": {"capacity": 1, "x": [null]}}`:                  true,
+		`{"maxCapacity": 4, "lifecycle": {"registrationTimeout": 1}}`:                       true,
+		`{"maxCapacity": 4, "lifecycle": {"registrationTimeout": 100000000}}`:               true,
+		`{"maxCapacity": 4, "lifecycle": {"reregistrationTimeout": 1}}`:                     true,
+		`{"maxCapacity": 4, "lifecycle": {"reregistrationTimeout": 2592000}}`:               true,
+
+		`[]`:                                    false,
+		`{}`:                                    false,
+		`{"maxCapacity": -1}`:                   false,
+		`{"maxCapacity": null}`:                 false,
+		`{"maxCapacity": 1.5}`:                  false,
+		`{"maxCapacity": 4, "MinCapacity": 1}`:  false,
+		`{"maxCapacity": 4, "minCapacity": -1}`: false,
+		`{"maxCapacity": 4, "scalingRatio": 1.1}`:                             false,
+		`{"maxCapacity": 4, "scalingRatio": -0.1}`:                            false,
+		`{"maxCapacity": 4, "capacityPerInstance": 0}`:                        false,
+		`{"maxCapacity": 64, "capacityPerInstance": 33}`:                      false,
+		`{"maxCapacity": 4, "workerConfig": null}`:                            false,
+		`{"maxCapacity": 4, "workerConfig": []}`:                              false,
+		`{"maxCapacity": 4, "lifecycle": null}`:                               false,
+		`{"maxCapacity": 4, "lifecycle": {"queueInactivityTimeout": 7200}}`:   false,
+		`{"maxCapacity": 4, "lifecycle": {"registrationTimeout": 0}}`:         false,
+		`{"maxCapacity": 4, "lifecycle": {"registrationTimeout": null}}`:      false,
+		`{"maxCapacity": 4, "lifecycle": {"reregistrationTimeout": 0}}`:       false,
+		`{"maxCapacity": 4, "lifecycle": {"reregistrationTimeout": 2592001}}`: false,
+	} {
+		v, err := jsonschema.UnmarshalJSON(bytes.NewReader([]byte(config)))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := schema.Validate(v); (err == nil) != good {
+			t.Errorf("%s: the schema says %v", config, err)
+		}
+		if err := p.Check(json.RawMessage(config)); (err == nil) != good {
+			t.Errorf("%s: Check says %v", config, err)
+		}
+	}
+}
