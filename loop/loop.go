@@ -237,15 +237,17 @@ func (l *runningLoop) passes(ctx context.Context) {
 func (l *runningLoop) wait(ctx context.Context, due time.Time) bool {
 	var timer <-chan time.Time
 	if !due.IsZero() {
-		timer = time.After(time.Until(due))
+		left := time.Until(due)
+		if left <= 0 {
+			l.takeWake()
+			return ctx.Err() == nil
+		}
+		timer = time.After(left)
 	}
 	for {
 		select {
 		case <-timer:
-			select {
-			case <-l.Wake: // the pass will see what it was about
-			default:
-			}
+			l.takeWake()
 			return ctx.Err() == nil
 		case _, open := <-l.Wake:
 			if open {
@@ -255,6 +257,17 @@ func (l *runningLoop) wait(ctx context.Context, due time.Time) bool {
 		case <-ctx.Done():
 			return false
 		}
+	}
+}
+
+// takeWake takes a wake that waits: the pass will see what it was about.
+func (l *runningLoop) takeWake() {
+	select {
+	case _, open := <-l.Wake:
+		if !open {
+			l.Wake = nil
+		}
+	default:
 	}
 }
 
@@ -303,6 +316,9 @@ func backoff(failures int) time.Duration {
 
 // sleep returns false if ctx ended first.
 func sleep(ctx context.Context, d time.Duration) bool {
+	if d <= 0 {
+		return ctx.Err() == nil
+	}
 	select {
 	case <-time.After(d):
 		return ctx.Err() == nil

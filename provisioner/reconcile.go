@@ -58,13 +58,15 @@ func (p *Provisioner) reconcile(ctx context.Context) (more bool, err error) {
 // woken: while a thousand tasks are being created it need not look a thousand
 // times. The first wake after a while is not held up.
 func (p *Provisioner) takePause(ctx context.Context) error {
-	select {
-	case <-time.After(time.Until(p.last.Add(pause))):
-		p.last = time.Now()
-		return nil
-	case <-ctx.Done():
-		return ctx.Err()
+	if left := time.Until(p.last.Add(pause)); left > 0 {
+		select {
+		case <-time.After(left):
+		case <-ctx.Done():
+			return ctx.Err()
+		}
 	}
+	p.last = time.Now()
+	return nil
 }
 
 func (p *Provisioner) look(ctx context.Context) (*view, error) {
