@@ -46,15 +46,15 @@ const (
 )
 
 // anonymousScopes are what anybody may do on a new deployment: read what is
-// not private. They are the scopes of the role "anonymous", which operators
+// not private. Worker pools are, as their configuration can name proxies and
+// the like. These are the scopes of the role "anonymous", which operators
 // change as they like.
 var anonymousScopes = []string{
 	"auth:current-scopes", "auth:expand-scopes", "auth:get-client:*", "auth:get-role:*", "auth:list-clients", "auth:list-roles",
 	"events:connect", "loops:list",
 	"queue:claimed-count:*", "queue:get-artifact:public/*", "queue:get-task:*", "queue:list-artifacts:*",
 	"queue:list-dependent-tasks:*", "queue:list-task-group:*", "queue:pending-count:*", "queue:status:*",
-	"worker-manager:get-worker-pool:*", "worker-manager:get-worker:*", "worker-manager:list-providers",
-	"worker-manager:list-worker-pool-errors:*", "worker-manager:list-worker-pools", "worker-manager:list-workers:*",
+	"worker-manager:get-worker:*", "worker-manager:list-providers", "worker-manager:list-workers:*",
 }
 
 // A platform is everything in one process.
