@@ -36,10 +36,11 @@ type Authenticator interface {
 // caller is the identity of one request and what it still has to prove.
 type caller struct {
 	Identity
-	need    scope.Expression
-	vars    scope.Vars // from the URL
-	checked bool
-	undo    []func()
+	credential Credential
+	need       scope.Expression
+	vars       scope.Vars // from the URL
+	checked    bool
+	undo       []func()
 }
 
 // decidable reports whether the URL alone fills in the scope expression.

@@ -80,6 +80,10 @@ func (c Call[P, B]) Authorize(vars scope.Vars) error { return c.who.check(vars) 
 // Caller is who makes the call; its scopes are already expanded.
 func (c Call[P, B]) Caller() Identity { return c.who.Identity }
 
+// Credential is the evidence that came with the call, for a method that judges
+// it by rules of its own.
+func (c Call[P, B]) Credential() Credential { return c.who.credential }
+
 // Query returns a query parameter, "" where it was not given.
 func (c Call[P, B]) Query(name string) string { return c.query[name] }
 

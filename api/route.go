@@ -40,6 +40,9 @@ func parseRoute(s string) route {
 			r.segments = append(r.segments, segment{literal: part})
 		}
 	}
+	if r.segments[0].param != "" {
+		panic("api: a route begins with a literal, by which it is found: " + s)
+	}
 	return r
 }
 

@@ -378,7 +378,12 @@ func isJSON(contentType string) bool {
 }
 
 func (s *Server) authenticate(r *http.Request, e *endpoint, vars map[string]string, raw []byte) (*caller, error) {
-	who := &caller{need: e.Scopes, vars: scope.Vars{}}
+	who := &caller{need: e.Scopes, vars: scope.Vars{}, credential: Credential{
+		Method: r.Method, Resource: r.URL.RequestURI(), Host: r.Host,
+		ForwardedPort: r.Header.Get("X-Forwarded-Port"), ForwardedProto: r.Header.Get("X-Forwarded-Proto"),
+		Authorization: r.Header.Get("Authorization"), RemoteAddr: r.RemoteAddr,
+		ContentType: r.Header.Get("Content-Type"), Body: raw,
+	}}
 	for k, v := range vars {
 		who.vars[k] = v
 	}
@@ -387,13 +392,7 @@ func (s *Server) authenticate(r *http.Request, e *endpoint, vars map[string]stri
 		return who, nil
 	}
 	var err error
-	who.Identity, err = s.opts.Auth.Authenticate(r.Context(), Credential{
-		Method: r.Method, Resource: r.URL.RequestURI(), Host: r.Host,
-		ForwardedPort: r.Header.Get("X-Forwarded-Port"), ForwardedProto: r.Header.Get("X-Forwarded-Proto"),
-		Authorization: r.Header.Get("Authorization"), RemoteAddr: r.RemoteAddr,
-		ContentType: r.Header.Get("Content-Type"), Body: raw,
-	})
-	if err != nil {
+	if who.Identity, err = s.opts.Auth.Authenticate(r.Context(), who.credential); err != nil {
 		return who, err
 	}
 	if who.decidable() {

@@ -294,26 +294,36 @@ func TestHostsPortsAndProxies(t *testing.T) {
 func TestPayloadHash(t *testing.T) {
 	storetest.Each(t, func(t *testing.T, db *store.DB) {
 		w := newWorld(t, db)
-		const body = `{"scopes": ["x"]}`
-		send := func(hash string, body string) reply {
-			r := httptest.NewRequest("POST", "https://"+host+"/api/auth/v1/scopes/expand", strings.NewReader(body))
-			r.Header.Set("Content-Type", "application/json; charset=utf-8")
-			r.Header.Set("X-Forwarded-Proto", "https")
-			h := hawk.Header{ID: w.root.ClientID, Timestamp: time.Now().Unix(), Nonce: slugid.New(), Hash: hash}
-			h.Sign(hawk.Request{Method: "POST", Resource: r.URL.RequestURI(), Host: host, Port: 443}, w.root.AccessToken)
-			r.Header.Set("Authorization", h.String())
-			return w.send(r)
-		}
-		hash := hawk.PayloadHash("application/json", []byte(body))
-		if p := send(hash, body); p.status != 200 {
-			t.Errorf("with its hash: %s", p.text)
-		}
-		if p := send("", body); p.status != 200 {
-			t.Errorf("without a hash: %s", p.text)
-		}
-		for _, other := range []string{`{"scopes": ["y"]}`, `{"scopes":["x"]}`, body + " "} {
-			if p := send(hash, other); p.status != 401 || !strings.Contains(p.text, "not the one that was signed") {
-				t.Errorf("another body: %s", p.text)
+		for _, x := range []struct {
+			path   string
+			by     cred.Credentials
+			body   string
+			others []string // fit the schema as well
+		}{
+			{"/scopes/expand", w.root, `{"scopes": ["x"]}`, []string{`{"scopes": ["y"]}`, `{"scopes":["x"]}`, `{"scopes": ["x"]} `}},
+			{"/test-authenticate", cred.Credentials{ClientID: "tester", AccessToken: "no-secret"},
+				`{"clientScopes": ["s"], "requiredScopes": ["s"]}`, []string{`{"clientScopes": ["s"], "requiredScopes": []}`}},
+		} {
+			send := func(hash string, body string) reply {
+				r := httptest.NewRequest("POST", "https://"+host+"/api/auth/v1"+x.path, strings.NewReader(body))
+				r.Header.Set("Content-Type", "application/json; charset=utf-8")
+				r.Header.Set("X-Forwarded-Proto", "https")
+				h := hawk.Header{ID: x.by.ClientID, Timestamp: time.Now().Unix(), Nonce: slugid.New(), Hash: hash}
+				h.Sign(hawk.Request{Method: "POST", Resource: r.URL.RequestURI(), Host: host, Port: 443}, x.by.AccessToken)
+				r.Header.Set("Authorization", h.String())
+				return w.send(r)
+			}
+			hash := hawk.PayloadHash("application/json", []byte(x.body))
+			if p := send(hash, x.body); p.status != 200 {
+				t.Errorf("%s with its hash: %s", x.path, p.text)
+			}
+			if p := send("", x.body); p.status != 200 {
+				t.Errorf("%s without a hash: %s", x.path, p.text)
+			}
+			for _, other := range x.others {
+				if p := send(hash, other); p.status != 401 || !strings.Contains(p.text, "not the one that was signed") {
+					t.Errorf("%s with another body: %s", x.path, p.text)
+				}
 			}
 		}
 	})

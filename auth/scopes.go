@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"net"
-	"net/http"
 	"strconv"
 	"time"
 
@@ -119,7 +118,7 @@ var testAuthenticate = api.Declare(api.Spec{
 scopes ` + "`clientScopes`" + `, and checks that it has ` + "`requiredScopes`" + `. For testing how a client library signs, issues temporary
 credentials and restricts itself.`,
 }, func(_ context.Context, a *Auth, c api.Call[api.None, testRequest]) (testResponse, error) {
-	return a.test(c.HTTP, c.Body)
+	return a.test(c.Credential(), c.Body)
 })
 
 var testAuthenticateGet = api.Declare(api.Spec{
@@ -129,7 +128,7 @@ var testAuthenticateGet = api.Declare(api.Spec{
 	Doc: `Does the same for a GET, so that signed URLs can be tried out. The client's scopes are ` + "`test:*`" + ` and
 ` + "`auth:create-client:test:*`" + `, the one required is ` + "`test:authenticate-get`" + `.`,
 }, func(_ context.Context, a *Auth, c api.Call[api.None, api.None]) (testResponse, error) {
-	return a.test(c.HTTP, testRequest{
+	return a.test(c.Credential(), testRequest{
 		ClientScopes:   []string{"test:*", "auth:create-client:test:*"},
 		RequiredScopes: []string{"test:authenticate-get"},
 	})
@@ -138,7 +137,7 @@ var testAuthenticateGet = api.Declare(api.Spec{
 // test authenticates a request against a client of its own. Its secret is
 // known to all, so what it does leaves no trace: neither among the grants nor
 // among the nonces.
-func (a *Auth) test(r *http.Request, t testRequest) (testResponse, error) {
+func (a *Auth) test(r api.Credential, t testRequest) (testResponse, error) {
 	if err := checkScopes(t.ClientScopes); err != nil {
 		return testResponse{}, api.Errorf(api.InputError, "clientScopes are wrong: %v.", err)
 	}
@@ -149,11 +148,7 @@ func (a *Auth) test(r *http.Request, t testRequest) (testResponse, error) {
 		}
 		return nil
 	}}
-	p, err := readProof(api.Credential{
-		Method: r.Method, Resource: r.URL.RequestURI(), Host: r.Host,
-		ForwardedPort: r.Header.Get("X-Forwarded-Port"), ForwardedProto: r.Header.Get("X-Forwarded-Proto"),
-		Authorization: r.Header.Get("Authorization"),
-	})
+	p, err := readProof(r)
 	if err == nil && p == nil {
 		err = errors.New("the call has no credentials")
 	}
@@ -161,6 +156,9 @@ func (a *Auth) test(r *http.Request, t testRequest) (testResponse, error) {
 		return testResponse{}, refusal(err)
 	}
 	id, err := p.verify(d, nil, time.Now())
+	if err == nil {
+		err = p.checkPayload(r.ContentType, r.Body)
+	}
 	if err != nil {
 		return testResponse{}, refusal(err)
 	}

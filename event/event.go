@@ -245,12 +245,18 @@ func (b *Bus) span(ctx context.Context) (oldest, head int64, err error) {
 }
 
 func (b *Bus) expire(ctx context.Context) (more bool, err error) {
+	// The cursor of a subscriber that is no more does not count.
+	readers := []string{"head"}
+	for _, s := range b.subscribers {
+		readers = append(readers, s.name)
+	}
 	err = b.db.Do(ctx, func(tx *store.Tx) error {
 		n, err := tx.Exec(`
 			DELETE FROM event WHERE id IN (
 			  SELECT id FROM event
-			   WHERE position <= (SELECT min(position) FROM event_cursor) AND created < $1
-			   ORDER BY position LIMIT $2)`, timestamp.Now().Add(-Retention), 10*batch)
+			   WHERE position <= (SELECT min(position) FROM event_cursor WHERE name IN (SELECT value FROM json_each($3)))
+			     AND created < $1
+			   ORDER BY position LIMIT $2)`, timestamp.Now().Add(-Retention), 10*batch, readers)
 		more = n == 10*batch
 		return err
 	})

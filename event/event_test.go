@@ -127,6 +127,12 @@ func TestMessagesAreForgottenADayAfterTheyWereDelivered(t *testing.T) {
 		}
 		publish(t, db, b, "old")
 		pass(b.place)
+		if err := db.Do(t.Context(), func(tx *store.Tx) error { // a subscriber that an older version had
+			_, err := tx.Exec(`INSERT INTO event_cursor (name, position) VALUES ('gone', 0)`)
+			return err
+		}); err != nil {
+			t.Fatal(err)
+		}
 		time.Sleep(25 * time.Hour)
 		publish(t, db, b, "new")
 		pass(b.place)

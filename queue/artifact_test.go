@@ -256,6 +256,9 @@ func TestExpiredArtifactsLoseTheirBytesFirst(t *testing.T) {
 		}); err != nil {
 			t.Fatal(err)
 		}
+		if code, out := s.createArtifact("A/0", "public/0", s3("text/plain")); code != 409 {
+			t.Errorf("an artifact is created again while it is being deleted: %d %v", code, out)
+		}
 		if _, err := s.queue.expireArtifacts(t.Context()); err != nil {
 			t.Fatal(err)
 		}

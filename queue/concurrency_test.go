@@ -357,7 +357,7 @@ func TestDependentsCreatedDuringTheResolutionAreScheduled(t *testing.T) {
 			wg.Wait()
 		}
 		for end := time.Now().Add(30 * time.Second); ; {
-			pending, _, err := s.queue.Load(t.Context(), "prov/other")
+			pending, _, err := s.queue.Pending(t.Context(), "prov/other")
 			if err != nil {
 				t.Fatal(err)
 			}

@@ -7,6 +7,7 @@ import (
 
 	"github.com/taskfleet/taskfleet/blob"
 	"github.com/taskfleet/taskfleet/store"
+	"github.com/taskfleet/taskfleet/timestamp"
 )
 
 // expireArtifacts is one pass of the loop queue.artifacts. Bytes go before the
@@ -16,7 +17,7 @@ import (
 func (q *Queue) expireArtifacts(ctx context.Context) (more bool, err error) {
 	var list []*artifact
 	err = q.db.View(ctx, func(tx *store.Tx) error {
-		list, err = artifacts(tx, `SELECT `+artifactColumns+` FROM artifact WHERE expires <= $1 ORDER BY expires LIMIT $2`, now().Add(-putURLLife), batch)
+		list, err = artifacts(tx, `SELECT `+artifactColumns+` FROM artifact WHERE expires <= $1 ORDER BY expires LIMIT $2`, deletable(), batch)
 		return err
 	})
 	if err != nil {
@@ -24,6 +25,10 @@ func (q *Queue) expireArtifacts(ctx context.Context) (more bool, err error) {
 	}
 	return len(list) == batch, q.deleteArtifacts(ctx, list)
 }
+
+// deletable is the expiry of what may be deleted by now. Until its row is gone
+// such an artifact cannot be created again, or its new bytes would go, too.
+func deletable() timestamp.Time { return now().Add(-putURLLife) }
 
 func artifacts(tx *store.Tx, statement string, args ...any) (list []*artifact, err error) {
 	rows, err := tx.Query(statement, args...)

@@ -187,15 +187,15 @@ var taskQueueCounts = api.Declare(api.Spec{
 })
 
 func (q *Queue) counts(ctx context.Context, queueID string) (out countsResponse, err error) {
-	pending, claimed, err := q.Load(ctx, queueID)
+	pending, claimed, err := q.Pending(ctx, queueID)
 	out = countsResponse{TaskQueueID: queueID, PendingTasks: pending, ClaimedTasks: &claimed}
 	out.ProvisionerID, out.WorkerType = task.SplitQueueID(queueID)
 	return out, err
 }
 
-// Load counts a task queue's pending and running tasks: what a provisioner
+// Pending counts a task queue's pending and running tasks: what a provisioner
 // sizes a pool by.
-func (q *Queue) Load(ctx context.Context, taskQueueID string) (pending, claimed int64, err error) {
+func (q *Queue) Pending(ctx context.Context, taskQueueID string) (pending, claimed int64, err error) {
 	err = q.db.View(ctx, func(tx *store.Tx) error {
 		if err := tx.QueryRow(`SELECT count(*) FROM pending WHERE task_queue_id = $1`, taskQueueID).Scan(&pending); err != nil {
 			return err

@@ -1,5 +1,5 @@
-// Taskfleet runs graphs of tasks on fleets of machines that it provisions
-// itself. This is its one binary: the platform, its worker, and the command
+// Command taskfleet runs graphs of tasks on fleets of machines that it
+// provisions itself. This is its one binary: the platform, its worker, and the command
 // line for both.
 //
 // # Files

@@ -146,7 +146,7 @@ func startPlatform(ctx context.Context, c Config, log *slog.Logger) (_ *platform
 	}
 	prov, err := provisioner.New(ctx, provisioner.Config{
 		DB: db, Events: bus, Providers: map[string]provisioner.Provider{"local": p.workers},
-		Queue: workload{q}, Mint: a.Issuer(provisionerClient), Log: log, Metrics: metrics,
+		Queue: q, Mint: a.Issuer(provisionerClient), Log: log, Metrics: metrics,
 	})
 	if err != nil {
 		return nil, err
@@ -309,17 +309,6 @@ func (p *platform) startGateway(ctx context.Context, c Config, own secrets) (*ga
 		return nil, errors.Join(err, g.Close())
 	}
 	return g, nil
-}
-
-// workload is the queue as the provisioner wants to see it.
-type workload struct{ queue *queue.Queue }
-
-func (w workload) Pending(ctx context.Context, taskQueueID string) (pending, claimed int64, err error) {
-	return w.queue.Load(ctx, taskQueueID)
-}
-
-func (w workload) WorkerGone(ctx context.Context, poolID, group, id string) error {
-	return w.queue.WorkerGone(ctx, poolID, group, id)
 }
 
 // metricsHandler serves /metrics for Prometheus: to anybody where only this

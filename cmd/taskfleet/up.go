@@ -54,7 +54,7 @@ itself; otherwise a tiny one that is part of this program. Likewise the pool is 
 
 With --exit it stops when the graph has ended and the workers are gone; the exit code is 0 only if every task completed.`,
 		Example: `  taskfleet up
-  taskfleet up --exit --data /tmp/try --listen 127.0.0.1:0
+  taskfleet up --exit --data ./try --listen 127.0.0.1:0
   taskfleet up --graph examples/fan --param count=50`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {

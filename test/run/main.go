@@ -1,4 +1,4 @@
-// Run is the command behind `make test`, `make check`, `make bench` and `make postgres`.
+// Command run is behind `make test`, `make check`, `make bench` and `make postgres`.
 //
 // It is for a machine with Go and nothing else. `run test` installs what the tests need (tools.go), starts a private
 // PostgreSQL (postgres.go), runs the steps below one after the other and, however it ends, stops what it started. Two
