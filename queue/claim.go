@@ -25,13 +25,8 @@ type runPath struct {
 	RunID  int    `path:"runId"`
 }
 
-type worker struct {
-	Group string `json:"workerGroup"`
-	ID    string `json:"workerId"`
-}
-
 type claimWorkRequest struct {
-	worker
+	Worker
 	Tasks   int      `json:"tasks"`
 	Holding []string `json:"holding"` // nil: the worker does not tell
 }
@@ -68,7 +63,10 @@ var claimWork = api.Declare(api.Spec{
 
 Where there is nothing to do, the call waits up to 20 seconds for work and then returns an empty list; call again.
 Each run comes with temporary credentials, with which the worker must reclaim it before ` + "`takenUntil`" + ` for as
-long as it works on it, and report how it ended.
+long as it works on it, and report how it ended. Where several workers wait, one that had work more recently gets it first.
+
+A worker that is quarantined gets nothing, as if there were nothing. One that is to end gets nothing either, but at
+once.
 
 A worker that tells what it is ` + "`holding`" + ` gets what it has without knowing, because an answer was lost. Such
 a worker makes one call at a time.`,
@@ -80,7 +78,7 @@ a worker makes one call at a time.`,
 		r.Tasks, err = q.handAgain(ctx, c.Path.TaskQueueID, c.Body)
 	}
 	if err == nil && len(r.Tasks) == 0 {
-		r.Tasks, err = q.awaitWork(ctx, c.Path.TaskQueueID, c.Body.worker, c.Body.Tasks)
+		r.Tasks, err = q.awaitWork(ctx, c.Path.TaskQueueID, c.Body.Worker, c.Body.Tasks)
 	}
 	if len(r.Tasks) > 0 {
 		c.Undelivered(func() { q.unclaim(r.Tasks) })
@@ -88,38 +86,64 @@ a worker makes one call at a time.`,
 	return r, err
 })
 
+// drainPause is how long a call waits whose worker is drained already. It keeps
+// a worker that will not end from asking in a circle.
+const drainPause = 2 * time.Second
+
 // awaitWork claims up to n runs, waiting for the first one as long as a poll
 // lasts.
-func (q *Queue) awaitWork(ctx context.Context, queueID string, w worker, n int) ([]claim, error) {
+func (q *Queue) awaitWork(ctx context.Context, queueID string, w Worker, n int) ([]claim, error) {
+	key := workerKey{queueID, w.String()}
 	end := time.NewTimer(pollTimeout)
 	defer end.Stop()
-	for {
-		wait := q.db.Waits().Wait(topicPending(queueID))
-		claims, err := q.claim(ctx, queueID, w, n)
-		if err != nil {
+	for first, woken := true, false; ; first = false {
+		rank := q.crew.seen(key)
+		wait := q.db.Waits().WaitRanked(topicPending(queueID), rank)
+		own := q.db.Waits().Wait(key.topic())
+		claims, s, err := q.claim(ctx, key, n)
+		switch {
+		case err != nil:
 			// What this call was woken for, or held locks on while others
 			// looked, is theirs.
 			q.db.Waits().Wake(topicPending(queueID), n)
+		case s.refused():
+			wait.Close() // its place is others', as is what it was woken for
+			if woken {
+				q.db.Waits().Wake(topicPending(queueID), 1)
+			}
 		}
-		if err != nil || len(claims) > 0 {
-			wait.Close()
-			return claims, err
+		over := err != nil || len(claims) > 0 || s.draining > 0 && !first
+		if s.draining > 0 && first {
+			end.Reset(drainPause)
 		}
-		select {
-		case <-wait.C:
-			continue
-		case <-end.C:
-		case <-ctx.Done():
+		woken = false
+		switch {
+		case over:
+		case !s.refused() && q.crew.learn(key, s) != rank:
+			// It waits at the wrong place in line: look again from the right one.
+		default:
+			select {
+			case <-wait.C:
+				woken = true
+			case <-own.C:
+			case <-end.C:
+				over = true
+			case <-ctx.Done():
+				over = true
+			}
 		}
 		wait.Close()
-		return []claim{}, nil
+		own.Close()
+		if over {
+			return claims, err
+		}
 	}
 }
 
 // handAgain returns runs that a worker has without knowing: the answer to its
 // claim was lost, with the process that was to send it or on the way.
 func (q *Queue) handAgain(ctx context.Context, queueID string, in claimWorkRequest) (claims []claim, err error) {
-	held := in.Group + "/" + in.ID
+	held := in.Worker.String()
 	var lost []string
 	err = q.db.View(ctx, func(tx *store.Tx) error {
 		lost = nil
@@ -160,27 +184,25 @@ func (q *Queue) handAgain(ctx context.Context, queueID string, in claimWorkReque
 		return nil, err
 	}
 	if len(claims) > 0 {
+		q.crew.seen(workerKey{queueID, held})
 		q.log.Info("runs handed out again: their worker never got the answer", "worker", held, "tasks", lost)
 	}
 	return claims, nil
 }
 
-// claim takes up to n pending runs of a queue. They are chosen in a CTE, which
-// is evaluated once: PostgreSQL may run a subquery of IN once for each row, and
-// each time a LIMIT over rows that it skips lets further ones through.
-func (q *Queue) claim(ctx context.Context, queueID string, w worker, n int) (claims []claim, err error) {
+// claim takes up to n pending runs for a worker. If there are none, or it may
+// not have any, it says how the worker stands.
+func (q *Queue) claim(ctx context.Context, k workerKey, n int) (claims []claim, s standing, err error) {
+	w := workerNamed(k.worker)
 	err = q.db.Do(ctx, func(tx *store.Tx) error {
-		claims = nil
-		rows, err := tx.Query(`
-			WITH next AS MATERIALIZED (
-			  SELECT task_id FROM pending WHERE task_queue_id = $1
-			   ORDER BY priority DESC, since, seq LIMIT $2 /*skip locked*/)
-			DELETE FROM pending WHERE task_id IN (SELECT task_id FROM next)
-			RETURNING task_id, run_id, priority, since, seq`, queueID, n)
-		if err != nil {
-			return err
+		claims, s = []claim{}, standing{}
+		taken, err := take(tx, k, n)
+		if err == nil && len(taken) == 0 {
+			var made bool
+			if s, made, err = readStanding(tx, k, false); err == nil && made {
+				taken, err = take(tx, k, n) // nobody takes anything without a row
+			}
 		}
-		taken, err := readPending(rows)
 		if err != nil {
 			return err
 		}
@@ -201,9 +223,12 @@ func (q *Queue) claim(ctx context.Context, queueID string, w worker, n int) (cla
 		return nil
 	})
 	if err = q.equip(ctx, claims, err); err != nil {
-		return nil, err
+		return nil, s, err
 	}
-	return claims, nil
+	if len(claims) > 0 {
+		q.crew.claimed(k, claims)
+	}
+	return claims, s, nil
 }
 
 // equip gives claims their credentials, unless taking them failed with err. It
@@ -273,11 +298,12 @@ func (q *Queue) unclaim(claims []claim) {
 			}
 			given = true
 			*run = task.Run{RunID: run.RunID, State: task.Pending, ReasonCreated: run.ReasonCreated, Scheduled: run.Scheduled}
-			r.State, r.takenUntil, r.worker = task.Pending, 0, ""
+			r.State = task.Pending
+			r.free()
 			if err := r.save(tx); err != nil {
 				return err
 			}
-			if err := r.enqueue(tx); err != nil {
+			if err := q.enqueue(tx, r); err != nil {
 				return err
 			}
 			return q.publish(tx, TaskPending, r, run)
@@ -296,7 +322,7 @@ var claimTask = api.Declare(api.Spec{
 	Input:  "v1/task-claim-request.json#", Output: "v1/task-claim-response.json#",
 	Stability: api.Deprecated, Category: "Worker", Title: "Claim a given run",
 	Doc: "Claims one pending run that the worker knows the ids of. Workers use claimWork instead.",
-}, func(ctx context.Context, q *Queue, c api.Call[runPath, worker]) (out claim, err error) {
+}, func(ctx context.Context, q *Queue, c api.Call[runPath, Worker]) (out claim, err error) {
 	r, err := q.read(ctx, c.Path.TaskID)
 	if err != nil {
 		return out, err
@@ -306,7 +332,11 @@ var claimTask = api.Declare(api.Spec{
 	}); err != nil {
 		return out, err
 	}
+	key := workerKey{r.TaskQueueID, c.Body.String()}
 	err = q.db.Do(ctx, func(tx *store.Tx) error {
+		if err := mayClaim(tx, key); err != nil {
+			return err
+		}
 		n, err := tx.Exec(`DELETE FROM pending WHERE task_id = $1 AND run_id = $2`, c.Path.TaskID, c.Path.RunID)
 		if err != nil {
 			return err
@@ -332,6 +362,7 @@ var claimTask = api.Declare(api.Spec{
 	if err = q.equip(ctx, taken, err); err != nil {
 		return out, err
 	}
+	q.crew.claimed(key, taken)
 	c.Undelivered(func() { q.unclaim(taken) })
 	return taken[0], nil
 })
@@ -356,6 +387,7 @@ var reclaimTask = api.Declare(api.Spec{
 A conflict (409) means that the worker has lost the run: it was canceled, its deadline passed or the claim had
 expired. The worker then stops working on it and reports nothing.`,
 }, func(ctx context.Context, q *Queue, c api.Call[runPath, api.None]) (out claim, err error) {
+	var holder workerKey
 	err = q.db.Do(ctx, func(tx *store.Tx) error {
 		r, err := lock(tx, c.Path.TaskID)
 		if err != nil {
@@ -374,11 +406,13 @@ expired. The worker then stops working on it and reports nothing.`,
 		r.takenUntil = run.TakenUntil
 		out = newClaim(r, run)
 		out.Task = nil // the worker has it
+		holder = workerKey{r.TaskQueueID, r.worker}
 		return r.save(tx)
 	})
 	if err != nil {
 		return out, err
 	}
+	q.crew.seen(holder)
 	out.Credentials, err = q.credentials(ctx, &out)
 	return out, err
 })
@@ -435,7 +469,7 @@ func (q *Queue) due(ctx context.Context, statement string, t timestamp.Time) (li
 // WorkerGone takes back every run that a worker holds, because the worker is
 // known to be dead; the tasks get another run at once.
 func (q *Queue) WorkerGone(ctx context.Context, taskQueueID, workerGroup, workerID string) error {
-	held := workerGroup + "/" + workerID
+	held := Worker{workerGroup, workerID}.String()
 	return q.db.Do(ctx, func(tx *store.Tx) error {
 		list, err := query(tx, `SELECT `+columns+` FROM task
 			 WHERE task_queue_id = $1 AND worker = $2 AND state = 'running' ORDER BY task_id /*for update*/`, taskQueueID, held)

@@ -41,6 +41,12 @@ func mustCreate(t testing.TB, q *Queue, d *task.Definition) string {
 	return id
 }
 
+// claimNow claims for a worker without waiting.
+func (q *Queue) claimNow(ctx context.Context, queueID string, w Worker, n int) ([]claim, error) {
+	claims, _, err := q.claim(ctx, workerKey{queueID, w.String()}, n)
+	return claims, err
+}
+
 // The peer hid 5 to 8 % of the tasks of a queue with this many claimers.
 func Test32ClaimersShareAQueueAndNoTaskIsHidden(t *testing.T) {
 	const claimers = 32
@@ -50,14 +56,14 @@ func Test32ClaimersShareAQueueAndNoTaskIsHidden(t *testing.T) {
 			tasks = 1_000
 		}
 		s := newStage(t, db, nil)
-		seed(t, db, tasks)
+		s.queue.seed(t, tasks)
 		var mu sync.Mutex
 		seen := map[string]int{}
 		var wg sync.WaitGroup
 		for c := range claimers {
 			wg.Go(func() {
 				for {
-					claims, err := s.queue.claim(t.Context(), "prov/wt", worker{"grp", fmt.Sprint("w", c)}, 1+c%4)
+					claims, err := s.queue.claimNow(t.Context(), "prov/wt", Worker{"grp", fmt.Sprint("w", c)}, 1+c%4)
 					if err != nil {
 						t.Error(err)
 						return
@@ -96,13 +102,13 @@ func TestAClaimTakesNoMoreThanItAsksFor(t *testing.T) {
 			t.Fatal(err)
 		}
 		for range 40 { // workers that wait; from the sixth time on a plan may be kept
-			if _, err := s.queue.claim(t.Context(), "prov/wt", worker{"grp", "w"}, 1); err != nil {
+			if _, err := s.queue.claimNow(t.Context(), "prov/wt", Worker{"grp", "w"}, 1); err != nil {
 				t.Fatal(err)
 			}
 		}
-		seed(t, db, 50)
+		s.queue.seed(t, 50)
 		for _, n := range []int{1, 7} {
-			claims, err := s.queue.claim(t.Context(), "prov/wt", worker{"grp", "w"}, n)
+			claims, err := s.queue.claimNow(t.Context(), "prov/wt", Worker{"grp", "w"}, n)
 			if err != nil || len(claims) != n {
 				t.Errorf("asked for %d, got %d, %v", n, len(claims), err)
 			}
@@ -116,7 +122,7 @@ func TestACancellationMeetsARestart(t *testing.T) {
 	storetest.EachReal(t, func(t *testing.T, db *store.DB) {
 		s := newStage(t, db, nil)
 		id := mustCreate(t, s.queue, definition())
-		if _, err := s.queue.claim(t.Context(), "prov/wt", worker{"grp", "w"}, 1); err != nil {
+		if _, err := s.queue.claimNow(t.Context(), "prov/wt", Worker{"grp", "w"}, 1); err != nil {
 			t.Fatal(err)
 		}
 		locked, done := make(chan struct{}), make(chan error)
@@ -140,7 +146,7 @@ func TestACancellationMeetsARestart(t *testing.T) {
 		if err := errors.Join(err, <-done); err != nil || !ended {
 			t.Fatalf("ended: %v, %v", ended, err)
 		}
-		if claims, err := s.queue.claim(t.Context(), "prov/wt", worker{"grp", "w"}, 1); err != nil || len(claims) != 0 {
+		if claims, err := s.queue.claimNow(t.Context(), "prov/wt", Worker{"grp", "w"}, 1); err != nil || len(claims) != 0 {
 			t.Errorf("claimed after it was canceled: %v, %v", claims, err)
 		}
 		if r, err := s.queue.read(t.Context(), id); err != nil || r.State != task.Exception || r.Latest().ReasonResolved != task.Canceled {
@@ -216,22 +222,22 @@ func TestNoTaskIsForgottenBeforeItsEndIsTold(t *testing.T) {
 }
 
 // seed fills a queue with pending tasks in few transactions.
-func seed(t testing.TB, db *store.DB, n int) {
+func (q *Queue) seed(t testing.TB, n int) {
 	t.Helper()
 	d := definition()
 	for n > 0 {
 		k := min(n, 500)
 		n -= k
-		if err := db.Do(t.Context(), func(tx *store.Tx) error {
+		if err := q.db.Do(t.Context(), func(tx *store.Tx) error {
 			for range k {
 				r := &record{Status: task.Status{TaskID: slugid.New(), TaskQueueID: d.TaskQueueID, TaskGroupID: slugid.New(), Priority: "lowest"}}
-				if _, err := tx.Exec(`INSERT INTO task (`+columns+`) VALUES ($1, $2, '-', 'none', $3, 0, 'pending', 5, 5, $4, $5, 0, '',
+				if _, err := tx.Exec(`INSERT INTO task (`+columns+`) VALUES ($1, $2, '-', 'none', $3, 0, 'pending', 5, 5, $4, $5, 0, '', 0, '',
 					'[{"runId":0,"state":"pending","reasonCreated":"scheduled","scheduled":"2026-01-01T00:00:00.000Z"}]', '[]', '{}', '{"scopes":[]}')`,
 					r.TaskID, r.TaskQueueID, r.TaskGroupID, d.Deadline, d.Expires); err != nil {
 					return err
 				}
 				r.addRun(task.Scheduled)
-				if err := r.enqueue(tx); err != nil {
+				if err := q.enqueue(tx, r); err != nil {
 					return err
 				}
 			}
@@ -249,7 +255,7 @@ func TestATaskWakesOneWaitingWorkerAtOnce(t *testing.T) {
 		got := make(chan []claim, 3)
 		for i := range 3 {
 			go func() {
-				claims, err := s.queue.awaitWork(t.Context(), "prov/wt", worker{"grp", fmt.Sprint("w", i)}, 1)
+				claims, err := s.queue.awaitWork(t.Context(), "prov/wt", Worker{"grp", fmt.Sprint("w", i)}, 1)
 				if err != nil {
 					t.Error(err)
 				}
@@ -277,11 +283,11 @@ func TestAWorkerThatHangsUpLosesNoTask(t *testing.T) {
 		// It hangs up while it waits,
 		ctx, hangUp := context.WithCancel(t.Context())
 		done := make(chan struct{})
-		go func() { s.queue.awaitWork(ctx, "prov/wt", worker{"grp", "w1"}, 1); close(done) }()
+		go func() { s.queue.awaitWork(ctx, "prov/wt", Worker{"grp", "w1"}, 1); close(done) }()
 		other := make(chan []claim, 1)
 		synctest.Wait()
 		go func() {
-			c, err := s.queue.awaitWork(t.Context(), "prov/wt", worker{"grp", "w2"}, 1)
+			c, err := s.queue.awaitWork(t.Context(), "prov/wt", Worker{"grp", "w2"}, 1)
 			if err != nil {
 				t.Error(err)
 			}
@@ -296,7 +302,7 @@ func TestAWorkerThatHangsUpLosesNoTask(t *testing.T) {
 		}
 		// and when the reply is on its way: the run goes back as it was.
 		id = mustCreate(t, s.queue, definition())
-		claims, err := s.queue.claim(t.Context(), "prov/wt", worker{"grp", "w1"}, 1)
+		claims, err := s.queue.claimNow(t.Context(), "prov/wt", Worker{"grp", "w1"}, 1)
 		if err != nil || len(claims) != 1 {
 			t.Fatal(claims, err)
 		}
@@ -305,7 +311,7 @@ func TestAWorkerThatHangsUpLosesNoTask(t *testing.T) {
 		if err != nil || r.State != task.Pending || len(r.Runs) != 1 || r.RetriesLeft != 5 || r.Runs[0].WorkerID != "" {
 			t.Errorf("%+v, %v", r, err)
 		}
-		again, err := s.queue.claim(t.Context(), "prov/wt", worker{"grp", "w3"}, 1)
+		again, err := s.queue.claimNow(t.Context(), "prov/wt", Worker{"grp", "w3"}, 1)
 		if err != nil || len(again) != 1 || again[0].RunID != 0 {
 			t.Errorf("%v, %v", again, err)
 		}
@@ -328,7 +334,7 @@ func TestDependentsCreatedDuringTheResolutionAreScheduled(t *testing.T) {
 		var all []string
 		for range rounds {
 			first := mustCreate(t, s.queue, definition())
-			claims, err := s.queue.claim(t.Context(), "prov/wt", worker{"grp", "w"}, 1)
+			claims, err := s.queue.claimNow(t.Context(), "prov/wt", Worker{"grp", "w"}, 1)
 			if err != nil || len(claims) != 1 {
 				t.Fatal(claims, err)
 			}
@@ -400,7 +406,7 @@ func TestAWideFanOutIsScheduledCompletely(t *testing.T) {
 			d.TaskQueueID, d.WorkerType, d.Dependencies = "prov/other", "other", []string{root}
 			mustCreate(t, s.queue, d)
 		}
-		if _, err := s.queue.claim(t.Context(), "prov/wt", worker{"grp", "w"}, 1); err != nil {
+		if _, err := s.queue.claimNow(t.Context(), "prov/wt", Worker{"grp", "w"}, 1); err != nil {
 			t.Fatal(err)
 		}
 		if _, err := s.queue.report(t.Context(), runPath{root, 0}, task.Completed, task.DidComplete); err != nil {
@@ -408,7 +414,7 @@ func TestAWideFanOutIsScheduledCompletely(t *testing.T) {
 		}
 		claimed := 0
 		for claimed < width {
-			c, err := s.queue.awaitWork(t.Context(), "prov/other", worker{"grp", "w"}, 32)
+			c, err := s.queue.awaitWork(t.Context(), "prov/other", Worker{"grp", "w"}, 32)
 			if err != nil || len(c) == 0 {
 				t.Fatalf("after %d of %d: %v, %v", claimed, width, c, err)
 			}

@@ -122,14 +122,14 @@ func (q *Queue) create(ctx context.Context, taskID string, d *task.Definition) (
 				SchedulerID: d.SchedulerID, ProjectID: d.ProjectID, TaskGroupID: d.TaskGroupID, Deadline: d.Deadline,
 				Expires: d.Expires, RetriesLeft: d.Retries, State: task.Unscheduled, Priority: d.Priority, Runs: []task.Run{},
 			},
-			retries: d.Retries, routes: d.Routes, tags: tags, definition: definition,
+			retries: d.Retries, kind: Kind(d.Tags), routes: d.Routes, tags: tags, definition: definition,
 		}
 		n, err := tx.Exec(`
 			INSERT INTO task (`+columns+`)
-			VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $8, $9, $10, 0, '', '[]', $11, $12, $13)
+			VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $8, $9, $10, 0, '', 0, $11, '[]', $12, $13, $14)
 			ON CONFLICT DO NOTHING`,
 			taskID, d.TaskQueueID, d.SchedulerID, d.ProjectID, d.TaskGroupID, d.Priority.Rank(), r.State, d.Retries,
-			d.Deadline, d.Expires, d.Routes, tags, definition)
+			d.Deadline, d.Expires, Kind(d.Tags), d.Routes, tags, definition)
 		if err != nil {
 			return err
 		}
@@ -152,7 +152,7 @@ func (q *Queue) create(ctx context.Context, taskID string, d *task.Definition) (
 			if err := r.save(tx); err != nil {
 				return err
 			}
-			if err := r.enqueue(tx); err != nil {
+			if err := q.enqueue(tx, r); err != nil {
 				return err
 			}
 			if err := q.publish(tx, TaskPending, r, run); err != nil {
@@ -163,6 +163,13 @@ func (q *Queue) create(ctx context.Context, taskID string, d *task.Definition) (
 		return nil
 	})
 	return status, err
+}
+
+// Kind is what tells tasks of a queue apart that take different time, by their
+// tags. It is bounded since indexes hold it.
+func Kind(tags map[string]string) string {
+	label := []rune(tags["label"])
+	return string(label[:min(len(label), 200)])
 }
 
 // repeated answers a createTask for a task that exists.
@@ -221,16 +228,16 @@ func linkDependencies(tx *store.Tx, taskID string, d *task.Definition) (ready bo
 		return false, api.Errorf(api.InputError, "dependencies names tasks that do not exist: %s. Create them first.", strings.Join(missing[:min(len(missing), 20)], ", "))
 	}
 	for _, edge := range []struct {
-		satisfied int
-		to        []string
-	}{{0, open}, {1, satisfied}} {
+		satisfied, waits int
+		to               []string
+	}{{0, min(len(open), waitsBesides), open}, {1, waitsNot, satisfied}} {
 		if len(edge.to) == 0 {
 			continue
 		}
 		if _, err := tx.Exec(`
-			INSERT INTO dependency (task_id, required, on_any, satisfied)
-			SELECT $1, value, $2, $3 FROM json_each($4)`,
-			taskID, onAny(d.Requires), edge.satisfied, edge.to); err != nil {
+			INSERT INTO dependency (task_id, required, on_any, satisfied, task_queue_id, waits)
+			SELECT $1, value, $2, $3, $4, $5 FROM json_each($6)`,
+			taskID, onAny(d.Requires), edge.satisfied, d.TaskQueueID, edge.waits, edge.to); err != nil {
 			return false, err
 		}
 	}

@@ -8,7 +8,7 @@
 //   - A pending run has a row in the table pending, and whoever deletes that
 //     row (a claim, a cancellation, the deadline) owns the task's next
 //     transition. So a task is claimed once and is never hidden.
-//   - Locks are taken in the order pending, task, group.
+//   - Locks are taken in the order worker, pending, task, group.
 //   - Creating a task locks the tasks it depends on against resolution, so a
 //     dependency is seen as resolved either by its creation or by the loop that
 //     follows up resolutions, never by neither.
@@ -60,6 +60,11 @@ type Config struct {
 	Artifacts *blob.Bucket
 	Mint      Minter
 	Log       *slog.Logger
+
+	// Demanded, if there is one, is called in every transaction that makes a
+	// run of a task queue pending. It may wake somebody when tx commits; it
+	// must be quick and write nothing.
+	Demanded func(tx *store.Tx, taskQueueID string)
 }
 
 // A Queue holds the tasks of a deployment.
@@ -69,6 +74,8 @@ type Queue struct {
 	artifacts *blob.Bucket
 	mint      Minter
 	log       *slog.Logger
+	demanded  func(*store.Tx, string)
+	crew      crew
 }
 
 // New returns the queue, creating its tables where they do not exist.
@@ -76,7 +83,10 @@ func New(ctx context.Context, c Config) (*Queue, error) {
 	if err := c.DB.Migrate(ctx, "queue", subFS(migrations, "migrations")); err != nil {
 		return nil, fmt.Errorf("queue: migrate: %w", err)
 	}
-	return &Queue{c.DB, c.Events, c.Artifacts, c.Mint, c.Log}, nil
+	return &Queue{
+		db: c.DB, events: c.Events, artifacts: c.Artifacts, mint: c.Mint, log: c.Log, demanded: c.Demanded,
+		crew: crew{members: map[workerKey]*member{}},
+	}, nil
 }
 
 func subFS(f fs.FS, dir string) fs.FS {
@@ -113,6 +123,14 @@ func (q *Queue) Loops() []loop.Loop {
 		{
 			Name: "queue.expiry", Doc: "Forgets tasks and groups past their expiry.",
 			When: loop.Every(10 * time.Minute), Pass: q.expireTasks,
+		},
+		{
+			Name: "queue.workers", Doc: "Writes down what this process has seen workers do.",
+			When: loop.Every(crewInterval), Pass: q.writeCrew, EveryReplica: true,
+		},
+		{
+			Name: "queue.worker-expiry", Doc: "Forgets workers that have not been seen for a day.",
+			When: loop.Every(10 * time.Minute), Pass: q.expireWorkers,
 		},
 	}
 }

@@ -16,14 +16,16 @@ type record struct {
 	task.Status
 	retries    int
 	takenUntil timestamp.Time
-	worker     string
+	worker     string         // that has the running run
+	started    timestamp.Time // of the running run
+	kind       string         // what its duration is told by
 	routes     []string
 	tags       json.RawMessage
 	definition json.RawMessage
 }
 
 const columns = `task_id, task_queue_id, scheduler_id, project_id, task_group_id, priority, state, retries,
-	retries_left, deadline, expires, taken_until, worker, runs, routes, tags, definition`
+	retries_left, deadline, expires, taken_until, worker, started, kind, runs, routes, tags, definition`
 
 type scanner interface{ Scan(...any) error }
 
@@ -32,7 +34,7 @@ func scanRecord(row scanner) (*record, error) {
 	var rank int
 	var runs json.RawMessage
 	if err := row.Scan(&r.TaskID, &r.TaskQueueID, &r.SchedulerID, &r.ProjectID, &r.TaskGroupID, &rank, &r.State, &r.retries,
-		&r.RetriesLeft, &r.Deadline, &r.Expires, &r.takenUntil, &r.worker, &runs, &r.routes, &r.tags, &r.definition); err != nil {
+		&r.RetriesLeft, &r.Deadline, &r.Expires, &r.takenUntil, &r.worker, &r.started, &r.kind, &runs, &r.routes, &r.tags, &r.definition); err != nil {
 		return nil, err
 	}
 	r.Priority = task.PriorityOf(rank)
@@ -116,8 +118,8 @@ func (r *record) save(tx *store.Tx) error {
 		return err
 	}
 	_, err = tx.Exec(`
-		UPDATE task SET state = $2, retries_left = $3, taken_until = $4, worker = $5, runs = $6
-		 WHERE task_id = $1`, r.TaskID, r.State, r.RetriesLeft, r.takenUntil, r.worker, runs)
+		UPDATE task SET state = $2, retries_left = $3, taken_until = $4, worker = $5, started = $6, runs = $7
+		 WHERE task_id = $1`, r.TaskID, r.State, r.RetriesLeft, r.takenUntil, r.worker, r.started, runs)
 	return err
 }
 
@@ -129,15 +131,20 @@ const maxRuns = 1001
 // addRun makes a new pending run.
 func (r *record) addRun(why task.Reason) *task.Run {
 	r.Runs = append(r.Runs, task.Run{RunID: len(r.Runs), State: task.Pending, ReasonCreated: why, Scheduled: now()})
-	r.State, r.takenUntil, r.worker = task.Pending, 0, ""
+	r.State = task.Pending
+	r.free()
 	return r.Latest()
 }
+
+// free takes the task from the worker that has it, if one does.
+func (r *record) free() { r.takenUntil, r.worker, r.started = 0, "", 0 }
 
 func (r *record) claim(group, id string) *task.Run {
 	run := r.Latest()
 	run.State, run.WorkerGroup, run.WorkerID = task.Running, group, id
 	run.Started, run.TakenUntil = now(), now().Add(claimTimeout)
-	r.State, r.takenUntil, r.worker = task.Running, run.TakenUntil, group+"/"+id
+	r.State, r.takenUntil, r.started = task.Running, run.TakenUntil, run.Started
+	r.worker = Worker{group, id}.String()
 	return run
 }
 
@@ -149,12 +156,13 @@ func (r *record) resolve(state task.State, why task.Reason) *task.Run {
 		run = r.addRun(task.ByException)
 	}
 	run.State, run.ReasonResolved, run.Resolved = state, why, now()
-	r.State, r.takenUntil, r.worker = state, 0, ""
+	r.State = state
+	r.free()
 	return run
 }
 
 // enqueue makes the latest, pending run available to workers.
-func (r *record) enqueue(tx *store.Tx) error {
+func (q *Queue) enqueue(tx *store.Tx, r *record) error {
 	run := r.Latest()
 	if _, err := tx.Exec(`
 		INSERT INTO pending (task_id, run_id, task_queue_id, priority, since) VALUES ($1, $2, $3, $4, $5)`,
@@ -162,6 +170,9 @@ func (r *record) enqueue(tx *store.Tx) error {
 		return err
 	}
 	tx.Wake(topicPending(r.TaskQueueID), 1)
+	if q.demanded != nil {
+		q.demanded(tx, r.TaskQueueID)
+	}
 	return nil
 }
 

@@ -78,6 +78,10 @@ func (q *Queue) report(ctx context.Context, p runPath, state task.State, why tas
 
 // settle resolves a task for good.
 func (q *Queue) settle(tx *store.Tx, r *record, state task.State, why task.Reason) error {
+	q.crew.released(tx, r)
+	if err := stopWaiting(tx, r); err != nil {
+		return err
+	}
 	run := r.resolve(state, why)
 	if err := r.save(tx); err != nil {
 		return err
@@ -93,9 +97,9 @@ func (q *Queue) settle(tx *store.Tx, r *record, state task.State, why task.Reaso
 	x := taskException
 	switch state {
 	case task.Completed:
-		x = taskCompleted
+		x = TaskCompleted
 	case task.Failed:
-		x = taskFailed
+		x = TaskFailed
 	}
 	return q.publish(tx, x, r, run)
 }
@@ -106,6 +110,7 @@ func (q *Queue) lose(tx *store.Tx, r *record, why, again task.Reason) error {
 	if r.RetriesLeft == 0 || len(r.Runs) >= maxRuns {
 		return q.settle(tx, r, task.Exception, why)
 	}
+	q.crew.released(tx, r)
 	r.resolve(task.Exception, why)
 	r.RetriesLeft--
 	return q.restart(tx, r, again)
@@ -113,11 +118,14 @@ func (q *Queue) lose(tx *store.Tx, r *record, why, again task.Reason) error {
 
 // restart gives a task a new pending run.
 func (q *Queue) restart(tx *store.Tx, r *record, why task.Reason) error {
+	if err := stopWaiting(tx, r); err != nil {
+		return err
+	}
 	run := r.addRun(why)
 	if err := r.save(tx); err != nil {
 		return err
 	}
-	if err := r.enqueue(tx); err != nil {
+	if err := q.enqueue(tx, r); err != nil {
 		return err
 	}
 	return q.publish(tx, TaskPending, r, run)
@@ -371,15 +379,20 @@ func (q *Queue) satisfy(tx *store.Tx, dependent, required string) error {
 	if err != nil {
 		return ignoreMissing(err)
 	}
-	if _, err := tx.Exec(`UPDATE dependency SET satisfied = 1 WHERE task_id = $1 AND required = $2`, dependent, required); err != nil {
+	if _, err := tx.Exec(`UPDATE dependency SET satisfied = 1, waits = 0 WHERE task_id = $1 AND required = $2`, dependent, required); err != nil {
 		return err
 	}
 	if r.State != task.Unscheduled {
 		return nil // canceled, or scheduled by hand
 	}
-	var open int
-	if err := tx.QueryRow(`SELECT count(*) FROM (SELECT 1 FROM dependency WHERE task_id = $1 AND satisfied = 0 LIMIT 1) AS o`, dependent).Scan(&open); err != nil || open > 0 {
+	open, err := column(tx, `SELECT required FROM dependency WHERE task_id = $1 AND satisfied = 0 LIMIT 2`, dependent)
+	switch {
+	case err != nil:
 		return err
+	case len(open) == 0:
+		return q.restart(tx, r, task.Scheduled)
+	case len(open) == 1:
+		_, err = tx.Exec(`UPDATE dependency SET waits = 1 WHERE task_id = $1 AND required = $2`, dependent, open[0])
 	}
-	return q.restart(tx, r, task.Scheduled)
+	return err
 }

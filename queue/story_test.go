@@ -2,6 +2,7 @@ package queue
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"encoding/json"
 	"fmt"
@@ -80,6 +81,7 @@ type stage struct {
 	ids    map[string]string // story name -> slug
 	names  map[string]string
 	tasks  map[string]map[string]any // bodies, for repeating a creation
+	polls  map[string]chan string    // answers to "poll", by worker
 	seen   int64                     // events told already
 	as     string                    // scopes of the caller; "" is all
 }
@@ -90,7 +92,7 @@ func newStage(t testing.TB, db *store.DB, artifacts *blob.Bucket) *stage {
 	if err != nil {
 		t.Fatal(err)
 	}
-	s := &stage{t: t, db: db, bus: bus, ids: map[string]string{}, names: map[string]string{}, tasks: map[string]map[string]any{}}
+	s := &stage{t: t, db: db, bus: bus, ids: map[string]string{}, names: map[string]string{}, tasks: map[string]map[string]any{}, polls: map[string]chan string{}}
 	s.queue, err = New(t.Context(), Config{DB: db, Events: bus, Artifacts: artifacts, Mint: fakeMint{}, Log: log})
 	if err != nil {
 		t.Fatal(err)
@@ -234,6 +236,81 @@ func (s *stage) do(f []string) string {
 			return err.Error()
 		}
 		return "ok"
+	case "poll": // poll WORKER: claim, without waiting for the answer; answered WORKER -> A/0
+		answer := make(chan string, 1)
+		s.polls[f[1]] = answer
+		go func() { answer <- s.do(append([]string{"claim"}, f[1:]...)) }()
+		return "ok"
+	case "answered":
+		select {
+		case a := <-s.polls[f[1]]:
+			return a
+		default:
+			return "not yet"
+		}
+	case "claim-run": // claim-run A/0 WORKER: by the method claimTask
+		return s.status(s.call("POST", s.run(f[1])+"/claim", map[string]any{"workerGroup": "grp", "workerId": f[2]}))
+	case "drain": // drain WORKER…: those that it drained
+		var drained []Worker
+		if err := s.db.Do(s.t.Context(), func(tx *store.Tx) (err error) {
+			var list []Worker
+			for _, id := range f[1:] {
+				list = append(list, Worker{"grp", id})
+			}
+			drained, err = s.queue.DrainAny(tx, "prov/wt", list)
+			return err
+		}); err != nil {
+			return err.Error()
+		}
+		return workerList(drained)
+	case "quarantine": // quarantine WORKER FOR-HOW-LONG [REASON]
+		d, err := time.ParseDuration(f[2])
+		if err != nil {
+			s.t.Fatal(err)
+		}
+		code, out := s.call("PUT", "/provisioners/prov/worker-types/wt/workers/grp/"+f[1], map[string]any{
+			"quarantineUntil": timestamp.Now().Add(d), "quarantineInfo": strings.Join(f[3:], " "),
+		})
+		if code != 200 {
+			return refusal(code, out)
+		}
+		return "ok"
+	case "worker": // what is remembered of it
+		code, out := s.call("GET", "/provisioners/prov/worker-types/wt/workers/grp/"+f[1], nil)
+		if code != 200 {
+			return refusal(code, out)
+		}
+		text := "active " + s.ago(out["lastDateActive"])
+		for _, x := range out["quarantineDetails"].([]any) {
+			x := x.(map[string]any)
+			text += fmt.Sprintf("; %s: %s", x["clientId"], x["quarantineInfo"])
+		}
+		for i, x := range out["recentTasks"].([]any) {
+			if i == 0 {
+				text += ";"
+			}
+			x := x.(map[string]any)
+			text += fmt.Sprintf(" %s/%v", s.names[x["taskId"].(string)], x["runId"])
+		}
+		return text
+	case "workers": // workers [quarantined=true]
+		query := ""
+		if len(f) > 1 {
+			query = "?" + f[1]
+		}
+		code, out := s.call("GET", "/provisioners/prov/worker-types/wt/workers"+query, nil)
+		if code != 200 {
+			return refusal(code, out)
+		}
+		var got []Worker
+		for _, x := range out["workers"].([]any) {
+			got = append(got, Worker{"grp", x.(map[string]any)["workerId"].(string)})
+		}
+		return workerList(got)
+	case "demand": // how much waits, and what each worker does
+		return s.demand()
+	case "upcoming": // tasks of prov/wt and prov/other that wait for running ones alone
+		return s.upcoming()
 	case "seal":
 		code, out := s.call("POST", "/task-group/"+s.id(f[1])+"/seal", nil)
 		if code != 200 {
@@ -280,6 +357,86 @@ func (s *stage) do(f []string) string {
 	return ""
 }
 
+func workerList(list []Worker) string {
+	var ids []string
+	for _, w := range list {
+		ids = append(ids, w.ID)
+	}
+	if ids == nil {
+		return "none"
+	}
+	return strings.Join(ids, " ")
+}
+
+func (s *stage) ago(time any) string {
+	var t timestamp.Time
+	if err := t.UnmarshalText([]byte(time.(string))); err != nil {
+		s.t.Fatal(err)
+	}
+	return timestamp.Now().Sub(t).String() + " ago"
+}
+
+// demand tells Demand of prov/wt: "pending 2 for 5s; w1 runs A for 3s, w2 idle for 1m".
+func (s *stage) demand() string {
+	all, err := s.queue.Demand(s.t.Context(), []string{"prov/wt", "prov/none"})
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	d := all["prov/wt"]
+	text := "pending " + strconv.FormatInt(d.Pending, 10)
+	if d.Pending > 0 {
+		text += " for " + timestamp.Now().Sub(d.Oldest).String()
+	}
+	slices.SortFunc(d.Workers, func(a, b WorkerState) int { return strings.Compare(a.Worker.ID, b.Worker.ID) })
+	for _, w := range d.Workers {
+		text += "; " + w.Worker.ID
+		busy := false
+		for _, r := range d.Running {
+			if r.Worker == w.Worker {
+				busy = true
+				text += fmt.Sprintf(" runs %s for %v", cmp.Or(r.Kind, "something"), timestamp.Now().Sub(r.Started))
+			}
+		}
+		if !busy && w.Released > 0 {
+			text += fmt.Sprintf(" idle for %v", timestamp.Now().Sub(w.Released))
+		} else if !busy {
+			text += " never ran"
+		}
+		if w.Draining {
+			text += " draining"
+		}
+		if w.Quarantined {
+			text += " quarantined"
+		}
+	}
+	return text
+}
+
+// upcoming tells Upcoming: "3 in wt after A, 1 in other after A+B", by kinds.
+func (s *stage) upcoming() string {
+	list, err := s.queue.Upcoming(s.t.Context(), []string{"prov/wt", "prov/other"})
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	var told []string
+	for _, u := range list {
+		var after []string
+		for _, d := range u.Dependencies {
+			if d.Started.IsZero() || d.TaskQueueID != "prov/wt" {
+				s.t.Errorf("waits for %+v", d)
+			}
+			after = append(after, cmp.Or(d.Kind, "something"))
+		}
+		slices.Sort(after)
+		told = append(told, fmt.Sprintf("%d in %s after %s", u.Count, filepath.Base(u.TaskQueueID), strings.Join(after, "+")))
+	}
+	slices.Sort(told)
+	if told == nil {
+		return "none"
+	}
+	return strings.Join(told, ", ")
+}
+
 func (s *stage) create(again bool, name string, options []string) string {
 	body := s.tasks[name]
 	if !again {
@@ -300,6 +457,8 @@ func (s *stage) create(again bool, name string, options []string) string {
 			body["dependencies"] = list
 		case "queue":
 			body["taskQueueId"] = v
+		case "label":
+			body["tags"] = map[string]string{"label": v}
 		case "group":
 			body["taskGroupId"] = s.id(v)
 		case "deadline", "expires":

@@ -12,6 +12,7 @@
 //	/*skip locked*/  FOR UPDATE SKIP LOCKED
 //	/*for update*/   FOR UPDATE
 //	/*for share*/    FOR SHARE
+//	/*json*/         ::json, after text whose members ->> reads
 //
 // Parameters are $1, $2, …; they may repeat. Column types that mean the same
 // on both are TEXT, BIGINT, DOUBLE PRECISION and BOOLEAN. Three conventions

@@ -1,7 +1,8 @@
 package store
 
 import (
-	"container/list"
+	"cmp"
+	"container/heap"
 	"math"
 	"sync"
 )
@@ -29,6 +30,7 @@ import (
 type Waits struct {
 	mu     sync.Mutex
 	topics map[string]*topic
+	came   int64 // how many waiters have
 }
 
 // A wake is for up to n waiters of a topic.
@@ -49,9 +51,42 @@ func merge(wakes []wake, more wake) []wake {
 }
 
 type topic struct {
-	waiters list.List // of *Waiter, in the order they came
+	waiters line
 	signals []chan struct{}
 }
+
+// A line is a heap of waiters, the one to be woken next on top.
+type line []*Waiter
+
+func (l line) Len() int { return len(l) }
+
+func (l line) Less(i, j int) bool {
+	return cmp.Or(cmp.Compare(l[j].rank, l[i].rank), cmp.Compare(l[i].came, l[j].came)) < 0
+}
+
+func (l line) Swap(i, j int) {
+	l[i], l[j] = l[j], l[i]
+	l[i].place, l[j].place = i, j
+}
+
+// Push and Pop are for package heap.
+func (l *line) Push(x any) {
+	w := x.(*Waiter)
+	w.place = len(*l)
+	*l = append(*l, w)
+}
+
+func (l *line) Pop() any {
+	last := len(*l) - 1
+	w := (*l)[last]
+	(*l)[last], *l = nil, (*l)[:last]
+	w.place = gone
+	return w
+}
+
+// gone is the place of a waiter that is in no line any more: it was woken, or
+// it was closed.
+const gone = -1
 
 func newWaits() *Waits { return &Waits{topics: map[string]*topic{}} }
 
@@ -60,20 +95,31 @@ type Waiter struct {
 	// C receives when the waiter is woken.
 	C <-chan struct{}
 
-	c       chan struct{}
-	waits   *Waits
-	topic   string
-	element *list.Element // nil once woken or closed
-	closed  bool
+	c      chan struct{}
+	waits  *Waits
+	topic  string
+	rank   int64
+	came   int64
+	place  int // in the line of its topic
+	closed bool
 }
 
-// Wait registers a waiter behind those that wait for the topic already.
-func (ws *Waits) Wait(topic string) *Waiter {
+// Wait registers a waiter behind those that wait for the topic already. It is
+// WaitRanked with rank 0.
+func (ws *Waits) Wait(topic string) *Waiter { return ws.WaitRanked(topic, 0) }
+
+// WaitRanked registers a waiter that is woken before those of a lower rank,
+// and behind those of the same rank that wait already. With as many wakes as
+// waiters the rank does not matter; with fewer, it says who sleeps on. It counts
+// in this process only: a wake from another one goes to the first in line here.
+func (ws *Waits) WaitRanked(topic string, rank int64) *Waiter {
 	c := make(chan struct{}, 1)
-	w := &Waiter{C: c, c: c, waits: ws, topic: topic}
+	w := &Waiter{C: c, c: c, waits: ws, topic: topic, rank: rank}
 	ws.mu.Lock()
 	defer ws.mu.Unlock()
-	w.element = ws.at(topic).waiters.PushBack(w)
+	ws.came++
+	w.came = ws.came
+	heap.Push(&ws.at(topic).waiters, w)
 	return w
 }
 
@@ -87,7 +133,7 @@ func (w *Waiter) Close() {
 		return
 	}
 	w.closed = true
-	if w.element != nil {
+	if w.place != gone {
 		w.waits.remove(w)
 		return
 	}
@@ -110,7 +156,8 @@ func (ws *Waits) Signal(topic string) <-chan struct{} {
 	return c
 }
 
-// Wake wakes up to n waiters, those first that came first, and every signal.
+// Wake wakes up to n waiters, those of the highest rank first and among equals
+// those that came first, and every signal.
 func (ws *Waits) Wake(topic string, n int) {
 	ws.mu.Lock()
 	defer ws.mu.Unlock()
@@ -130,7 +177,7 @@ func (ws *Waits) wakeAll() {
 	ws.mu.Lock()
 	topics := make(map[string]int, len(ws.topics))
 	for name, t := range ws.topics {
-		topics[name] = max(1, t.waiters.Len())
+		topics[name] = max(1, len(t.waiters))
 	}
 	ws.mu.Unlock()
 	for name, n := range topics {
@@ -141,10 +188,10 @@ func (ws *Waits) wakeAll() {
 func (ws *Waits) wake(topic string, n int) {
 	for range n {
 		t := ws.topics[topic]
-		if t == nil || t.waiters.Len() == 0 {
+		if t == nil || len(t.waiters) == 0 {
 			return
 		}
-		w := t.waiters.Front().Value.(*Waiter)
+		w := t.waiters[0]
 		ws.remove(w)
 		w.c <- struct{}{}
 	}
@@ -152,9 +199,8 @@ func (ws *Waits) wake(topic string, n int) {
 
 func (ws *Waits) remove(w *Waiter) {
 	t := ws.topics[w.topic]
-	t.waiters.Remove(w.element)
-	w.element = nil
-	if t.waiters.Len() == 0 && len(t.signals) == 0 {
+	heap.Remove(&t.waiters, w.place)
+	if len(t.waiters) == 0 && len(t.signals) == 0 {
 		delete(ws.topics, w.topic)
 	}
 }
