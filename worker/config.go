@@ -2,6 +2,7 @@ package worker
 
 import (
 	"bytes"
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -17,8 +18,9 @@ import (
 	"github.com/taskfleet/taskfleet/worker/archive"
 )
 
-// Config is what a worker is started with: who it is, where the platform is and
-// how to prove the one to the other.
+// Config is what a worker is started with: who it is, where the platform is, how
+// to prove the one to the other, and what there is to know about the machine. It
+// comes from a file (LoadConfig) or from the instance (RunOnEC2).
 type Config struct {
 	RootURL             string          `json:"rootUrl"`
 	ProviderID          string          `json:"providerId"`
@@ -27,6 +29,24 @@ type Config struct {
 	WorkerID            string          `json:"workerId"`
 	WorkerIdentityProof json.RawMessage `json:"workerIdentityProof"` // secret
 	Directory           string          `json:"directory"`           // all of the worker's files are in it
+
+	// Location tells tasks where they are: cloud, region and the like. By default
+	// those are the provider and the worker group.
+	Location map[string]string `json:"-"`
+	// InstanceType is the machine's, or "" where there is no such thing.
+	InstanceType string `json:"-"`
+	// Watch tells of what is about to become of the machine, until ctx ends; nil
+	// where nobody does.
+	Watch func(ctx context.Context, tell func(Notice)) `json:"-"`
+
+	// otherProofs are for a platform that does not take WorkerIdentityProof.
+	otherProofs []json.RawMessage
+	// recognition is how long the platform may take to know of a worker that it
+	// has started, and so to refuse it without meaning it.
+	recognition time.Duration
+	// keep is whether to keep the registration in a file, so that a worker that
+	// is started again in the same directory goes on with it.
+	keep bool
 
 	// How long to do without a server, and how often to look whether a run was
 	// canceled; there is no reason to set them but in tests.
@@ -74,6 +94,9 @@ func (c Config) withDefaults() Config {
 	if c.glance == 0 {
 		c.glance = 10 * time.Second
 	}
+	if c.Location == nil {
+		c.Location = map[string]string{"cloud": c.ProviderID, "region": c.WorkerGroup}
+	}
 	return c
 }
 
@@ -89,6 +112,9 @@ type settings struct {
 	ShutdownGraceSecs float64 `json:"shutdownGraceSecs"`
 	// ShutdownUploadSecs is how long it may then take to upload what they leave.
 	ShutdownUploadSecs float64 `json:"shutdownUploadSecs"`
+	// InterruptionGraceSecs is how long tasks may take to end when the machine is
+	// being taken away, which leaves little time for all there is to do.
+	InterruptionGraceSecs float64 `json:"interruptionGraceSecs"`
 	// Env is for the commands of all tasks. Without a PATH there is a usual one.
 	Env map[string]string `json:"env"`
 	// MountBytes and MountEntries bound what one mount may download or unpack.
@@ -96,12 +122,15 @@ type settings struct {
 	MountEntries int   `json:"mountEntries"`
 }
 
+// mostInterruptionGrace leaves time for the upload of logs.
+const mostInterruptionGrace = 90
+
 // maxCapacity is how many tasks a queue gives out at once.
 const maxCapacity = 32
 
 // parseSettings returns the settings and the names that mean nothing to this worker.
 func parseSettings(raw json.RawMessage) (s settings, unknown []string, err error) {
-	s = settings{Capacity: 1, ShutdownGraceSecs: 30, ShutdownUploadSecs: 60, MountBytes: 50 << 30, MountEntries: 2_000_000}
+	s = settings{Capacity: 1, ShutdownGraceSecs: 30, ShutdownUploadSecs: 60, InterruptionGraceSecs: 2, MountBytes: 50 << 30, MountEntries: 2_000_000}
 	if len(raw) > 0 {
 		if err := json.Unmarshal(raw, &s); err != nil {
 			return s, nil, fmt.Errorf("workerConfig of the pool: %w", err)
@@ -125,6 +154,8 @@ func parseSettings(raw json.RawMessage) (s settings, unknown []string, err error
 		err = fmt.Errorf("workerConfig.idleTimeoutSecs of the pool is %v; it has to be a number of seconds, or 0 for never", s.IdleTimeoutSecs)
 	case s.ShutdownGraceSecs < 0 || s.ShutdownGraceSecs > manySecs, s.ShutdownUploadSecs < 0 || s.ShutdownUploadSecs > manySecs:
 		err = errors.New("workerConfig.shutdownGraceSecs and shutdownUploadSecs of the pool have to be numbers of seconds")
+	case s.InterruptionGraceSecs < 0 || s.InterruptionGraceSecs > mostInterruptionGrace:
+		err = fmt.Errorf("workerConfig.interruptionGraceSecs of the pool is %v; it has to be from 0 to %d seconds, as the machine is gone two minutes after the notice", s.InterruptionGraceSecs, mostInterruptionGrace)
 	case s.MountBytes < 1 || s.MountEntries < 1:
 		err = errors.New("workerConfig.mountBytes and mountEntries of the pool have to be positive")
 	}

@@ -65,15 +65,16 @@ func TestSettings(t *testing.T) {
 		t.Errorf("unknown are %q", unknown)
 	}
 	for text, wants := range map[string]string{
-		`{"capacity": 0}`:              `workerConfig.capacity of the pool is 0`,
-		`{"capacity": "many"}`:         `capacity`,
-		`{"idleTimeoutSecs": -1}`:      `idleTimeoutSecs`,
-		`{"shutdownGraceSecs": 1e300}`: `shutdownGraceSecs`,
-		`{"mountBytes": 0}`:            `mountBytes`,
-		`{"env": {"A=B": "x"}}`:        `cannot have a variable "A=B"`,
-		`{"env": {"A": "x\u0000"}}`:    `cannot have a variable "A"`,
-		`{"env": {"A": 1}}`:            `env`,
-		`[]`:                           `workerConfig of the pool`,
+		`{"capacity": 0}`:               `workerConfig.capacity of the pool is 0`,
+		`{"capacity": "many"}`:          `capacity`,
+		`{"idleTimeoutSecs": -1}`:       `idleTimeoutSecs`,
+		`{"shutdownGraceSecs": 1e300}`:  `shutdownGraceSecs`,
+		`{"interruptionGraceSecs": 91}`: `workerConfig.interruptionGraceSecs of the pool is 91; it has to be from 0 to 90`,
+		`{"mountBytes": 0}`:             `mountBytes`,
+		`{"env": {"A=B": "x"}}`:         `cannot have a variable "A=B"`,
+		`{"env": {"A": "x\u0000"}}`:     `cannot have a variable "A"`,
+		`{"env": {"A": 1}}`:             `env`,
+		`[]`:                            `workerConfig of the pool`,
 	} {
 		if _, _, err := parseSettings(json.RawMessage(text)); err == nil || !strings.Contains(err.Error(), wants) {
 			t.Errorf("%s: err is %v, want %q", text, err, wants)

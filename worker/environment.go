@@ -18,7 +18,7 @@ func (r *run) environment(extra map[string]string) []string {
 	env := map[string]string{"PATH": usualPath}
 	maps.Copy(env, r.worker.settings.Env)
 	maps.Copy(env, r.payload.Env)
-	location, err := json.Marshal(map[string]string{"cloud": r.worker.config.ProviderID, "region": r.worker.config.WorkerGroup})
+	location, err := json.Marshal(r.worker.config.Location)
 	if err != nil {
 		panic(err) // strings can be marshaled
 	}
@@ -29,6 +29,9 @@ func (r *run) environment(extra map[string]string) []string {
 		"HOME":                         filepath.Join(r.dir, "home"),
 		"TMPDIR":                       filepath.Join(r.dir, "tmp"),
 	})
+	if instanceType := r.worker.config.InstanceType; instanceType != "" {
+		env["TASKCLUSTER_INSTANCE_TYPE"] = instanceType
+	}
 	if runtime.GOOS == "windows" {
 		env["TEMP"], env["TMP"] = env["TMPDIR"], env["TMPDIR"]
 	}
@@ -42,5 +45,8 @@ func (r *run) environment(extra map[string]string) []string {
 
 // cookie tells the processes of this run from all others.
 func (r *run) cookie() []string {
-	return []string{"TASKFLEET_WORKER_ID=" + r.worker.config.WorkerID, "TASK_ID=" + r.taskID, "RUN_ID=" + strconv.Itoa(r.runID)}
+	return []string{r.worker.cookie(), "TASK_ID=" + r.taskID, "RUN_ID=" + strconv.Itoa(r.runID)}
 }
+
+// cookie tells the processes of all runs of this worker.
+func (w *Worker) cookie() string { return "TASKFLEET_WORKER_ID=" + w.config.WorkerID }

@@ -1,6 +1,7 @@
 package worker
 
 import (
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -11,6 +12,8 @@ import (
 // lockPatience is how long somebody else may hold the lock: a provider that
 // looks whether there is a worker holds it for a moment.
 const lockPatience = 5 * time.Second
+
+var errLocked = errors.New("is locked by another worker")
 
 // lock takes <directory>/lock for the life of the process. It is how a provider
 // tells whether the worker lives. The file contains the process id and, as ids
@@ -33,7 +36,7 @@ func lock(directory string, patience time.Duration) (*os.File, error) {
 		if time.Since(begin) > patience {
 			holder, _ := os.ReadFile(file)
 			f.Close()
-			return nil, fmt.Errorf("worker: %s is locked by another worker (%q); each needs a directory of its own", file, strings.TrimSpace(string(holder)))
+			return nil, fmt.Errorf("worker: %s %w (%q); each needs a directory of its own", file, errLocked, strings.TrimSpace(string(holder)))
 		}
 	}
 	if err := f.Truncate(0); err != nil {

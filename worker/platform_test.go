@@ -44,10 +44,15 @@ type platform struct {
 	workerConfig string
 
 	proof      string
+	document   string // of an instance, for which signature proves it
+	signature  string
+	after      int // registrations are refused before one is taken
+	providerID string
 	secret     string // for the next registration
 	unwanted   string // a reason to terminate
 	removed    bool
 	errors     []string
+	reports    []report
 	polls      int
 	freshPolls int // with the newest credentials
 	renewals   int // of registrations
@@ -57,8 +62,10 @@ type platform struct {
 	tasks      map[string]*task
 	pending    []string
 	objects    map[string]object
-	refusals   []string // what was refused, for the test to see
-	proxied    []string // scopes of requests to the task
+	puts       int           // uploads that began
+	stalled    chan struct{} // if there is one, the bucket takes nothing but logs until it is closed
+	refusals   []string      // what was refused, for the test to see
+	proxied    []string      // scopes of requests to the task
 	requested  []string
 }
 
@@ -73,6 +80,12 @@ type task struct {
 	artifacts  map[string]queue.PostArtifactRequest
 }
 
+// A report is that of a worker's trouble.
+type report struct {
+	Kind, Title, Description string
+	Extra                    struct{ Log string }
+}
+
 type object struct {
 	content               []byte
 	contentType, encoding string
@@ -84,7 +97,7 @@ func newPlatform(t *testing.T, workerConfig string) *platform {
 	t.Helper()
 	p := &platform{
 		t: t, mux: http.NewServeMux(), workerConfig: workerConfig, claimLife: 20 * time.Minute, workerLife: time.Hour, poll: 200 * time.Millisecond,
-		proof: slugid.New() + slugid.New(), nonces: map[string]bool{},
+		proof: slugid.New() + slugid.New(), providerID: "local", nonces: map[string]bool{},
 		tasks: map[string]*task{}, objects: map[string]object{},
 	}
 	p.changed = sync.NewCond(&p.mu)
@@ -232,6 +245,26 @@ func (p *platform) artifacts(id string) []string {
 	return slices.Sorted(maps.Keys(p.tasks[id].artifacts))
 }
 
+// expectInstance has one registration taken that shows these.
+func (p *platform) expectInstance(document, signature string) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.document, p.signature, p.providerID = document, signature, "aws-1"
+}
+
+// gone reports whether the worker has removed itself.
+func (p *platform) gone() bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.removed
+}
+
+func (p *platform) refused() []string {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return slices.Clone(p.refusals)
+}
+
 // Authentication, as the auth service does it.
 
 func (p *platform) issue(clientID string, life time.Duration, scopes ...string) cred.Credentials {
@@ -329,10 +362,15 @@ func (p *platform) register(r *http.Request) (int, any) {
 	defer p.mu.Unlock()
 	var in map[string]any
 	decode(r, &in)
-	if proof, _ := in["workerIdentityProof"].(map[string]any); proof["token"] != p.proof || in["providerId"] != "local" {
+	proof, _ := in["workerIdentityProof"].(map[string]any)
+	ofInstance := p.document != "" && proof["document"] == p.document && (proof["signature"] == p.signature || proof["pkcs7"] == p.signature)
+	if proof["token"] != p.proof && !ofInstance || in["providerId"] != p.providerID {
 		return p.refuse(400, "InputError", "wrong proof")
 	}
-	p.proof = "" // good once
+	if p.after--; p.after >= 0 {
+		return p.refuse(400, "InputError", "no such worker yet")
+	}
+	p.proof, p.document = "", "" // good once
 	out := p.workerCredentials(in)
 	out["workerConfig"] = json.RawMessage(p.workerConfig)
 	return 200, out
@@ -349,7 +387,7 @@ func (p *platform) reregister(r *http.Request) (int, any) {
 		return status, reply
 	}
 	if in["secret"] != p.secret {
-		return p.refuse(400, "InputError", "wrong secret")
+		return p.refuse(400, "InputError", "not what the worker got last")
 	}
 	p.renewals++
 	return 200, p.workerCredentials(in)
@@ -388,9 +426,11 @@ func (p *platform) reportError(r *http.Request) (int, any) {
 	if status, reply := p.demand(r, "assume:worker-pool:"+r.PathValue("pool")); status != 0 {
 		return status, reply
 	}
-	var in map[string]any
+	defer p.changed.Broadcast()
+	var in report
 	decode(r, &in)
-	p.errors = append(p.errors, fmt.Sprint(in["description"]))
+	p.errors = append(p.errors, in.Description)
+	p.reports = append(p.reports, in)
 	return 200, map[string]any{}
 }
 
@@ -573,6 +613,13 @@ func (p *platform) bucket(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	if r.Method == http.MethodPut {
+		p.mu.Lock()
+		p.puts++
+		p.changed.Broadcast()
+		p.mu.Unlock()
+		if p.stalled != nil && !strings.HasSuffix(r.URL.Path, ".log") {
+			<-p.stalled
+		}
 		content, err := io.ReadAll(r.Body)
 		if err != nil {
 			return

@@ -107,6 +107,9 @@ func (r *run) live() {
 	}
 	r.report(out)
 	r.lose(context.Canceled) // there is nothing left to renew
+	if err != nil {
+		r.worker.tellOfRun(r.taskID, r.runID, err)
+	}
 	if err := tree.Remove(r.dir); err != nil {
 		// It is never used again, so that all it costs is space.
 		r.log.Error("the task's directory could not be removed", "err", err)
@@ -162,11 +165,12 @@ func (r *run) carryOut() (out outcome, err error) {
 		out, err = r.blame(err)
 	}
 	mounter.Return(purge)
-	if !began || r.claimed.Err() != nil {
+	if !began || r.claimed.Err() != nil || out.state == exception && departureOf(r.working).urgent() {
 		return out, err
 	}
-	uploader := r.uploader()
-	complete, uploadErr := uploader.Upload(r.claimed, mounter.Dir, r.payload.Artifacts)
+	uploading, stop := r.uploading()
+	defer stop()
+	complete, uploadErr := r.uploader().Upload(uploading, mounter.Dir, r.payload.Artifacts)
 	if uploadErr != nil {
 		r.task.Error("Not all artifacts could be uploaded: %v", uploadErr)
 		blamed, _ := r.blame(uploadErr)
@@ -290,11 +294,10 @@ func cut(s string, n int) string {
 
 // stop ends a command before its time. One that has to make room may tidy up.
 func (r *run) stop(ctx context.Context, group *process.Group, p *process.Process) {
-	if errors.Is(context.Cause(ctx), errShutdown) {
-		grace := seconds(r.worker.settings.ShutdownGraceSecs)
-		r.task.Note("The worker has to shut down; the task has %v to end by itself", grace)
+	if d := departureOf(ctx); d != nil {
+		r.task.Note("The worker has to shut down; the task has %v to end by itself", d.grace)
 		group.Terminate()
-		timer := time.NewTimer(grace)
+		timer := time.NewTimer(d.grace)
 		defer timer.Stop()
 		select {
 		case <-p.Done:
@@ -366,12 +369,13 @@ func (r *run) uploadLog() error {
 	if !r.payload.Features.BackingLog || r.worker.hard.Err() != nil {
 		return logErr
 	}
-	ctx := r.worker.hard
-	if r.claimed.Err() != nil {
-		var stop context.CancelFunc
+	ctx, stop := r.worker.hard, context.CancelFunc(func() {})
+	if departureOf(r.working).urgent() {
+		ctx, stop = context.WithTimeout(ctx, logPatience)
+	} else if r.claimed.Err() != nil {
 		ctx, stop = context.WithTimeout(ctx, lostPatience)
-		defer stop()
 	}
+	defer stop()
 	f, err := os.Open(filepath.Join(r.dir, "log"))
 	if err != nil {
 		return errors.Join(logErr, err)
@@ -392,6 +396,24 @@ func (r *run) uploadLog() error {
 		err = fmt.Errorf("keeping the log: %w", err)
 	}
 	return errors.Join(logErr, err)
+}
+
+// uploading is for as long as artifacts may be uploaded: while the claim lasts, or
+// until the machine is as good as gone.
+func (r *run) uploading() (context.Context, func()) {
+	ctx, cancel := context.WithCancel(r.claimed)
+	stop := context.AfterFunc(r.worker.draining, func() {
+		d := departureOf(r.worker.draining)
+		if !d.urgent() {
+			return
+		}
+		select {
+		case <-time.After(d.finish):
+			cancel()
+		case <-ctx.Done():
+		}
+	})
+	return ctx, func() { stop(); cancel() }
 }
 
 func (r *run) uploader() *artifact.Uploader {

@@ -20,11 +20,22 @@
 //   - No credentials are in a task's environment, its log, an error or an
 //     argument.
 //
-// There are three ways to end. Idle, or no longer wanted: no more work is asked
+// There are four ways to end. Idle, or no longer wanted: no more work is asked
 // for, and the worker removes itself when the tasks it has are done. Told to (the
 // context ends, as by SIGTERM): the tasks are asked to end, killed after a grace
 // period, and reported as exception/worker-shutdown with what they left uploaded,
-// all within a bound. Told twice, or beyond the bound: everything is killed.
+// all within a bound. The machine is being taken away: the same in haste, with
+// nothing uploaded but the logs, so that the queue can give the tasks to others
+// within seconds. Told twice, or beyond the bound: everything is killed.
+//
+// Who the worker is and what is to become of its machine is told by a Config. On
+// a machine with a provider that started the worker, it is a file (LoadConfig);
+// on an instance of EC2, the instance itself (RunOnEC2, and package ec2). Where
+// the platform lets an instance register only once, the registration is kept in
+// a file for a worker that has to be started again (kept).
+//
+// What goes wrong for a reason that is the worker's is reported to the pool's
+// errors, with the last lines of the worker's log.
 //
 // Tasks run as the worker's own user. They are kept apart from each other by
 // directories and process groups, which protects against accidents, not against
@@ -40,11 +51,9 @@ import (
 	"math/rand/v2"
 	"net/http"
 	"os"
-	"os/signal"
 	"path/filepath"
 	"slices"
 	"sync"
-	"syscall"
 	"time"
 
 	"github.com/taskfleet/taskfleet/client"
@@ -63,6 +72,7 @@ type Worker struct {
 	log      *slog.Logger
 
 	registered registration
+	tail       *tail // of log
 
 	core    *client.Client // with the worker's credentials
 	queue   *queue.Client
@@ -81,6 +91,7 @@ type Worker struct {
 	end      context.CancelCauseFunc
 
 	mu      sync.Mutex
+	told    time.Time       // when trouble with a run was reported
 	running map[string]bool // by taskId/runId
 	freed   chan struct{}   // receives when a run is over
 	runs    sync.WaitGroup
@@ -99,7 +110,8 @@ var (
 // nil if it has ended as it should, with no task left behind.
 func Run(ctx context.Context, config Config, log *slog.Logger) error {
 	config = config.withDefaults()
-	log = log.With("worker", config.WorkerID)
+	tail := newTail(log)
+	log = tail.log.With("worker", config.WorkerID)
 	if err := os.MkdirAll(config.Directory, 0o700); err != nil {
 		return fmt.Errorf("worker: %w", err)
 	}
@@ -113,17 +125,22 @@ func Run(ctx context.Context, config Config, log *slog.Logger) error {
 	if err := process.Adopt(adopting, log); err != nil {
 		return fmt.Errorf("worker: %w", err)
 	}
-	w, err := open(ctx, config, log)
+	w, err := open(ctx, config, log, tail)
 	if err != nil {
 		return err
 	}
 	defer w.close()
+	if config.keep {
+		if err := w.watchForCrash(ctx); err != nil {
+			log.Warn("should the worker crash, that will not be reported", "err", err)
+		}
+	}
 	return w.work(ctx)
 }
 
 // open prepares the directory and registers.
-func open(ctx context.Context, config Config, log *slog.Logger) (*Worker, error) {
-	w := &Worker{config: config, log: log, freed: make(chan struct{}, 1), running: map[string]bool{}}
+func open(ctx context.Context, config Config, log *slog.Logger, tail *tail) (*Worker, error) {
+	w := &Worker{config: config, log: log, tail: tail, freed: make(chan struct{}, 1), running: map[string]bool{}}
 	w.hard, w.halt = context.WithCancelCause(context.WithoutCancel(ctx))
 	w.draining, w.drain = context.WithCancelCause(w.hard)
 	w.ending, w.end = context.WithCancelCause(w.draining)
@@ -132,6 +149,11 @@ func open(ctx context.Context, config Config, log *slog.Logger) (*Worker, error)
 		ResponseHeaderTimeout: 5 * time.Minute,
 	}}
 	// What a worker before this one left.
+	if config.keep {
+		if err := w.killLeftovers(ctx); err != nil {
+			return nil, fmt.Errorf("worker: %w", err)
+		}
+	}
 	if err := tree.Remove(filepath.Join(config.Directory, "tasks")); err != nil {
 		return nil, fmt.Errorf("worker: %w", err)
 	}
@@ -145,7 +167,7 @@ func open(ctx context.Context, config Config, log *slog.Logger) (*Worker, error)
 		return nil, err
 	}
 	w.queue, w.manager = queue.New(w.core), workermanager.New(w.core)
-	if err := w.register(ctx); err != nil {
+	if err := w.enrol(ctx); err != nil {
 		return nil, err
 	}
 	if w.logs, err = livelog.Serve(log); err != nil {
@@ -171,47 +193,52 @@ func (w *Worker) work(ctx context.Context) error {
 	stop := context.AfterFunc(ctx, w.shutdown)
 	defer stop()
 	go w.reregister()
+	if w.config.Watch != nil {
+		go w.config.Watch(w.hard, w.heed)
+	}
 	w.claimTasks()
 	w.runs.Wait()
 
 	reason := context.Cause(w.ending)
+	var failure error
+	switch {
+	case w.hard.Err() != nil:
+		failure = fmt.Errorf("worker: %w", context.Cause(w.hard))
+	case !errors.Is(reason, errIdle) && !errors.Is(reason, errUnwanted) && !errors.Is(reason, errShutdown):
+		failure = fmt.Errorf("worker: %w", reason)
+	}
+	w.leave(ctx, failure)
+	w.log.Info("the worker ends", "reason", reason)
+	return failure
+}
+
+// leave says goodbye, and why if that is a failure.
+func (w *Worker) leave(ctx context.Context, failure error) {
 	patience := 10 * time.Second
 	if w.hard.Err() != nil {
 		patience = time.Second
 	}
-	removing, done := context.WithTimeout(context.WithoutCancel(ctx), patience)
+	ctx = context.WithoutCancel(ctx)
+	if failure != nil && !errors.Is(failure, errForced) && !errors.Is(failure, context.Canceled) {
+		telling, done := context.WithTimeout(ctx, patience)
+		w.tell(telling, "worker-error", "The worker had to end", failure)
+		done()
+	}
+	ctx, done := context.WithTimeout(ctx, patience)
 	defer done()
-	err := w.manager.RemoveWorker(removing, w.config.WorkerPoolID, w.config.WorkerGroup, w.config.WorkerID)
-	if err != nil {
+	if err := w.manager.RemoveWorker(ctx, w.config.WorkerPoolID, w.config.WorkerGroup, w.config.WorkerID); err != nil {
 		w.log.Warn("the worker could not remove itself; its provider will notice", "err", err)
 	}
-	w.log.Info("the worker ends", "reason", reason)
-	switch {
-	case w.hard.Err() != nil:
-		return fmt.Errorf("worker: %w", context.Cause(w.hard))
-	case errors.Is(reason, errIdle), errors.Is(reason, errUnwanted), errors.Is(reason, errShutdown):
-		return nil
-	}
-	return fmt.Errorf("worker: %w", reason)
 }
 
-// shutdown asks the tasks to end, and sees to it that they do.
-func (w *Worker) shutdown() {
-	w.log.Info("shutting down", "grace", seconds(w.settings.ShutdownGraceSecs), "upload", seconds(w.settings.ShutdownUploadSecs))
-	// Only from here on, so that this cannot be what ended the context.
-	again := make(chan os.Signal, 1)
-	signal.Notify(again, os.Interrupt, syscall.SIGTERM)
-	defer signal.Stop(again)
-	w.drain(errShutdown)
-	bound := time.NewTimer(seconds(w.settings.ShutdownGraceSecs) + seconds(w.settings.ShutdownUploadSecs))
-	defer bound.Stop()
-	select {
-	case <-again:
-		w.halt(errForced)
-	case <-bound.C:
-		w.halt(errTooLong)
-	case <-w.hard.Done():
-	}
+// killLeftovers kills what a worker of the same name that was killed has left
+// running.
+func (w *Worker) killLeftovers(ctx context.Context) error {
+	ctx, stop := context.WithTimeout(ctx, killPatience)
+	defer stop()
+	return process.NewGroup(process.Options{
+		Within: filepath.Join(w.config.Directory, "tasks"), Cookie: []string{w.cookie()},
+	}).Kill(ctx)
 }
 
 // claimTasks returns when no more work is to be asked for.

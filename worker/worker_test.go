@@ -41,6 +41,18 @@ func TestMain(m *testing.M) {
 			os.Exit(1)
 		}
 		os.Exit(0)
+	case "instance":
+		ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+		context.AfterFunc(ctx, stop)
+		on := OnEC2{Directory: os.Args[1], PowerOff: os.Args[2:], notices: 20 * time.Millisecond, recognition: time.Nanosecond, boot: time.Second}
+		if long := os.Getenv("RECOGNITION"); long != "" {
+			on.recognition, _ = time.ParseDuration(long)
+		}
+		if err := RunOnEC2(ctx, on, slog.New(slog.NewTextHandler(os.Stderr, nil))); err != nil {
+			fmt.Fprintln(os.Stderr, "ended:", err)
+			os.Exit(1)
+		}
+		os.Exit(0)
 	case "get":
 		resp, err := http.Get(os.Getenv("TASKCLUSTER_PROXY_URL") + os.Args[1])
 		if err != nil {
@@ -82,29 +94,44 @@ func (o *output) String() string {
 	return o.b.String()
 }
 
-// start starts a worker on a platform; it is killed when the test ends, if it
-// has not ended by then.
+// start starts a worker on a platform.
 func start(t *testing.T, p *platform, env ...string) *subject {
 	t.Helper()
 	base := t.TempDir()
-	w := &subject{t: t, p: p, dir: filepath.Join(base, "worker"), shared: filepath.Join(base, "shared"), output: &output{}, ended: make(chan struct{})}
-	if err := os.Mkdir(w.shared, 0o700); err != nil {
-		t.Fatal(err)
-	}
+	w := newSubject(t, p, base)
 	file := filepath.Join(base, "worker.json")
 	if err := os.WriteFile(file, configuration(p, w.dir), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	w.cmd = exec.Command(self(t), file)
-	w.cmd.Env = append([]string{"PLAY=worker", "WORKERS_SECRET=environment-secret", "PATH=/nowhere"}, env...)
+	w.run([]string{file}, append([]string{"PLAY=worker"}, env...))
+	return w
+}
+
+func newSubject(t *testing.T, p *platform, base string) *subject {
+	t.Helper()
+	w := &subject{t: t, p: p, dir: filepath.Join(base, "worker"), shared: filepath.Join(base, "shared"), output: &output{}}
+	if err := os.Mkdir(w.shared, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	return w
+}
+
+// run starts the test binary as the worker; it is killed when the test ends, if
+// it has not ended by then.
+func (w *subject) run(args, env []string) {
+	t := w.t
+	t.Helper()
+	cmd, ended := exec.Command(self(t), args...), make(chan struct{})
+	w.cmd, w.ended = cmd, ended
+	w.cmd.Env = append([]string{"WORKERS_SECRET=environment-secret", "PATH=/nowhere"}, env...)
 	w.cmd.Stdout, w.cmd.Stderr = w.output, w.output
 	if err := w.cmd.Start(); err != nil {
 		t.Fatal(err)
 	}
-	go func() { w.cmd.Wait(); close(w.ended) }()
+	go func() { cmd.Wait(); close(ended) }()
 	t.Cleanup(func() {
-		w.cmd.Process.Kill()
-		<-w.ended
+		cmd.Process.Kill()
+		<-ended
 		if t.Failed() {
 			t.Logf("the worker printed:\n%s", w.output)
 		}
@@ -116,7 +143,6 @@ func start(t *testing.T, p *platform, env ...string) *subject {
 			syscall.Kill(pid, syscall.SIGKILL)
 		}
 	})
-	return w
 }
 
 // self is the test binary.
@@ -503,8 +529,8 @@ func TestAsManyTasksAtOnceAsTheCapacity(t *testing.T) {
 func TestAnIdleWorkerRemovesItselfAndEnds(t *testing.T) {
 	p := newPlatform(t, `{"idleTimeoutSecs": 0.1}`)
 	w := start(t, p)
-	if status := w.exit(); status != 0 || !p.removed {
-		t.Errorf("it ended with status %d, removed: %v", status, p.removed)
+	if status := w.exit(); status != 0 || !p.gone() {
+		t.Errorf("it ended with status %d, removed: %v", status, p.gone())
 	}
 }
 
@@ -519,8 +545,8 @@ func TestAnUnwantedWorkerEndsBetweenTasks(t *testing.T) {
 	next := p.add(w.sh("true"))
 	w.makeFile("go")
 	w.expect(id, "completed")
-	if status := w.exit(); status != 0 || !p.removed {
-		t.Errorf("it ended with status %d, removed: %v", status, p.removed)
+	if status := w.exit(); status != 0 || !p.gone() {
+		t.Errorf("it ended with status %d, removed: %v", status, p.gone())
 	}
 	if got := p.result(next); got != "pending" {
 		t.Errorf("the next task is %s", got)
@@ -538,8 +564,8 @@ func TestSIGTERMMakesTasksMakeRoom(t *testing.T) {
 			id := p.add(w.sh(test.trap+`; echo half >half; touch "$0/started"; while :; do sleep 0.02; done`, `"artifacts": [{"type": "file", "path": "half"}]`))
 			w.awaitFile("started")
 			w.signal(syscall.SIGTERM)
-			if status := w.exit(); status != 0 || !p.removed {
-				t.Errorf("it ended with status %d, removed: %v", status, p.removed)
+			if status := w.exit(); status != 0 || !p.gone() {
+				t.Errorf("it ended with status %d, removed: %v", status, p.gone())
 			}
 			w.expect(id, "exception/worker-shutdown", test.log, "will be tried again elsewhere")
 			if got := p.read(id, "half"); got != "half\n" {
