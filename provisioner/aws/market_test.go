@@ -1,0 +1,274 @@
+package aws_test
+
+import (
+	"encoding/json"
+	"fmt"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/aws/aws-sdk-go-v2/service/ec2"
+
+	"github.com/taskfleet/taskfleet/provisioner/aws/awsfake"
+	"github.com/taskfleet/taskfleet/provisioner/fleet"
+)
+
+func spotMarket(zone, kind string) awsfake.Market {
+	return awsfake.Market{Region: zone[:len(zone)-1], Zone: zone, Type: kind, Spot: true}
+}
+
+var zones = []string{"us-east-1a", "us-east-1b", "us-east-1c"}
+var kinds = []string{"c7i.xlarge", "c6i.xlarge", "m6i.xlarge", "m7i.xlarge"}
+
+func TestASoldOutMarketIsClosedAndAnotherServes(t *testing.T) {
+	w := newWorld(t, awsfake.Config{}, nil)
+	w.define(wide)
+	w.look()
+	for _, z := range zones {
+		w.cloud.SellOut(spotMarket(z, "c6i.xlarge"), true)
+	}
+	started, faults := w.start(20)
+	if len(started) != 20 || len(faults) != 0 {
+		t.Fatalf("%d started, faults %+v", len(started), faults)
+	}
+	for _, s := range started {
+		if strings.Contains(s.Market, "c6i") || !strings.HasSuffix(s.Market, "/spot") {
+			t.Errorf("started in %s", s.Market)
+		}
+		if s.Price == 0 {
+			t.Errorf("the price in %s is not known", s.Market)
+		}
+	}
+}
+
+// A plan is for at least ten markets, so that EC2 has a choice.
+func TestAFleetHasAllOpenMarkets(t *testing.T) {
+	w := newWorld(t, awsfake.Config{}, nil)
+	w.define(wide)
+	w.look()
+	plan := w.plan(w.need(7))
+	if len(plan.Intents) != 1 {
+		t.Fatalf("%d intents", len(plan.Intents))
+	}
+	in := input[ec2.CreateFleetInput](t, plan.Intents[0], "CreateFleet")
+	n := 0
+	for _, c := range in.LaunchTemplateConfigs {
+		n += len(c.Overrides)
+	}
+	if n != 12 || *in.TargetCapacitySpecification.TotalTargetCapacity != 7 || in.SpotOptions.AllocationStrategy != "price-capacity-optimized" ||
+		*in.ClientToken != plan.Intents[0].ID {
+		t.Errorf("%d overrides: %s", n, plan.Intents[0].Request)
+	}
+}
+
+func input[T any](t *testing.T, i *fleet.Intent, action string) *T {
+	t.Helper()
+	var r struct {
+		Action string
+		Input  json.RawMessage
+	}
+	in := new(T)
+	if err := json.Unmarshal(i.Request, &r); err != nil || r.Action != action {
+		t.Fatalf("%v: %s", err, i.Request)
+	}
+	if err := json.Unmarshal(r.Input, in); err != nil {
+		t.Fatal(err)
+	}
+	return in
+}
+
+func TestTheBreakerOfAMarketDoublesAndProbesWithOne(t *testing.T) {
+	w := newWorld(t, awsfake.Config{}, nil)
+	w.define(`{"maxCapacity": 100, "launchConfigs": [{"region": "us-east-1", "launchConfig": {"ImageId": "$x86_64", "InstanceType": "c7i.xlarge",
+		"Placement": {"AvailabilityZone": "us-east-1a"}, "InstanceMarketOptions": {"MarketType": "spot"}}}]}`)
+	w.look()
+	m := spotMarket("us-east-1a", "c7i.xlarge")
+	w.cloud.SellOut(m, true)
+	closed := []time.Duration{}
+	for range 7 {
+		started, faults := w.start(5)
+		if len(started) != 0 || len(faults) != 1 || faults[0].Class != fleet.SoldOut || faults[0].Market != "us-east-1a/c7i.xlarge/spot" {
+			t.Fatalf("started %v, faults %+v", started, faults)
+		}
+		plan := w.plan(w.need(5))
+		if len(plan.Intents) != 0 || plan.Retry <= w.now() {
+			t.Fatalf("a closed market is asked: %+v", plan)
+		}
+		d := plan.Retry.Sub(w.now())
+		closed = append(closed, d)
+		w.clock = plan.Retry.Time()
+	}
+	for i, d := range closed {
+		base := min(30*time.Second<<i, 15*time.Minute)
+		if d < base || d > base+base/4 {
+			t.Errorf("closed for the time number %d for %v", i+1, d)
+		}
+	}
+	if n := w.calls("RunInstances"); n != 7 {
+		t.Errorf("%d calls", n)
+	}
+	// Half open: one machine, and all of the others only when it was had.
+	w.cloud.SellOut(m, false)
+	w.look()
+	plan := w.plan(w.need(5))
+	if len(plan.Intents) != 1 || plan.Intents[0].Workers != 1 {
+		t.Fatalf("the probe is %+v", plan.Intents)
+	}
+	if again := w.plan(w.need(4)); len(again.Intents) != 0 {
+		t.Errorf("a second probe: %+v", again.Intents)
+	}
+	if a := w.launch(plan.Intents[0]); len(a.Started) != 1 {
+		t.Fatalf("%+v", a)
+	}
+	if started, faults := w.start(4); len(started) != 4 {
+		t.Errorf("after the probe %d started, %+v", len(started), faults)
+	}
+}
+
+func TestWhatAMarketHasIsTakenAndTheRestRefused(t *testing.T) {
+	t.Run("RunInstances", func(t *testing.T) {
+		w := newWorld(t, awsfake.Config{Markets: func(m awsfake.Market) awsfake.Conditions { return awsfake.Conditions{Depth: 3} }}, nil)
+		w.define(strings.Replace(plain, `"InstanceType"`, `"Placement": {"AvailabilityZone": "us-east-1a"}, "InstanceType"`, 1))
+		w.look()
+		started, faults := w.start(5)
+		if len(started) != 3 || len(faults) != 0 {
+			t.Fatalf("%d started, faults %+v", len(started), faults)
+		}
+		if _, faults = w.start(2); len(faults) != 1 || faults[0].Class != fleet.SoldOut {
+			t.Errorf("faults %+v", faults)
+		}
+	})
+	t.Run("CreateFleet", func(t *testing.T) {
+		w := newWorld(t, awsfake.Config{Markets: func(m awsfake.Market) awsfake.Conditions { return awsfake.Conditions{Depth: 3} }}, nil)
+		w.define(wide)
+		w.look()
+		started, faults := w.start(50) // there are 12 * 3
+		if len(started) != 36 || len(faults) != 1 || faults[0].Class != fleet.SoldOut || len(faults[0].Extra["markets"].([]string)) == 0 {
+			t.Fatalf("%d started, faults %+v", len(started), faults)
+		}
+		plan := w.plan(w.need(5))
+		for _, i := range plan.Intents {
+			t.Logf("%s", i.Request)
+		}
+	})
+}
+
+func TestOnDemandIsTheFallback(t *testing.T) {
+	w := newWorld(t, awsfake.Config{}, nil)
+	w.define(wide)
+	w.look()
+	sell := func(out bool) {
+		for _, z := range zones {
+			for _, k := range kinds {
+				w.cloud.SellOut(spotMarket(z, k), out)
+			}
+		}
+	}
+	sell(true)
+	if started, faults := w.start(5); len(started) != 0 || len(faults) != 1 {
+		t.Fatalf("%v %+v", started, faults)
+	}
+	// All markets of spot are closed: on demand at once.
+	started, faults := w.start(5)
+	if len(started) != 5 || len(faults) != 0 || !strings.HasSuffix(started[0].Market, "/on-demand") {
+		t.Fatalf("%+v %+v", started, faults)
+	}
+	// In the order of price.
+	for _, s := range started {
+		if !strings.Contains(s.Market, "c6i.xlarge") {
+			t.Errorf("bought %s", s.Market)
+		}
+	}
+	// When there is spot again it is taken, but not by those that have waited
+	// for it too long.
+	sell(false)
+	w.pass(time.Minute)
+	w.look()
+	n := w.need(5)
+	n.Waiting = 6 * time.Minute
+	if plan := w.plan(n); len(plan.Intents) != 1 || input[ec2.CreateFleetInput](t, plan.Intents[0], "CreateFleet").OnDemandOptions == nil {
+		t.Errorf("having waited: %s", plan.Intents[0].Request)
+	}
+	n.Waiting = time.Minute
+	if plan := w.plan(n); len(plan.Intents) == 0 || input[ec2.CreateFleetInput](t, plan.Intents[0], "CreateFleet").SpotOptions == nil {
+		t.Errorf("not having waited: %+v", plan.Intents)
+	}
+	// A long queue alone is no reason.
+	w.pass(time.Hour)
+	w.look()
+	n.Waiting = 10 * time.Hour
+	if plan := w.plan(n); len(plan.Intents) == 0 || input[ec2.CreateFleetInput](t, plan.Intents[0], "CreateFleet").SpotOptions == nil {
+		t.Errorf("with a long queue: %+v", plan.Intents)
+	}
+}
+
+func TestPricesAreKeptTo(t *testing.T) {
+	w := newWorld(t, awsfake.Config{}, nil)
+	w.define(strings.Replace(wide, `"launchConfig"`, `"maxPrice": 0.065, "canUseOndemand": false, "launchConfig"`, 1))
+	w.look()
+	w.plan(w.need(1)) // makes the markets known
+	w.cloud.SetPrice(spotMarket("us-east-1a", "c7i.xlarge"), 0.09)
+	w.pass(6 * time.Minute)
+	w.look()
+	in := input[ec2.CreateFleetInput](t, w.plan(w.need(3)).Intents[0], "CreateFleet")
+	for _, o := range in.LaunchTemplateConfigs[0].Overrides {
+		if *o.MaxPrice != "0.0650" || o.InstanceType == "c7i.xlarge" && *o.AvailabilityZone == "us-east-1a" || strings.HasPrefix(string(o.InstanceType), "m") {
+			t.Errorf("%s %s for %s", *o.AvailabilityZone, o.InstanceType, *o.MaxPrice)
+		}
+	}
+	markets, err := w.p.Markets(t.Context(), w.now(), w.pool.Config)
+	if err != nil || len(markets) != 12 {
+		t.Fatalf("%d markets, %v", len(markets), err)
+	}
+	for _, m := range markets {
+		dear := m.Name == "us-east-1a/c7i.xlarge/spot" || strings.Contains(m.Name, "/m")
+		if (m.State == "closed") != dear || m.Price == 0 {
+			t.Errorf("%+v", m)
+		}
+	}
+}
+
+func TestMachinesOfDifferentCapacityDoNotExceedTheRoom(t *testing.T) {
+	for _, room := range []int64{1, 3, 4, 7, 20, 100} {
+		t.Run(fmt.Sprint(room), func(t *testing.T) {
+			w := newWorld(t, awsfake.Config{}, nil)
+			w.define(`{"maxCapacity": 100, "regions": [{"region": "us-east-1", "launchConfig": {"ImageId": "$x86_64"}}],
+				"availabilityZones": [{"availabilityZone": "us-east-1a"}],
+				"instanceTypes": [{"instanceType": "c7i.large", "capacity": 1}, {"instanceType": "c7i.2xlarge", "capacity": 4}, {"instanceType": "c7i.4xlarge", "capacity": 8, "utility": 1.2}]}`)
+			w.look()
+			n := w.need(20)
+			n.Capacity, n.Room = min(20, room), room
+			var planned, got int64
+			for _, i := range w.plan(n).Intents {
+				planned += i.Capacity
+				for _, s := range w.launch(i).Started {
+					got += s.Capacity
+				}
+			}
+			if got < n.Capacity && room < 16 || got > room || planned > room {
+				t.Errorf("%d started, %d planned, %d needed", got, planned, n.Capacity)
+			}
+		})
+	}
+}
+
+func TestInitialWeightAndPriceSteer(t *testing.T) {
+	w := newWorld(t, awsfake.Config{}, nil)
+	one := func(id, kind string, weight float64, most int) string {
+		return fmt.Sprintf(`{"region": "us-east-1", "launchConfig": {"ImageId": "$x86_64", "InstanceType": %q}, "workerManager": {"launchConfigId": %q, "initialWeight": %g, "maxCapacity": %d}}`, kind, id, weight, most)
+	}
+	w.define(fmt.Sprintf(`{"maxCapacity": 1000, "launchConfigs": [%s, %s, %s, %s, %s]}`,
+		one("full", "c7i.xlarge", 1, 1000), one("half", "c7i.xlarge", 0.5, 1000), one("none", "c7i.xlarge", 0, 1000), one("few", "c7i.xlarge", 1, 7), one("dear", "c7i.2xlarge", 1, 1000)))
+	w.look()
+	for range 20 {
+		w.start(10)
+		w.pass(5 * time.Second)
+	}
+	n := map[string]int{}
+	for _, r := range w.rows {
+		n[r.LaunchConfigID]++
+	}
+	if n["full"] < 100 || n["half"] < n["full"]*4/10 || n["half"] > n["full"]*6/10 || n["none"] != 0 || n["few"] != 7 || n["dear"] > 15 || len(w.rows) != 200 {
+		t.Errorf("%d of %v", len(w.rows), n)
+	}
+}

@@ -1,0 +1,266 @@
+package aws_test
+
+import (
+	"encoding/json"
+	"fmt"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/aws/aws-sdk-go-v2/service/ec2"
+
+	provider "github.com/taskfleet/taskfleet/provisioner/aws"
+	"github.com/taskfleet/taskfleet/provisioner/aws/awsfake"
+)
+
+// one is a pool with one plain launch configuration, of further fields in it and
+// around it.
+func one(launchConfig, around string) string {
+	return fmt.Sprintf(`{"maxCapacity": 1, "launchConfigs": [{"region": "us-east-1", "launchConfig": {"ImageId": "ami-1", "InstanceType": "c7i.large"%s}%s}]}`, comma(launchConfig), comma(around))
+}
+
+// matrix is a pool of instance types, with further fields.
+func matrix(more string) string {
+	return fmt.Sprintf(`{"maxCapacity": 1, "regions": [{"region": "us-east-1", "launchConfig": {"ImageId": "ami-1"}}]%s}`, comma(more))
+}
+
+func comma(s string) string {
+	if s != "" {
+		return ", " + s
+	}
+	return s
+}
+
+func TestWhatIsWrongWithAConfigurationIsSaid(t *testing.T) {
+	w := newWorld(t, awsfake.Config{}, nil)
+	kinds := `"instanceTypes": [{"instanceType": "c7i.large"}]`
+	for _, c := range []struct{ config, want string }{
+		{`[]`, "config is a JSON array, where an object is needed"},
+		{`{"launchConfigs": {}}`, "config.launchConfigs is a JSON object, where a list is needed"},
+		{`{}`, "it needs launchConfigs, or regions and instanceTypes"},
+		{`{"launchConfigs": []}`, "it needs launchConfigs, or regions and instanceTypes"},
+		{strings.Replace(one("", ""), "us-east-1", "us-moon-1", 1), `config.launchConfigs[0].region is "us-moon-1"; the provider has the regions us-east-1, us-west-2`},
+		{one("", `"account": "999999999999"`), `config.launchConfigs[0].account is "999999999999"; the provider has the accounts 123456789012`},
+		{one("", `"colour": 1`), `config.launchConfigs[0] has a field "colour", which is not known`},
+		{one(`"UserData": "x"`, ""), "config.launchConfigs[0].launchConfig.UserData is not allowed: it is made by the provider; put what is to be added into additionalUserData"},
+		{one(`"MinCount": 1`, ""), "config.minCapacity"},
+		{one(`"MaxCount": 1`, ""), "config.maxCapacity or workerManager.maxCapacity"},
+		{one(`"clienttoken": "x"`, ""), "the provider needs it for itself"},
+		{one(`"IamInstanceProfile": {"Name": "admin"}`, ""), "IamInstanceProfile admin is not one of those that pools may use"},
+		{one(`"IamInstanceProfile": {"Name": "worker"}`, ""), ""},
+		{one(`"InstanceInitiatedShutdownBehavior": "stop"`, ""), "left behind"},
+		{one(`"DisableApiTermination": true`, ""), "could not be ended"},
+		{one(`"MetadataOptions": {"HttpEndpoint": "disabled"}`, ""), "a worker needs the metadata service"},
+		{one(`"MetadataOptions": {"HttpPutResponseHopLimit": 2}`, ""), ""},
+		{one(`"BlockDeviceMappings": [{"DeviceName": "/dev/xvda", "Ebs": {"VolumeSize": 8, "DeleteOnTermination": false}}]`, ""), "BlockDeviceMappings[0].Ebs.DeleteOnTermination is false: what an instance leaves behind would be paid for"},
+		{one(`"BlockDeviceMappings": [{"DeviceName": "/dev/xvda", "Ebs": {"Volumesize": 8}}]`, ""), `launchConfig.BlockDeviceMappings[0].Ebs has a field "Volumesize", which EC2 does not know; it is called VolumeSize`},
+		{one(`"NetworkInterfaces": [{"NetworkInterfaceId": "eni-1"}]`, ""), "NetworkInterfaces[0] names an interface or an address, which several instances cannot share"},
+		{one(`"SecurityGroupId": ["sg-1"]`, ""), `has a field "SecurityGroupId", which EC2 does not know`},
+		{one(`"EbsOptimized": "yes"`, ""), "launchConfig.EbsOptimized is a JSON string, where EC2 takes true or false"},
+		{one(`"InstanceMarketOptions": {"MarketType": "spot", "SpotOptions": {"SpotInstanceType": "persistent"}}`, ""), "SpotInstanceType"},
+		{strings.Replace(one("", ""), `"InstanceType": "c7i.large"`, `"EbsOptimized": true`, 1), "InstanceType is missing"},
+		{strings.Replace(one("", ""), `"ImageId": "ami-1",`, ``, 1), "ImageId is missing"},
+		{one("", `"imageParameter": "/x"`), "both imageParameter and launchConfig.ImageId"},
+		{one("", `"workerManager": {"launchConfigId": "a b"}`), "must have from 1 to 38 letters"},
+		{one("", `"workerManager": {"initialWeight": 2}`), "must be from 0 to 1"},
+		{one("", `"workerManager": {"maxCapacity": -1}`), "must not be negative"},
+		{one("", `"workerManager": {"capacityPerInstance": 2}, "capacityPerInstance": 3`), "leave the first out"},
+		{one("", `"workerManager": {"capacityPerInstance": 2}, "workerConfig": {"capacity": 1}`), "workerConfig.capacity is 1, but the pool counts 2"},
+		{one("", `"canUseSpot": true`), "canUseSpot has no meaning without instanceTypes"},
+		{one("", `"additionalUserData": {"rootUrl": "x"}`), "additionalUserData.rootUrl is not allowed"},
+		{one("", `"additionalUserData": {"x": "`+strings.Repeat("y", 17000)+`"}`), "EC2 takes 16384"},
+		{`{"launchConfigs": [{"region": "us-east-1", "launchConfig": {"ImageId": "ami-1", "InstanceType": "c7i.large"}}, {"region": "us-east-1", "launchConfig": {"ImageId": "ami-1", "InstanceType": "c7i.large"}}]}`, "config.launchConfigs[1] is the same launch configuration as config.launchConfigs[0]"},
+
+		{matrix(kinds), ""},
+		{matrix(""), "config.regions[0] has no instance types"},
+		{matrix(kinds + `, "availabilityZones": [{"availabilityZone": "us-west-2a"}]`), "config.regions does not have its region us-west-2"},
+		{matrix(kinds + `, "launchConfig": {"InstanceType": "x"}`), "launchConfig.InstanceType cannot be used together with instanceTypes"},
+		{matrix(kinds + `, "launchConfig": {"SubnetId": "x"}, "availabilityZones": [{"availabilityZone": "us-east-1a"}]`), "give each zone its subnet"},
+		{matrix(kinds + `, "launchConfig": {"PrivateIpAddress": "x"}`), "several instances cannot share it"},
+		{matrix(kinds + `, "launchConfig": {"AdditionalInfo": "x"}`), "because launch templates do not have it"},
+		{matrix(kinds + `, "launchConfig": {"SecurityGroups": ["x"]}, "availabilityZones": [{"availabilityZone": "us-east-1a", "launchConfig": {"SubnetId": "x"}}]`), "use SecurityGroupIds"},
+		{matrix(kinds + `, "canUseSpot": false, "canUseOndemand": false`), "nothing could be launched"},
+		{matrix(kinds + `, "minPrice": 2, "maxPrice": 1`), "not more than the second"},
+		{matrix(`"instanceTypes": [{"instanceType": "c7i.large"}, {"instanceType": "c7i.large"}]`), "is there already"},
+		{matrix(`"instanceTypes": [{"capacity": 2}]`), "instanceTypes[0].instanceType is missing"},
+		{matrix(`"instanceTypes": [{"instanceType": "c7i.large", "capacity": -2}]`), "must be more than 0"},
+		{strings.Replace(matrix(kinds), `"launchConfig": {"ImageId": "ami-1"}`, `"imageParameter": "/image"`, 1), ""},
+	} {
+		list, err := w.p.Parse(json.RawMessage(c.config))
+		if c.want == "" && (err != nil || len(list) == 0) || c.want != "" && (err == nil || !strings.Contains(err.Error(), c.want)) {
+			t.Errorf("%.200s\n  gives %v\n  want %s", c.config, err, c.want)
+		}
+	}
+}
+
+func TestIdsFollowFromWhatMakesADifference(t *testing.T) {
+	w := newWorld(t, awsfake.Config{}, nil)
+	id := func(config string) string {
+		t.Helper()
+		list, err := w.p.Parse(json.RawMessage(config))
+		if err != nil {
+			t.Fatal(err)
+		}
+		again, err := w.p.Parse(json.RawMessage(`{"launchConfigs": [` + string(list[0].Config) + `]}`))
+		if err != nil || again[0].ID != list[0].ID || string(again[0].Config) != string(list[0].Config) || again[0].Capacity != list[0].Capacity {
+			t.Errorf("read again: %v, %+v", err, again)
+		}
+		return list[0].ID
+	}
+	same := [][]string{
+		{one("", ""), strings.Replace(one("", ""), `"ImageId": "ami-1", "InstanceType": "c7i.large"`, `"InstanceType": "c7i.large", "ImageId": "ami-1"`, 1), one("", `"workerManager": {"initialWeight": 0.5, "maxCapacity": 3}`)},
+		{matrix(`"instanceTypes": [{"instanceType": "c7i.large"}]`), matrix(`"maxPrice": 3, "instanceTypes": [{"instanceType": "c7i.large", "utility": 2}]`)},
+		{one(`"EbsOptimized": true`, "")},
+		{one("", `"workerConfig": {"a": 1}`)},
+		{one("", `"additionalUserData": {"a": 1}`)},
+		{one("", `"workerManager": {"capacityPerInstance": 2}`)},
+		{matrix(`"instanceTypes": [{"instanceType": "c7i.large", "capacity": 2}]`)},
+	}
+	seen := map[string]int{}
+	for i, list := range same {
+		for _, config := range list {
+			if j, has := seen[id(config)]; has && j != i {
+				t.Errorf("%s has the id of number %d", config, j)
+			}
+			seen[id(config)] = i
+		}
+	}
+	if len(seen) != len(same) {
+		t.Errorf("%d ids for %d", len(seen), len(same))
+	}
+	if got := id(one("", `"workerManager": {"launchConfigId": "mine"}`)); got != "mine" {
+		t.Errorf("the id is %s", got)
+	}
+}
+
+// What is general is overridden by region, zone and instance type, in this
+// order.
+func TestOverridesAreMerged(t *testing.T) {
+	w := newWorld(t, awsfake.Config{}, nil)
+	config := `{"maxCapacity": 10,
+		"launchConfig": {"KeyName": "general", "EbsOptimized": true}, "additionalUserData": {"from": "general", "general": true},
+		"regions": [
+			{"region": "us-east-1", "launchConfig": {"ImageId": "ami-east", "KeyName": "region"}, "additionalUserData": {"from": "region"}, "workerConfig": {"a": 1}},
+			{"region": "us-west-2", "imageParameter": "/west", "workerManager": {"launchConfigId": "west"}}],
+		"availabilityZones": [
+			{"availabilityZone": "us-east-1a"}, {"availabilityZone": "us-east-1b", "launchConfig": {"KeyName": "zone", "SubnetId": "subnet-b"}, "additionalUserData": {"from": "zone"}},
+			{"availabilityZone": "us-west-2a"}],
+		"instanceTypes": [
+			{"instanceType": "c7i.large"}, {"instanceType": "c7i.2xlarge", "capacity": 4, "utility": 1.5, "launchConfig": {"KeyName": "type", "ImageId": "ami-type"}, "additionalUserData": {"from": "type"}}]}`
+	specs, err := w.p.Preview(t.Context(), json.RawMessage(config))
+	if err != nil {
+		t.Fatal(err)
+	}
+	got := map[string]string{}
+	for _, s := range specs {
+		var r struct {
+			Input          ec2.CreateFleetInput
+			LaunchTemplate struct{ KeyName, ImageId string }
+			UserData       struct {
+				From    string
+				General bool
+			}
+		}
+		if err := json.Unmarshal(s.Request, &r); err != nil {
+			t.Fatal(err)
+		}
+		o := r.Input.LaunchTemplateConfigs[0].Overrides[0]
+		place := "no subnet"
+		if o.SubnetId != nil {
+			place = *o.SubnetId
+		}
+		got[s.Market] = fmt.Sprint(s.Capacity, s.Utility, r.LaunchTemplate, r.UserData, place, o.InstanceType)
+	}
+	for market, want := range map[string]string{
+		"us-east-1a/c7i.large/spot": "1 1 {region ami-east} {region true}no subnetc7i.large",
+		"us-east-1b/c7i.large/spot": "1 1 {zone ami-east} {zone true}subnet-bc7i.large", "us-east-1b/c7i.large/on-demand": "1 1 {zone ami-east} {zone true}subnet-bc7i.large",
+		"us-east-1a/c7i.2xlarge/spot": "4 1.5 {type ami-type} {type true}no subnetc7i.2xlarge", "us-east-1b/c7i.2xlarge/spot": "4 1.5 {type ami-type} {type true}subnet-bc7i.2xlarge",
+		"us-west-2a/c7i.large/on-demand": "1 1 {general resolve:ssm:/west} {general true}no subnetc7i.large",
+	} {
+		if got[market] != want {
+			t.Errorf("%s is %q, want %q", market, got[market], want)
+		}
+	}
+	if len(specs) != 12 {
+		t.Errorf("%d combinations", len(specs))
+	}
+}
+
+func TestPreviewOfPlainLaunchConfigurations(t *testing.T) {
+	w := newWorld(t, awsfake.Config{}, nil)
+	specs, err := w.p.Preview(t.Context(), json.RawMessage(one(`"EbsOptimized": true`, `"additionalUserData": {"x": 1}`)))
+	if err != nil || len(specs) != 1 || specs[0].Market != "us-east-1/c7i.large/on-demand" {
+		t.Fatalf("%v %+v", err, specs)
+	}
+	for _, want := range []string{`"EbsOptimized":true`, `"HttpTokens":"required"`, `"InstanceInitiatedShutdownBehavior":"terminate"`, `"userData":{"providerId"`, `"x":1`} {
+		if !strings.Contains(string(specs[0].Request), want) {
+			t.Errorf("no %s in %s", want, specs[0].Request)
+		}
+	}
+}
+
+func TestValidation(t *testing.T) {
+	w := newWorld(t, awsfake.Config{}, nil)
+	s := w.cloud.Surroundings(account, home)
+	good := strings.NewReplacer("$x86_64", s.Images["x86_64"], "$arm64", s.Images["arm64"])
+	find := func(config string) string {
+		t.Helper()
+		w.pass(10 * time.Second)
+		f, err := w.p.Validate(t.Context(), json.RawMessage(good.Replace(config)))
+		if err != nil {
+			t.Fatalf("%s: %v", config, err)
+		}
+		return strings.Join(f, "\n")
+	}
+	fit := strings.ReplaceAll(one("", ""), "ami-1", "$x86_64")
+	with := func(more string) string { return strings.ReplaceAll(one(more, ""), "ami-1", "$x86_64") }
+	for _, c := range []struct{ config, want string }{
+		{fit, ""}, {wide, ""}, {with(`"KeyName": "default", "SecurityGroupIds": ["` + s.SecurityGroup + `"], "SubnetId": "` + s.Subnets["us-east-1a"] + `", "IamInstanceProfile": {"Name": "worker"}`), ""},
+		{strings.Replace(one("", ""), "ami-1", "ami-00000000000000000", 1), "launchConfig.ImageId ami-00000000000000000: EC2 said InvalidAMIID.NotFound"},
+		{with(`"KeyName": "mine"`), "launchConfig.KeyName mine: EC2 said InvalidKeyPair.NotFound"},
+		{with(`"SecurityGroupIds": ["sg-00000000000000000"]`), "security group sg-00000000000000000: EC2 said InvalidGroup.NotFound"},
+		{with(`"SecurityGroups": ["nobody"]`), `there is no group "nobody"`},
+		{with(`"SubnetId": "subnet-00000000000000000"`), "subnet subnet-00000000000000000: EC2 said InvalidSubnetID.NotFound"},
+		{strings.Replace(fit, "$x86_64", "$arm64", 1), "is for arm64, and the instance type c7i.large is not"},
+		{strings.Replace(fit, "c7i.large", "c99.large", 1), "the instance type c99.large is not offered in the region, or does not exist"},
+		{strings.Replace(wide, `"launchConfig": {"ImageId": "$x86_64"}`, `"imageParameter": "/nothing"`, 1), "The parameter '/nothing' could not be resolved"},
+		{strings.Replace(wide, `"launchConfig": {"ImageId": "$x86_64"}`, `"imageParameter": "/aws/service/ami-amazon-linux-latest/al2023-ami-kernel-default-x86_64"`, 1), ""},
+		{`{"launchConfigs": [{"region": "us-moon-1", "launchConfig": {}}]}`, "us-moon-1"},
+	} {
+		if got := find(c.config); c.want == "" && got != "" || !strings.Contains(got, c.want) {
+			t.Errorf("%s\n  gives %s\n  want %s", c.config, got, c.want)
+		}
+	}
+	w.cloud.SetQuotas(awsfake.Quotas{OnDemand: 1})
+	if got := find(fit); !strings.Contains(got, "may have 1 virtual processors on demand in us-east-1, and the smallest of the instance types needs 2") {
+		t.Errorf("no quota: %s", got)
+	}
+	w.cloud.SetQuotas(awsfake.Quotas{})
+	w.cloud.Deny(account, awsfake.Denial{Action: "ec2:RunInstances"})
+	if got := find(fit); !strings.Contains(got, "UnauthorizedOperation") {
+		t.Errorf("denied: %s", got)
+	}
+	if n := w.cloud.Alive(); n != 0 {
+		t.Errorf("%d instances were launched", n)
+	}
+}
+
+func TestAProviderSaysWhatIsWrongWithItsOwnConfiguration(t *testing.T) {
+	for want, change := range map[string]func(*provider.Config){
+		"name of the cluster":      func(c *provider.Config) { c.Cluster = "" },
+		"may have letters":         func(c *provider.Config) { c.Cluster = "a b" },
+		"root URL":                 func(c *provider.Config) { c.RootURL = "" },
+		"needs an account":         func(c *provider.Config) { c.Accounts = nil },
+		"not a twelve-digit":       func(c *provider.Config) { c.Accounts[0].ID = "me" },
+		"needs regions":            func(c *provider.Config) { c.Regions = nil },
+		"one of the provider's re": func(c *provider.Config) { c.Accounts[0].Queues = map[string]string{"eu-west-1": "x"} },
+		"twice":                    func(c *provider.Config) { c.Accounts = append(c.Accounts, c.Accounts[0]) },
+		"from 0 to 1":              func(c *provider.Config) { c.Requests = 2 },
+	} {
+		c := provider.Config{Cluster: "x", RootURL: "x", Accounts: []provider.Account{{ID: account}}, Regions: []string{home}, Clients: func(provider.Account, string) provider.Clients { return provider.Clients{} }}
+		change(&c)
+		if _, err := provider.New(c); err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("%v, want %s", err, want)
+		}
+	}
+}
