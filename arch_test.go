@@ -29,7 +29,7 @@ var layers = []struct {
 
 // homes are the only places that may import an SDK.
 var homes = []struct{ sdk, home, reason string }{
-	{"github.com/aws/aws-sdk-go-v2", "blob", "S3 is behind blob"},
+	{"github.com/aws/aws-sdk-go-v2", "blob provisioner/aws worker/ec2", "S3 is behind blob, EC2 behind provisioner/aws, the instance that a worker runs on behind worker/ec2"},
 	{"github.com/versity/versitygw", "blob/gateway", "the S3 gateway is behind blob/gateway"},
 	{"github.com/jackc/pgx", "store", "databases are behind store"},
 	{"modernc.org/sqlite", "store", "databases are behind store"},

@@ -233,6 +233,15 @@ func (b *Bus) Read(ctx context.Context, after int64, limit int) (list []Message,
 	return list, err
 }
 
+// Head returns the position of the latest message, and a channel that receives
+// when there are later ones. It is for those who want to know what happens from
+// now on and lose nothing by missing what was before.
+func (b *Bus) Head(ctx context.Context) (head int64, more <-chan struct{}, err error) {
+	more = b.db.Waits().Signal(topicPlaced)
+	_, head, err = b.span(ctx)
+	return head, more, err
+}
+
 // span returns the oldest position that is still kept and the newest.
 func (b *Bus) span(ctx context.Context) (oldest, head int64, err error) {
 	err = b.db.View(ctx, func(tx *store.Tx) error {

@@ -5,6 +5,7 @@ import (
 	"regexp"
 
 	"github.com/taskfleet/taskfleet/api"
+	"github.com/taskfleet/taskfleet/provisioner/fleet"
 	"github.com/taskfleet/taskfleet/slugid"
 )
 
@@ -33,16 +34,22 @@ it is to end, and *stopped* when nothing of it is left. What goes wrong is kept 
 		"launchConfigId": namePattern,
 		"errorId":        slugid.Pattern,
 		"state":          `^(requested|running|stopping|stopped)$`,
+
+		"provisionerId":   namePattern,
+		"workerType":      `^[a-z]([-a-z0-9]{0,36}[a-z0-9])?$`,
+		"workerState":     `^(requested|running|stopping|stopped|standalone)$`,
+		"quarantined":     `^(true|false)$`,
+		"includeArchived": `^(true|false)$`,
 	},
 	Methods: []api.Method[*Provisioner]{
 		listProviders,
-		createWorkerPool, updateWorkerPool, deleteWorkerPool, workerPool, listWorkerPools, workerPoolStats,
-		reportWorkerError, listWorkerPoolErrors,
-		listWorkersForWorkerGroup, getWorker, removeWorker, shouldWorkerTerminate, listWorkersForWorkerPool,
-		registerWorker, reregisterWorker,
+		createWorkerPool, updateWorkerPool, deleteWorkerPool, listWorkerPoolLaunchConfigs, workerPoolStats, workerPool,
+		listWorkerPools, listWorkerPoolsStats, reportWorkerError, workerPoolErrorStats, listWorkerPoolErrors,
+		listWorkersForWorkerGroup, getWorker, createWorker, updateWorker, removeWorker, shouldWorkerTerminate,
+		listWorkersForWorkerPool, registerWorker, reregisterWorker, listQueueWorkers, queueJoinedWorker,
 	},
 	Exchanges: []api.Exchange{
-		poolCreated, poolUpdated, poolError, workerRequested, workerRunning, workerStopped, workerRemoved,
+		poolCreated, poolUpdated, poolError, launchConfigCreated, launchConfigUpdated, launchConfigArchived, workerRequested, workerRunning, workerStopped, workerRemoved,
 	},
 }
 
@@ -61,7 +68,7 @@ type workerPath struct {
 	WorkerID     string `path:"workerId"`
 }
 
-func (w workerPath) ref() Ref { return Ref(w) }
+func (w workerPath) ref() fleet.Ref { return fleet.Ref(w) }
 
 func isNotFound(err error) bool {
 	e, ok := errors.AsType[*api.Error](err)

@@ -8,6 +8,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/taskfleet/taskfleet/provisioner/fleet"
 	"github.com/taskfleet/taskfleet/store"
 	"github.com/taskfleet/taskfleet/store/storetest"
 )
@@ -16,14 +17,10 @@ func TestAMistakeInAPoolIsCalledByName(t *testing.T) {
 	storetest.Each(t, func(t *testing.T, db *store.DB) {
 		s := newStage(t, db)
 		for say, options := range map[string]string{
-			"There is no provider \"moon\"; this deployment has cloud, other":        "provider=moon",
-			"config.minCapacity is 5, more than config.maxCapacity":                  "min=5 max=4",
-			"config.image names no image":                                            "image=missing",
-			"config.lifecycle.reregistrationTimeout is 9999999":                      "renew-within=9999999",
-			"config.lifecycle.registrationTimeout is 0":                              "register-within=0",
-			"config.workerConfig.capacity is 3, but config.capacityPerInstance is 2": "capacity=2 worker-capacity=3",
-			"config.workerConfig.capacity is 4, but config.capacityPerInstance is 1": "worker-capacity=4",
-			`config.workerConfig.capacity is "all", but`:                             "worker-capacity=all",
+			"There is no provider \"moon\"; this deployment has cloud, other": "provider=moon",
+			"config.minCapacity is 5, more than config.maxCapacity":           "min=5 max=4",
+			"config.image names no image":                                     "image=missing",
+			"config.lifecycle.reregistrationTimeout is 9999999":               "renew-within=9999999",
 		} {
 			code, out := s.call("", "PUT", "/worker-pool/p/bad", definition(strings.Fields(options)))
 			if message := fmt.Sprint(out["message"]); code != 400 || !strings.Contains(message, say) {
@@ -127,7 +124,7 @@ func TestAWorkerIsToldItsCapacity(t *testing.T) {
 			s.add(pool, 1)
 			time.Sleep(15 * time.Second)
 			synctest.Wait()
-			r := s.rows(pool, running)[0].Ref
+			r := s.rows(pool, fleet.Running)[0].Ref
 			code, out := s.call("nobody", "POST", "/worker/register", s.registration(r, "cloud"))
 			told, _ := out["workerConfig"].(map[string]any)
 			if code != 200 || told["capacity"] != want || told["idleTimeoutSecs"] != 30.0 {
@@ -150,7 +147,7 @@ func TestAWorkerRegistersOnce(t *testing.T) {
 		s.add("p/build", 1)
 		time.Sleep(15 * time.Second)
 		synctest.Wait()
-		r := s.rows("p/build", running)[0].Ref
+		r := s.rows("p/build", fleet.Running)[0].Ref
 		register := func(change string, value any) string {
 			body := s.registration(r, "cloud")
 			if change == "token" {
@@ -227,7 +224,7 @@ func TestAWorkerRegistersOnce(t *testing.T) {
 		}
 		s.restart()
 		time.Sleep(time.Minute)
-		if list := s.rows("p/build", running); len(list) != 1 || list[0].Ref != r {
+		if list := s.rows("p/build", fleet.Running); len(list) != 1 || list[0].Ref != r {
 			t.Errorf("after 20 days of renewals there run %v, want %s", list, r)
 		}
 
@@ -256,7 +253,7 @@ func TestWhatAWorkerMayDo(t *testing.T) {
 		s.add("p/build", 1)
 		time.Sleep(15 * time.Second)
 		synctest.Wait()
-		r := s.rows("p/build", running)[0].Ref
+		r := s.rows("p/build", fleet.Running)[0].Ref
 		me := "worker/cloud/" + r.String()
 		want := []string{
 			"assume:worker-id:cloud/" + r.WorkerID, "assume:worker-pool:p/build", "queue:claim-work:p/build",
@@ -311,7 +308,7 @@ func TestFigures(t *testing.T) {
 			t.Fatalf("figures of %d launch configurations, want the new and the old: %v", len(list), list)
 		}
 		old := list[1].(map[string]any)
-		if old["runningCapacity"] != 2.0 || old["launchConfigId"] != s.rows("p/build", running)[0].launchConfigID {
+		if old["runningCapacity"] != 2.0 || old["launchConfigId"] != s.rows("p/build", fleet.Running)[0].LaunchConfigID {
 			t.Errorf("the old one's figures: %v", old)
 		}
 		got := s.figures()

@@ -9,6 +9,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/taskfleet/taskfleet/provisioner/fleet"
 	"github.com/taskfleet/taskfleet/store"
 	"github.com/taskfleet/taskfleet/store/storetest"
 )
@@ -56,7 +57,7 @@ func live(t *testing.T, db *store.DB, name, how string, n int) (steps []string) 
 	open := func() context.Context {
 		s.open()
 		ctx, cancel := context.WithCancel(t.Context())
-		s.prov.step = func(what string) {
+		s.prov.fleet.Step = func(what string) {
 			if steps = append(steps, what); len(steps) != n {
 				return
 			}
@@ -91,7 +92,7 @@ func live(t *testing.T, db *store.DB, name, how string, n int) (steps []string) 
 		}
 		time.Sleep(3 * time.Second)
 		if second >= 99 {
-			time.Sleep(stopGrace / 8) // what does not end when it is asked to takes time
+			time.Sleep(15 * time.Second) // what does not end when it is asked to takes time
 		}
 		synctest.Wait()
 		if second == 75 && s.finished != 5 {
@@ -110,7 +111,7 @@ func live(t *testing.T, db *store.DB, name, how string, n int) (steps []string) 
 		failing("there were %d machines, the pool may have 3", s.cloud.most)
 	}
 	if rows := s.rows(pool, ""); len(rows) != 0 {
-		failing("%d rows are open, the first %s", len(rows), rows[0].state)
+		failing("%d rows are open, the first %s", len(rows), rows[0].State)
 	}
 	if code, _ := s.call("", "GET", "/worker-pool/"+pool, nil); code != 404 {
 		failing("the deleted pool is still there")
@@ -119,13 +120,13 @@ func live(t *testing.T, db *store.DB, name, how string, n int) (steps []string) 
 }
 
 func (s *stage) removeOne(pool string) {
-	for _, w := range s.rows(pool, running)[:1] {
+	for _, w := range s.rows(pool, fleet.Running)[:1] {
 		s.call("", "DELETE", "/workers/"+w.Ref.String(), nil)
 	}
 }
 
 func (s *stage) killOne(pool string) {
-	for _, w := range s.rows(pool, running)[:1] {
+	for _, w := range s.rows(pool, fleet.Running)[:1] {
 		s.cloud.Kill(w.Ref)
 	}
 }

@@ -4,8 +4,10 @@ import (
 	"context"
 	"encoding/json"
 	"strconv"
+	"time"
 
 	"github.com/taskfleet/taskfleet/api"
+	"github.com/taskfleet/taskfleet/provisioner/fleet"
 	"github.com/taskfleet/taskfleet/scope"
 	"github.com/taskfleet/taskfleet/store"
 	"github.com/taskfleet/taskfleet/timestamp"
@@ -49,11 +51,11 @@ added to ` + "`extra`" + `.`,
 		if err != nil {
 			return err
 		}
-		w, err := findWorker(tx, Ref{o.id, b.WorkerGroup, b.WorkerID})
+		w, err := findWorker(tx, fleet.Ref{WorkerPoolID: o.ID, WorkerGroup: b.WorkerGroup, WorkerID: b.WorkerID})
 		if err != nil {
 			return err
 		}
-		e, err := p.record(tx, o, w, complaint{kind: b.Kind, title: b.Title, description: b.Description, extra: b.Extra})
+		e, err := p.record(tx, o, fleet.Complaint{Kind: b.Kind, Title: b.Title, Description: b.Description, Extra: b.Extra, Worker: &w.Worker})
 		if err == nil {
 			out = *e
 		}
@@ -84,25 +86,13 @@ var listWorkerPoolErrors = api.Declare(api.Spec{
 		}
 		after = page.After[1]
 	}
-	err = p.db.View(ctx, func(tx *store.Tx) error {
-		out = errorList{WorkerPoolErrors: []workerPoolError{}}
-		rows, err := tx.Query(`
-			SELECT worker_pool_id, error_id, reported, kind, title, description, extra, launch_config_id FROM worker_pool_error
-			 WHERE worker_pool_id = $1 AND (reported < $2 OR reported = $2 AND error_id > $3)
-			   AND ($4 = '' OR launch_config_id = $4) AND ($5 = '' OR error_id = $5)
-			 ORDER BY reported DESC, error_id LIMIT $6`,
-			c.Path.WorkerPoolID, before, after, c.Query("launchConfigId"), c.Query("errorId"), page.Limit+1)
-		if err != nil {
-			return err
-		}
-		for rows.Next() {
-			var e workerPoolError
-			if err := rows.Scan(&e.WorkerPoolID, &e.ErrorID, &e.Reported, &e.Kind, &e.Title, &e.Description, &e.Extra, &e.LaunchConfigID); err != nil {
-				return err
-			}
-			out.WorkerPoolErrors = append(out.WorkerPoolErrors, e)
-		}
-		return rows.Err()
+	err = p.db.View(ctx, func(tx *store.Tx) (err error) {
+		out = errorList{}
+		out.WorkerPoolErrors, err = poolErrors(tx, errorQuery{
+			pool: c.Path.WorkerPoolID, before: before, after: after,
+			launchConfigID: c.Query("launchConfigId"), errorID: c.Query("errorId"), limit: page.Limit + 1,
+		})
+		return err
 	})
 	if list := out.WorkerPoolErrors; len(list) > page.Limit {
 		last := list[page.Limit-1]
@@ -111,3 +101,124 @@ var listWorkerPoolErrors = api.Declare(api.Spec{
 	}
 	return out, err
 })
+
+// An errorQuery is which errors of a pool are asked for.
+type errorQuery struct {
+	pool                    string
+	before                  int64  // reported then or earlier
+	after                   string // of those reported then: with a later id
+	launchConfigID, errorID string // "": any
+	limit                   int
+}
+
+// poolErrors lists errors, the latest first.
+func poolErrors(tx *store.Tx, q errorQuery) ([]workerPoolError, error) {
+	rows, err := tx.Query(`
+		SELECT worker_pool_id, error_id, reported, kind, title, description, extra, launch_config_id FROM worker_pool_error
+		 WHERE worker_pool_id = $1 AND (reported < $2 OR reported = $2 AND error_id > $3)
+		   AND ($4 = '' OR launch_config_id = $4) AND ($5 = '' OR error_id = $5)
+		 ORDER BY reported DESC, error_id LIMIT $6`,
+		q.pool, q.before, q.after, q.launchConfigID, q.errorID, q.limit)
+	if err != nil {
+		return nil, err
+	}
+	list := []workerPoolError{}
+	for rows.Next() {
+		var e workerPoolError
+		if err := rows.Scan(&e.WorkerPoolID, &e.ErrorID, &e.Reported, &e.Kind, &e.Title, &e.Description, &e.Extra, &e.LaunchConfigID); err != nil {
+			return nil, err
+		}
+		list = append(list, e)
+	}
+	return list, rows.Err()
+}
+
+type errorStats struct {
+	WorkerPoolID string      `json:"workerPoolId"`
+	Totals       errorTotals `json:"totals"`
+}
+
+type errorTotals struct {
+	Total        int64            `json:"total"`
+	Daily        map[string]int64 `json:"daily"`
+	Hourly       map[string]int64 `json:"hourly"`
+	Title        map[string]int64 `json:"title"`
+	Code         map[string]int64 `json:"code"`
+	LaunchConfig map[string]int64 `json:"launchConfig"`
+	WorkerPool   map[string]int64 `json:"workerPool"`
+}
+
+var workerPoolErrorStats = api.Declare(api.Spec{
+	Name: "workerPoolErrorStats", Route: "GET /worker-pool-errors/stats", Query: []string{"workerPoolId"},
+	Scopes: scope.Scope("worker-manager:list-worker-pool-errors:<workerPoolId>"), Output: "v1/worker-pool-error-stats.json#",
+	Stability: api.Experimental, Category: "Worker Pools", Title: "Count errors",
+	Doc: `Counts what went wrong in the last seven days, in a pool or, without ` + "`workerPoolId`" + `, in all of them: by day, by hour
+of the last 24, and by title, code, launch configuration and pool. The code is the one that a provider's cloud gave, or
+else the kind of error.`,
+}, func(ctx context.Context, p *Provisioner, c api.Call[api.None, api.None]) (out errorStats, err error) {
+	id := c.Query("workerPoolId")
+	if err := c.Authorize(scope.Vars{"workerPoolId": id}); err != nil {
+		return out, err
+	}
+	err = p.db.View(ctx, func(tx *store.Tx) (err error) {
+		out, err = countErrors(tx, id, now())
+		return err
+	})
+	return out, err
+})
+
+// countErrors counts errors of a pool, or of all if id is "". Days and hours
+// without any are there, too, with 0.
+func countErrors(tx *store.Tx, id string, at timestamp.Time) (out errorStats, err error) {
+	t := errorTotals{
+		Daily: map[string]int64{}, Hourly: map[string]int64{}, Title: map[string]int64{}, Code: map[string]int64{},
+		LaunchConfig: map[string]int64{}, WorkerPool: map[string]int64{},
+	}
+	day := func(x timestamp.Time) string { return x.Time().Format(time.DateOnly) }
+	hour := func(x timestamp.Time) string { return timestamp.Of(x.Time().Truncate(time.Hour)).String() }
+	for i := range 7 {
+		t.Daily[day(at.Add(-time.Duration(i)*24*time.Hour))] = 0
+	}
+	for i := range 24 {
+		t.Hourly[hour(at.Add(-time.Duration(i)*time.Hour))] = 0
+	}
+	rows, err := tx.Query(`
+		SELECT worker_pool_id, reported, kind, title, extra, launch_config_id FROM worker_pool_error
+		 WHERE ($1 = '' OR worker_pool_id = $1) AND reported > $2`, id, at.Add(-recordLife))
+	if err != nil {
+		return out, err
+	}
+	for rows.Next() {
+		var e workerPoolError
+		if err := rows.Scan(&e.WorkerPoolID, &e.Reported, &e.Kind, &e.Title, &e.Extra, &e.LaunchConfigID); err != nil {
+			return out, err
+		}
+		t.Total++
+		if _, recent := t.Daily[day(e.Reported)]; recent {
+			t.Daily[day(e.Reported)]++
+		}
+		if _, recent := t.Hourly[hour(e.Reported)]; recent {
+			t.Hourly[hour(e.Reported)]++
+		}
+		t.Title[e.Title]++
+		t.Code[e.code()]++
+		t.WorkerPool[e.WorkerPoolID]++
+		if e.LaunchConfigID != "" {
+			t.LaunchConfig[e.LaunchConfigID]++
+		}
+	}
+	return errorStats{id, t}, rows.Err()
+}
+
+// code is what the provider's cloud calls the error, or else its kind.
+func (e *workerPoolError) code() string {
+	var extra struct {
+		Code any `json:"code"`
+	}
+	if err := json.Unmarshal(e.Extra, &extra); err == nil {
+		if s, ok := extra.Code.(string); ok && s != "" {
+			return s
+		}
+	}
+	return e.Kind
+}

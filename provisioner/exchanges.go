@@ -5,6 +5,7 @@ import (
 
 	"github.com/taskfleet/taskfleet/api"
 	"github.com/taskfleet/taskfleet/event"
+	"github.com/taskfleet/taskfleet/provisioner/fleet"
 	"github.com/taskfleet/taskfleet/store"
 	"github.com/taskfleet/taskfleet/timestamp"
 )
@@ -14,10 +15,14 @@ var (
 	poolUpdated = exchange("worker-pool-updated", "workerPoolUpdated", "Worker pool updated", "A worker pool was given another definition, or is going away: its provider then is null-provider.", "worker-pool", aboutPool)
 	poolError   = exchange("worker-pool-error", "workerPoolError", "Worker pool error", "Something went wrong in a worker pool; listWorkerPoolErrors tells more.", "worker-pool-error", aboutPool)
 
-	workerRequested = exchange("worker-requested", "workerRequested", "Worker requested", "A worker is about to be started.", "worker", aboutWorker)
-	workerRunning   = exchange("worker-running", "workerRunning", "Worker running", "A worker has registered.", "worker", aboutWorker)
-	workerStopped   = exchange("worker-stopped", "workerStopped", "Worker stopped", "A worker has ended, with all its processes.", "worker", aboutWorker)
-	workerRemoved   = exchange("worker-removed", "workerRemoved", "Worker removed", "A worker is being asked to end.", "worker-removed", aboutWorker)
+	workerRequested      = exchange("worker-requested", "workerRequested", "Worker requested", "A worker is about to be started.", "worker", aboutWorker)
+	workerRunning        = exchange("worker-running", "workerRunning", "Worker running", "A worker has registered.", "worker", aboutWorker)
+	workerStopped        = exchange("worker-stopped", "workerStopped", "Worker stopped", "A worker has ended, with all its processes.", "worker", aboutWorker)
+	launchConfigCreated  = exchange("launch-config-created", "launchConfigCreated", "Launch configuration created", "A worker pool got a launch configuration.", "launch-config", aboutPool)
+	launchConfigUpdated  = exchange("launch-config-updated", "launchConfigUpdated", "Launch configuration updated", "A launch configuration of a worker pool was changed, or is a current one again.", "launch-config", aboutPool)
+	launchConfigArchived = exchange("launch-config-archived", "launchConfigArchived", "Launch configuration archived", "No more workers are made from a launch configuration, and those that were are to go.", "launch-config", aboutPool)
+
+	workerRemoved = exchange("worker-removed", "workerRemoved", "Worker removed", "A worker is being asked to end.", "worker-removed", aboutWorker)
 )
 
 const (
@@ -70,18 +75,28 @@ type workerMessage struct {
 	LaunchConfigID string         `json:"launchConfigId"`
 }
 
-func (p *Provisioner) publishPool(tx *store.Tx, x api.Exchange, o *pool, previous string) error {
-	return p.send(tx, x, o.providerID, Ref{WorkerPoolID: o.id}, "", poolMessage{o.id, o.providerID, previous})
+func (p *Provisioner) publishPool(tx *store.Tx, x api.Exchange, o *fleet.Pool, previous string) error {
+	return p.send(tx, x, o.ProviderID, fleet.Ref{WorkerPoolID: o.ID}, "", poolMessage{o.ID, o.ProviderID, previous})
 }
 
-func (p *Provisioner) publishWorker(tx *store.Tx, x api.Exchange, w *worker, reason string) error {
-	return p.send(tx, x, w.providerID, w.Ref, w.launchConfigID, workerMessage{
-		WorkerPoolID: w.WorkerPoolID, ProviderID: w.providerID, WorkerID: w.WorkerID, WorkerGroup: w.WorkerGroup,
-		Capacity: w.capacity, Reason: reason, Timestamp: now(), LaunchConfigID: w.launchConfigID,
+func (p *Provisioner) publishWorker(tx *store.Tx, x api.Exchange, w *fleet.Worker, reason string) error {
+	return p.send(tx, x, w.ProviderID, w.Ref, w.LaunchConfigID, workerMessage{
+		WorkerPoolID: w.WorkerPoolID, ProviderID: w.ProviderID, WorkerID: w.WorkerID, WorkerGroup: w.WorkerGroup,
+		Capacity: w.Capacity, Reason: reason, Timestamp: now(), LaunchConfigID: w.LaunchConfigID,
 	})
 }
 
-func (p *Provisioner) send(tx *store.Tx, x api.Exchange, providerID string, r Ref, launchConfigID string, message any) error {
+type launchConfigMessage struct {
+	WorkerPoolID   string `json:"workerPoolId"`
+	ProviderID     string `json:"providerId"`
+	LaunchConfigID string `json:"launchConfigId"`
+}
+
+func (p *Provisioner) publishLaunchConfig(tx *store.Tx, x api.Exchange, o *fleet.Pool, id string) error {
+	return p.send(tx, x, o.ProviderID, fleet.Ref{WorkerPoolID: o.ID}, id, launchConfigMessage{o.ID, o.ProviderID, id})
+}
+
+func (p *Provisioner) send(tx *store.Tx, x api.Exchange, providerID string, r fleet.Ref, launchConfigID string, message any) error {
 	provisionerID, workerType, _ := strings.Cut(r.WorkerPoolID, "/")
 	key := []string{"primary", providerID, provisionerID, workerType, r.WorkerGroup, r.WorkerID, launchConfigID, "_"}
 	for i := range key {

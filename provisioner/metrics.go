@@ -4,6 +4,9 @@ import (
 	"sync"
 
 	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/taskfleet/taskfleet/provisioner/fleet"
+	"github.com/taskfleet/taskfleet/provisioner/sizing"
 )
 
 // metrics are the figures of each pool, as the last pass found them.
@@ -38,31 +41,48 @@ func newMetrics(r prometheus.Registerer) *metrics {
 	}
 }
 
-func (m *metrics) show(o *pool, live []*worker, in Inputs, d Decision) {
+func (m *metrics) show(o *fleet.Pool, live []*fleet.Worker, in sizing.Inputs, d sizing.Decision) {
 	count := map[string]int{}
 	for _, w := range live {
-		count[w.state]++
+		count[w.State]++
 	}
-	m.pending.WithLabelValues(o.id).Set(float64(in.Pending))
-	m.claimed.WithLabelValues(o.id).Set(float64(in.Claimed))
-	m.desired.WithLabelValues(o.id).Set(float64(d.Desired))
-	for _, state := range []string{requested, running, stopping} {
-		m.workers.WithLabelValues(o.id, state).Set(float64(count[state]))
+	m.pending.WithLabelValues(o.ID).Set(float64(in.Pending))
+	var claimed int64
+	for _, r := range in.Running {
+		claimed += max(r.Count, 1)
 	}
-	m.starts.WithLabelValues(o.id)
-	m.failures.WithLabelValues(o.id)
+	capacity := in.Working // when it was decided
+	for _, w := range in.Idle {
+		capacity += w.Capacity
+	}
+	for _, w := range in.Booting {
+		capacity += w.Capacity
+	}
+	m.claimed.WithLabelValues(o.ID).Set(float64(claimed))
+	m.desired.WithLabelValues(o.ID).Set(float64(capacity + d.Start))
+	for _, state := range []string{fleet.Requested, fleet.Running, fleet.Stopping} {
+		m.workers.WithLabelValues(o.ID, state).Set(float64(count[state]))
+	}
+	m.starts.WithLabelValues(o.ID)
+	m.failures.WithLabelValues(o.ID)
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	m.shown[o.id] = true
+	m.shown[o.ID] = true
+}
+
+// count counts starts.
+func (m *metrics) count(pool string, started, failed int) {
+	m.starts.WithLabelValues(pool).Add(float64(started))
+	m.failures.WithLabelValues(pool).Add(float64(failed))
 }
 
 // forget drops the figures of pools that are gone.
-func (m *metrics) forget(pools []*pool) {
+func (m *metrics) forget(pools []*fleet.Pool) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	left := map[string]bool{}
 	for _, o := range pools {
-		left[o.id] = true
+		left[o.ID] = true
 	}
 	for id := range m.shown {
 		if left[id] {

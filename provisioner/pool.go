@@ -1,126 +1,191 @@
 package provisioner
 
 import (
-	"encoding/json"
 	"errors"
-	"fmt"
-	"time"
 
 	"github.com/taskfleet/taskfleet/api"
+	"github.com/taskfleet/taskfleet/provisioner/fleet"
 	"github.com/taskfleet/taskfleet/store"
-	"github.com/taskfleet/taskfleet/timestamp"
 )
 
-// A pool is the row of a worker pool.
-type pool struct {
-	id             string
-	providerID     string
-	description    string
-	owner          string
-	emailOnError   bool
-	config         json.RawMessage
-	launchConfigID string
-	created        timestamp.Time
-	lastModified   timestamp.Time
-	failures       int64
-	startAfter     timestamp.Time
+const poolColumns = `worker_pool_id, provider_id, description, owner, email_on_error, config, created, last_modified, statistics`
+
+func poolFields(o *fleet.Pool) []any {
+	return []any{&o.ID, &o.ProviderID, &o.Description, &o.Owner, &o.EmailOnError, &o.Config, &o.Created, &o.LastModified, &o.Statistics}
 }
 
-const poolColumns = `worker_pool_id, provider_id, description, owner, email_on_error, config, launch_config_id, created, last_modified, failures, start_after`
-
-func (o *pool) fields() []any {
-	return []any{&o.id, &o.providerID, &o.description, &o.owner, &o.emailOnError, &o.config, &o.launchConfigID, &o.created, &o.lastModified, &o.failures, &o.startAfter}
+func findPool(tx *store.Tx, id string) (*fleet.Pool, error) {
+	return onePool(tx, id, ``)
 }
 
-// going reports whether the pool disappears with its last worker.
-func (o *pool) going() bool { return o.providerID == nullProvider }
-
-// made reports whether w is made from what the pool's workers are made from
-// now.
-func (o *pool) made(w *worker) bool {
-	return w.providerID == o.providerID && w.launchConfigID == o.launchConfigID
+func lockPool(tx *store.Tx, id string) (*fleet.Pool, error) {
+	return onePool(tx, id, `/*for update*/`)
 }
 
-// changed reports whether the pool has been redefined since before was read.
-func (o *pool) changed(before *pool) bool {
-	return o.lastModified != before.lastModified || o.providerID != before.providerID || o.launchConfigID != before.launchConfigID
-}
-
-func findPool(tx *store.Tx, id string) (*pool, error) {
-	return scanPool(tx.QueryRow(`SELECT `+poolColumns+` FROM worker_pool WHERE worker_pool_id = $1`, id), id)
-}
-
-func lockPool(tx *store.Tx, id string) (*pool, error) {
-	return scanPool(tx.QueryRow(`SELECT `+poolColumns+` FROM worker_pool WHERE worker_pool_id = $1 /*for update*/`, id), id)
-}
-
-func scanPool(row *store.Row, id string) (*pool, error) {
-	var o pool
-	err := row.Scan(o.fields()...)
+func onePool(tx *store.Tx, id, lock string) (*fleet.Pool, error) {
+	var o fleet.Pool
+	err := tx.QueryRow(`SELECT `+poolColumns+` FROM worker_pool WHERE worker_pool_id = $1 `+lock, id).Scan(poolFields(&o)...)
 	if errors.Is(err, store.ErrNotFound) {
 		return nil, api.Errorf(api.ResourceNotFound, "There is no worker pool %s. Check the id with listWorkerPools, or create the pool.", id)
 	}
-	return &o, err
+	if err != nil {
+		return nil, err
+	}
+	return &o, readLaunchConfigs(tx, []*fleet.Pool{&o})
 }
 
-func queryPools(tx *store.Tx, rest string, args ...any) (list []*pool, err error) {
+func queryPools(tx *store.Tx, rest string, args ...any) (list []*fleet.Pool, err error) {
 	rows, err := tx.Query(`SELECT `+poolColumns+` FROM worker_pool `+rest, args...)
 	if err != nil {
 		return nil, err
 	}
 	for rows.Next() {
-		var o pool
-		if err := rows.Scan(o.fields()...); err != nil {
+		var o fleet.Pool
+		if err := rows.Scan(poolFields(&o)...); err != nil {
 			return nil, err
 		}
 		list = append(list, &o)
 	}
-	return list, rows.Err()
+	if err := rows.Err(); err != nil {
+		return nil, err
+	}
+	return list, readLaunchConfigs(tx, list)
 }
 
-func (o *pool) insert(tx *store.Tx) error {
+// readLaunchConfigs reads the current launch configurations of pools.
+func readLaunchConfigs(tx *store.Tx, list []*fleet.Pool) error {
+	by := make(map[string]*fleet.Pool, len(list))
+	ids := make([]string, 0, len(list))
+	for _, o := range list {
+		by[o.ID] = o
+		ids = append(ids, o.ID)
+	}
+	rows, err := tx.Query(`
+		SELECT worker_pool_id, launch_config_id, config, capacity, canary, proven, failures, start_after FROM launch_config
+		 WHERE worker_pool_id IN (SELECT value FROM json_each($1)) AND NOT archived ORDER BY worker_pool_id, place`, ids)
+	if err != nil {
+		return err
+	}
+	for rows.Next() {
+		var id string
+		var c fleet.LaunchConfig
+		if err := rows.Scan(&id, &c.ID, &c.Config, &c.Capacity, &c.Canary, &c.Proven, &c.Failures, &c.StartAfter); err != nil {
+			return err
+		}
+		by[id].LaunchConfigs = append(by[id].LaunchConfigs, &c)
+	}
+	return rows.Err()
+}
+
+func insertPool(tx *store.Tx, o *fleet.Pool) error {
 	_, err := tx.Exec(`
-		INSERT INTO worker_pool (`+poolColumns+`)
-		VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11)`,
-		o.id, o.providerID, o.description, o.owner, o.emailOnError, o.config, o.launchConfigID, o.created, o.lastModified, o.failures, o.startAfter)
+		INSERT INTO worker_pool (worker_pool_id, provider_id, description, owner, email_on_error, config, created, last_modified)
+		VALUES ($1, $2, $3, $4, $5, $6, $7, $8)`,
+		o.ID, o.ProviderID, o.Description, o.Owner, o.EmailOnError, o.Config, o.Created, o.LastModified)
 	return err
 }
 
-// redefine writes back what the owner of a pool can change. Whatever was wrong
-// with its starts may be put right by that, so they need not wait.
-func (o *pool) redefine(tx *store.Tx) error {
-	o.failures, o.startAfter, o.lastModified = 0, 0, now()
-	_, err := tx.Exec(`
+// redefinePool writes back what the owner of a pool can change. Whatever was
+// wrong with its starts may be put right by that, so they need not wait.
+func redefinePool(tx *store.Tx, o *fleet.Pool) error {
+	o.LastModified = max(now(), o.LastModified+1)
+	if _, err := tx.Exec(`
 		UPDATE worker_pool
-		   SET provider_id = $2, description = $3, owner = $4, email_on_error = $5, config = $6, launch_config_id = $7,
-		       last_modified = $8, failures = 0, start_after = 0
+		   SET provider_id = $2, description = $3, owner = $4, email_on_error = $5, config = $6, last_modified = $7
 		 WHERE worker_pool_id = $1`,
-		o.id, o.providerID, o.description, o.owner, o.emailOnError, o.config, o.launchConfigID, o.lastModified)
+		o.ID, o.ProviderID, o.Description, o.Owner, o.EmailOnError, o.Config, o.LastModified); err != nil {
+		return err
+	}
+	_, err := tx.Exec(`UPDATE launch_config SET failures = 0, start_after = 0 WHERE worker_pool_id = $1 AND failures > 0`, o.ID)
 	return err
 }
 
-// failedStart makes the pool wait before its next start. What fails while it
-// waits already was started before, and is no news. It returns a sentence about
-// the wait for the error's description.
-func (o *pool) failedStart(tx *store.Tx) (string, error) {
-	current, err := lockPool(tx, o.id)
-	switch {
-	case isNotFound(err):
-		return "", nil // deleted meanwhile
-	case err != nil:
-		return "", err
-	case current.startAfter <= now():
-		current.failures++
-		current.startAfter = now().Add(delay(current.failures))
-		if _, err := tx.Exec(`UPDATE worker_pool SET failures = $2, start_after = $3 WHERE worker_pool_id = $1`, o.id, current.failures, current.startAfter); err != nil {
-			return "", err
+// saveBreaker writes the state of a launch configuration's breaker.
+func saveBreaker(tx *store.Tx, poolID string, c *fleet.LaunchConfig) error {
+	_, err := tx.Exec(`
+		UPDATE launch_config SET failures = $3, start_after = $4, proven = $5
+		 WHERE worker_pool_id = $1 AND launch_config_id = $2 AND NOT archived`,
+		poolID, c.ID, c.Failures, c.StartAfter, c.Proven)
+	return err
+}
+
+// saveLaunchConfigs makes list the current launch configurations of a pool and
+// announces what is new, what has changed and what is archived.
+func (p *Provisioner) saveLaunchConfigs(tx *store.Tx, o *fleet.Pool, list []*fleet.LaunchConfig) error {
+	rows, err := tx.Query(`SELECT launch_config_id, config, archived FROM launch_config WHERE worker_pool_id = $1`, o.ID)
+	if err != nil {
+		return err
+	}
+	type row struct {
+		config   []byte
+		archived bool
+	}
+	before := map[string]row{}
+	for rows.Next() {
+		var id string
+		var r row
+		if err := rows.Scan(&id, &r.config, &r.archived); err != nil {
+			return err
+		}
+		before[id] = r
+	}
+	if err := rows.Err(); err != nil {
+		return err
+	}
+	current := map[string]bool{}
+	for place, c := range list {
+		current[c.ID] = true
+		was, known := before[c.ID]
+		same := known && sameJSON(was.config, c.Config)
+		if _, err := tx.Exec(`
+			INSERT INTO launch_config (worker_pool_id, launch_config_id, place, config, capacity, canary, created, last_modified)
+			VALUES ($1, $2, $3, $4, $5, $6, $7, $7)
+			ON CONFLICT (worker_pool_id, launch_config_id) DO UPDATE
+			   SET place = $3, config = $4, capacity = $5, canary = $6, archived = FALSE,
+			       last_modified = CASE WHEN $8 THEN launch_config.last_modified ELSE $7 END,
+			       proven = launch_config.proven AND $9`,
+			o.ID, c.ID, place, c.Config, c.Capacity, c.Canary, now(), same && !was.archived, same); err != nil {
+			return err
+		}
+		switch {
+		case !known:
+			err = p.publishLaunchConfig(tx, launchConfigCreated, o, c.ID)
+		case !same || was.archived:
+			err = p.publishLaunchConfig(tx, launchConfigUpdated, o, c.ID)
+		}
+		if err != nil {
+			return err
 		}
 	}
-	o.failures, o.startAfter = current.failures, current.startAfter // for what the pass does next
-	return fmt.Sprintf("Start number %d in a row that failed. The pool's next start is at %s, with one worker; changing the pool's definition starts at once.", o.failures, o.startAfter), nil
+	for _, id := range sortedKeys(before) {
+		if before[id].archived || current[id] {
+			continue
+		}
+		if _, err := tx.Exec(`
+			UPDATE launch_config SET archived = TRUE, last_modified = $3
+			 WHERE worker_pool_id = $1 AND launch_config_id = $2`, o.ID, id, now()); err != nil {
+			return err
+		}
+		if err := p.publishLaunchConfig(tx, launchConfigArchived, o, id); err != nil {
+			return err
+		}
+	}
+	o.LaunchConfigs = nil
+	return readLaunchConfigs(tx, []*fleet.Pool{o})
 }
 
-// delay doubles with each failure in a row.
-func delay(failures int64) time.Duration {
-	return min(firstDelay<<min(failures-1, 20), maxDelay)
+// saveReading writes what was read from the definition of a pool.
+func (p *Provisioner) saveReading(tx *store.Tx, o *fleet.Pool, r reading) error {
+	if err := checkNames(tx, o.ID, r.configs); err != nil {
+		return err
+	}
+	if err := p.saveLaunchConfigs(tx, o, r.configs); err != nil {
+		return err
+	}
+	return p.doubt(tx, o, r)
+}
+
+// changed reports whether a pool has been redefined since before was read.
+func changed(o, before *fleet.Pool) bool {
+	return o.LastModified != before.LastModified || o.ProviderID != before.ProviderID
 }

@@ -5,9 +5,10 @@ import (
 	"encoding/json"
 	"errors"
 	"reflect"
-	"strings"
+	"slices"
 
 	"github.com/taskfleet/taskfleet/api"
+	"github.com/taskfleet/taskfleet/provisioner/fleet"
 	"github.com/taskfleet/taskfleet/scope"
 	"github.com/taskfleet/taskfleet/store"
 	"github.com/taskfleet/taskfleet/timestamp"
@@ -46,16 +47,16 @@ type stats struct {
 
 func (s *stats) add(state string, count, capacity int64) {
 	switch state {
-	case requested:
+	case fleet.Requested:
 		s.RequestedCount += count
 		s.RequestedCapacity += capacity
-	case running:
+	case fleet.Running:
 		s.RunningCount += count
 		s.RunningCapacity += capacity
-	case stopping:
+	case fleet.Stopping:
 		s.StoppingCount += count
 		s.StoppingCapacity += capacity
-	case stopped:
+	case fleet.Stopped:
 		s.StoppedCount += count
 		s.StoppedCapacity += capacity
 		return
@@ -63,11 +64,11 @@ func (s *stats) add(state string, count, capacity int64) {
 	s.CurrentCapacity += capacity
 }
 
-func (o *pool) describe(s stats) poolDescription {
+func describePool(o *fleet.Pool, s stats) poolDescription {
 	return poolDescription{
-		WorkerPoolID:   o.id,
-		poolDefinition: poolDefinition{o.providerID, o.description, o.owner, o.emailOnError, o.config},
-		Created:        o.created, LastModified: o.lastModified, stats: s,
+		WorkerPoolID:   o.ID,
+		poolDefinition: poolDefinition{o.ProviderID, o.Description, o.Owner, o.EmailOnError, o.Config},
+		Created:        o.Created, LastModified: o.LastModified, stats: s,
 	}
 }
 
@@ -93,42 +94,23 @@ func count(tx *store.Tx, ids ...string) (map[string]stats, error) {
 	return out, rows.Err()
 }
 
-func describe(tx *store.Tx, o *pool) (poolDescription, error) {
-	figures, err := count(tx, o.id)
-	return o.describe(figures[o.id]), err
-}
-
-// check says what is wrong with a definition, and names what the workers of
-// the pool are made from.
-func (p *Provisioner) check(d poolDefinition) (launchConfigID string, err error) {
-	provider := p.providers[d.ProviderID]
-	if provider == nil {
-		return "", api.Errorf(api.InputError, "There is no provider %q; this deployment has %s.", d.ProviderID, strings.Join(p.providerIDs(), ", "))
-	}
-	if _, err = ParseConfig(d.Config); err == nil {
-		err = provider.Check(d.Config)
-	}
-	if err == nil {
-		launchConfigID, err = nameLaunchConfig(d.ProviderID, d.Config)
-	}
-	if err != nil {
-		return "", api.Errorf(api.InputError, "The pool's configuration does not fit the provider %s: %v.", d.ProviderID, err)
-	}
-	return launchConfigID, nil
+func describe(tx *store.Tx, o *fleet.Pool) (poolDescription, error) {
+	figures, err := count(tx, o.ID)
+	return describePool(o, figures[o.ID]), err
 }
 
 // difference names the first field in which a pool differs from a definition.
-func (o *pool) difference(d poolDefinition) string {
+func difference(o *fleet.Pool, d poolDefinition) string {
 	switch {
-	case o.providerID != d.ProviderID:
+	case o.ProviderID != d.ProviderID:
 		return "providerId"
-	case o.description != d.Description:
+	case o.Description != d.Description:
 		return "description"
-	case o.owner != d.Owner:
+	case o.Owner != d.Owner:
 		return "owner"
-	case o.emailOnError != d.EmailOnError:
+	case o.EmailOnError != d.EmailOnError:
 		return "emailOnError"
-	case !sameJSON(o.config, d.Config):
+	case !sameJSON(o.Config, d.Config):
 		return "config"
 	}
 	return ""
@@ -139,9 +121,8 @@ func sameJSON(a, b json.RawMessage) bool {
 	return json.Unmarshal(a, &x) == nil && json.Unmarshal(b, &y) == nil && reflect.DeepEqual(x, y)
 }
 
-func (o *pool) define(d poolDefinition, launchConfigID string) {
-	o.providerID, o.description, o.owner, o.emailOnError, o.config = d.ProviderID, d.Description, d.Owner, d.EmailOnError, d.Config
-	o.launchConfigID = launchConfigID
+func define(o *fleet.Pool, d poolDefinition) {
+	o.ProviderID, o.Description, o.Owner, o.EmailOnError, o.Config = d.ProviderID, d.Description, d.Owner, d.EmailOnError, d.Config
 }
 
 var manage = scope.AllOf{scope.Scope("worker-manager:manage-worker-pool:<workerPoolId>"), scope.Scope("worker-manager:provider:<providerId>")}
@@ -153,32 +134,38 @@ var createWorkerPool = api.Declare(api.Spec{
 	Doc: `Creates a pool, which from then on gets workers as its queue needs them.
 
 The call can be repeated with the same definition; with another one it is refused, use updateWorkerPool. The id of a
-pool that is being deleted can be used at once.`,
+pool that is being deleted can be used at once. The provider looks whether what the definition names is there and may
+be used; what is wrong is said in the reply and kept as an error of the pool.
+
+What the workers are given by config.scopes and config.secrets, the caller has to have.`,
 }, func(ctx context.Context, p *Provisioner, c api.Call[poolPath, poolDefinition]) (out poolDescription, err error) {
 	if err := c.Authorize(scope.Vars{"providerId": c.Body.ProviderID}); err != nil {
 		return out, err
 	}
-	launchConfigID, err := p.check(c.Body)
+	read, err := p.accept(ctx, c.Caller(), c.Path.WorkerPoolID, c.Body)
 	if err != nil {
 		return out, err
 	}
 	err = p.db.Do(ctx, func(tx *store.Tx) error {
 		o, err := lockPool(tx, c.Path.WorkerPoolID)
-		if err == nil && !o.going() {
-			if field := o.difference(c.Body); field != "" {
-				return api.Errorf(api.RequestConflict, "The worker pool %s exists with another %s. Change it with updateWorkerPool.", o.id, field)
+		if err == nil && !o.Going() {
+			if field := difference(o, c.Body); field != "" {
+				return api.Errorf(api.RequestConflict, "The worker pool %s exists with another %s. Change it with updateWorkerPool.", o.ID, field)
 			}
 			out, err = describe(tx, o)
 			return err
 		}
 		switch {
 		case isNotFound(err):
-			o = &pool{id: c.Path.WorkerPoolID, created: now(), lastModified: now()}
-			o.define(c.Body, launchConfigID)
-			err = o.insert(tx)
+			o = &fleet.Pool{ID: c.Path.WorkerPoolID, Created: now(), LastModified: now()}
+			define(o, c.Body)
+			err = insertPool(tx, o)
 		case err == nil:
-			o.define(c.Body, launchConfigID)
-			err = o.redefine(tx)
+			define(o, c.Body)
+			err = redefinePool(tx, o)
+		}
+		if err == nil {
+			err = p.saveReading(tx, o, read)
 		}
 		if err != nil {
 			return err
@@ -207,7 +194,10 @@ var updateWorkerPool = api.Declare(api.Spec{
 	Doc: `Replaces the definition of a pool as a whole. What workerPool returns can be sent back with changes.
 
 Limits and ratio take effect at once. Where the provider or anything else in the configuration changes, workers made
-from the old one end when they have no task, and new ones take their place.`,
+from the old one end when they have no task, and new ones take their place. A launch configuration that was given an
+id keeps its content for ever, but for what is under workerManager: another content needs another id.
+
+What the workers are given by config.scopes and config.secrets, the caller has to have.`,
 }, func(ctx context.Context, p *Provisioner, c api.Call[poolPath, poolUpdate]) (out poolDescription, err error) {
 	if err := c.Authorize(scope.Vars{"providerId": c.Body.ProviderID}); err != nil {
 		return out, err
@@ -215,10 +205,10 @@ from the old one end when they have no task, and new ones take their place.`,
 	if id := c.Body.WorkerPoolID; id != "" && id != c.Path.WorkerPoolID {
 		return out, api.Errorf(api.InputError, "The body's workerPoolId is %s, the URL's is %s. A pool cannot be renamed: leave workerPoolId out of the body, or create another pool.", id, c.Path.WorkerPoolID)
 	}
-	if c.Body.ProviderID == nullProvider {
+	if c.Body.ProviderID == fleet.NullProvider {
 		return p.giveUpPool(ctx, c.Path.WorkerPoolID, &c.Body.poolDefinition)
 	}
-	launchConfigID, err := p.check(c.Body.poolDefinition)
+	read, err := p.accept(ctx, c.Caller(), c.Path.WorkerPoolID, c.Body.poolDefinition)
 	if err != nil {
 		return out, err
 	}
@@ -227,9 +217,12 @@ from the old one end when they have no task, and new ones take their place.`,
 		if err != nil {
 			return err
 		}
-		previous := o.providerID
-		o.define(c.Body.poolDefinition, launchConfigID)
-		if err := o.redefine(tx); err != nil {
+		previous := o.ProviderID
+		define(o, c.Body.poolDefinition)
+		if err := redefinePool(tx, o); err != nil {
+			return err
+		}
+		if err := p.saveReading(tx, o, read); err != nil {
 			return err
 		}
 		if out, err = describe(tx, o); err != nil {
@@ -259,15 +252,18 @@ func (p *Provisioner) giveUpPool(ctx context.Context, id string, d *poolDefiniti
 		if err != nil {
 			return err
 		}
-		previous := o.providerID
+		previous := o.ProviderID
 		if d != nil {
-			o.define(*d, o.launchConfigID)
+			define(o, *d)
 		}
-		o.providerID = nullProvider
-		if err := o.redefine(tx); err != nil {
+		o.ProviderID = fleet.NullProvider
+		if err := redefinePool(tx, o); err != nil {
 			return err
 		}
-		if out, err = describe(tx, o); err != nil || previous == nullProvider {
+		if err := p.saveLaunchConfigs(tx, o, nil); err != nil {
+			return err
+		}
+		if out, err = describe(tx, o); err != nil || previous == fleet.NullProvider {
 			return err
 		}
 		tx.Wake(TopicDemand, 1)
@@ -320,15 +316,15 @@ var listWorkerPools = api.Declare(api.Spec{
 		}
 		if len(list) > page.Limit {
 			list = list[:page.Limit]
-			out.ContinuationToken = page.Token(list[len(list)-1].id)
+			out.ContinuationToken = page.Token(list[len(list)-1].ID)
 		}
 		ids := []string{}
 		for _, o := range list {
-			ids = append(ids, o.id)
+			ids = append(ids, o.ID)
 		}
 		figures, err := count(tx, ids...)
 		for _, o := range list {
-			out.WorkerPools = append(out.WorkerPools, o.describe(figures[o.id]))
+			out.WorkerPools = append(out.WorkerPools, describePool(o, figures[o.ID]))
 		}
 		return err
 	})
@@ -362,28 +358,29 @@ var workerPoolStats = api.Declare(api.Spec{
 	return out, err
 })
 
-func countByLaunchConfig(tx *store.Tx, o *pool) ([]launchConfigStats, error) {
+func countByLaunchConfig(tx *store.Tx, o *fleet.Pool) ([]launchConfigStats, error) {
 	rows, err := tx.Query(`
 		SELECT launch_config_id, state, count(*), CAST(sum(capacity) AS BIGINT) FROM worker
-		 WHERE worker_pool_id = $1 GROUP BY launch_config_id, state ORDER BY launch_config_id`, o.id)
+		 WHERE worker_pool_id = $1 GROUP BY launch_config_id, state ORDER BY launch_config_id`, o.ID)
 	if err != nil {
 		return nil, err
 	}
-	list := []launchConfigStats{{WorkerPoolID: o.id, LaunchConfigID: o.launchConfigID}} // the current one first, even without workers
+	var list []launchConfigStats // the current ones first, even those without workers
+	for _, c := range o.LaunchConfigs {
+		list = append(list, launchConfigStats{WorkerPoolID: o.ID, LaunchConfigID: c.ID})
+	}
 	for rows.Next() {
 		var id, state string
 		var n, capacity int64
 		if err := rows.Scan(&id, &state, &n, &capacity); err != nil {
 			return nil, err
 		}
-		at := &list[0]
-		if id != o.launchConfigID {
-			if list[len(list)-1].LaunchConfigID != id {
-				list = append(list, launchConfigStats{WorkerPoolID: o.id, LaunchConfigID: id})
-			}
-			at = &list[len(list)-1]
+		i := slices.IndexFunc(list, func(s launchConfigStats) bool { return s.LaunchConfigID == id })
+		if i < 0 {
+			i = len(list)
+			list = append(list, launchConfigStats{WorkerPoolID: o.ID, LaunchConfigID: id})
 		}
-		at.add(state, n, capacity)
+		list[i].add(state, n, capacity)
 	}
 	return list, rows.Err()
 }
@@ -409,7 +406,7 @@ var listProviders = api.Declare(api.Spec{
 		return out, err
 	}
 	out.Providers = []providerDescription{}
-	all := map[string]string{nullProvider: "null"}
+	all := map[string]string{fleet.NullProvider: "null"}
 	for id, provider := range p.providers {
 		all[id] = provider.Type()
 	}

@@ -14,15 +14,17 @@ import (
 
 	"github.com/taskfleet/taskfleet/api"
 	"github.com/taskfleet/taskfleet/cred"
+	"github.com/taskfleet/taskfleet/provisioner/fleet"
 	"github.com/taskfleet/taskfleet/scope"
 	"github.com/taskfleet/taskfleet/slugid"
 	"github.com/taskfleet/taskfleet/store"
 	"github.com/taskfleet/taskfleet/timestamp"
 )
 
-// A worker proves who it is with the one-time token of its order, and gets
-// credentials and a secret. With the secret it gets new ones, before the
-// credentials expire. Token and secrets are good once.
+// A worker proves who it is, in the way that its provider knows: with a token
+// that it was started with, or with a document about it that its cloud signs. It
+// gets credentials and a secret. With the secret it gets new ones, before the
+// credentials expire. Proofs and secrets are good once.
 //
 // But a reply can be lost: the server is killed between commit and reply, the
 // connection breaks. The worker then holds no more than before and calls again,
@@ -32,21 +34,23 @@ import (
 // shown for it and a random salt in the row; neither the row nor what was shown
 // is enough to know it. Nor does it matter which of two replies a worker takes.
 //
-// The token is used up for good by the first renewal, a secret by the use of
-// the one that followed it.
+// The proof is used up for good by the first renewal, a secret by the use of
+// the one that followed it. A proof that the worker's tasks can get at, too
+// (OpenProof), is used up at once: a worker whose reply is lost then has to be
+// replaced.
 const repeatWindow = 10 * time.Minute // as long as a worker tries to reach a server
 
 type registration struct {
-	WorkerPoolID string `json:"workerPoolId"`
-	ProviderID   string `json:"providerId"`
-	WorkerGroup  string `json:"workerGroup"`
-	WorkerID     string `json:"workerId"`
-	Proof        struct {
-		Token string `json:"token"`
-	} `json:"workerIdentityProof"`
+	WorkerPoolID string          `json:"workerPoolId"`
+	ProviderID   string          `json:"providerId"`
+	WorkerGroup  string          `json:"workerGroup"`
+	WorkerID     string          `json:"workerId"`
+	Proof        json.RawMessage `json:"workerIdentityProof"`
 }
 
-func (r registration) ref() Ref { return Ref{r.WorkerPoolID, r.WorkerGroup, r.WorkerID} }
+func (r registration) ref() fleet.Ref {
+	return fleet.Ref{WorkerPoolID: r.WorkerPoolID, WorkerGroup: r.WorkerGroup, WorkerID: r.WorkerID}
+}
 
 type registered struct {
 	renewed
@@ -71,14 +75,41 @@ repeated for ten minutes.`,
 	return p.register(ctx, c.Body)
 })
 
+// An OpenProof is a provider whose workers prove their identity with something
+// that their tasks can get at as well.
+type OpenProof interface{ ProofIsOpen() bool }
+
 // errProof does not tell what exactly is wrong: it is seen by anybody.
 var errProof = api.Errorf(api.InputError, `This is not a worker that is expected to register: workerPoolId, providerId, workerGroup and workerId have to be those
-of a worker that was started, and workerIdentityProof.token the one it was started with, which is good once and not for
+of a worker that was started, and workerIdentityProof what its provider gave it to prove that, which is good once and not for
 ever. A worker cannot mend that; it should end.`)
 
 func (p *Provisioner) register(ctx context.Context, r registration) (out registered, err error) {
 	var w *worker
+	provider := p.providers[r.ProviderID]
+	if provider == nil {
+		return out, errProof
+	}
+	if err := p.db.View(ctx, func(tx *store.Tx) (err error) { w, err = findWorker(tx, r.ref()); return err }); isNotFound(err) {
+		if w, err = p.await(ctx, r.ref()); isNotFound(err) {
+			return out, errProof
+		}
+	} else if err != nil {
+		return out, err
+	}
+	if w.ProviderID != r.ProviderID {
+		return out, errProof
+	}
+	// Outside of the transaction: it may take a while.
+	if err := provider.Identify(ctx, now(), &w.Worker, r.Proof); err != nil {
+		p.log.Warn("a registration with a wrong proof of identity", "worker", w.Ref.String(), "error", err)
+		return out, errProof
+	}
+	facts := w.Facts
+	shown := string(r.Proof)
 	var secret string
+	var grants []string
+	var until timestamp.Time
 	err = p.db.Do(ctx, func(tx *store.Tx) error {
 		var err error
 		if w, err = lockWorker(tx, r.ref()); isNotFound(err) {
@@ -86,56 +117,118 @@ func (p *Provisioner) register(ctx context.Context, r registration) (out registe
 		} else if err != nil {
 			return err
 		}
-		if !w.mayRegister(r, now()) {
+		_, manual := provider.(fleet.Manual)
+		if !w.mayRegister(shown, now(), open(provider)) && (!manual || w.State != fleet.Running || now() >= w.Expires) {
 			return errProof
 		}
 		o, err := findPool(tx, w.WorkerPoolID)
-		if isNotFound(err) || err == nil && !o.made(w) {
+		if isNotFound(err) || err == nil && !o.Made(&w.Worker) {
 			return api.Errorf(api.InputError, "The worker pool %s is going away or has changed since this worker was started; the worker is not needed and should end.", w.WorkerPoolID)
 		} else if err != nil {
 			return err
 		}
-		config, err := ParseConfig(o.config)
+		settings, err := o.Settings()
 		if err != nil {
 			return err
 		}
-		out.WorkerConfig = config.WorkerConfig
-		w.expires = now().Add(config.reregistrationTimeout())
-		if w.state == running {
-			secret = derive(r.Proof.Token, w.salt)
+		if out.WorkerConfig, err = p.workerConfig(o, w.LaunchConfigID); err != nil {
+			return err
+		}
+		grants, until = settings.Grants(), now().Add(settings.Renewal())
+		switch {
+		case manual:
+			// It is known until then whatever it does, and registers whenever it starts.
+			until = min(until, w.Expires)
+		case w.State == fleet.Running:
+			w.Expires, secret = until, derive(shown, w.salt)
 			return w.saveProof(tx)
+		default:
+			w.Expires = until
 		}
-		secret = w.nextSecret(r.Proof.Token)
-		w.state, w.registered, w.lastModified = running, w.renewed, w.renewed
-		if _, err := tx.Exec(`UPDATE worker SET state = $4, registered = $5, last_modified = $6
+		wasRunning := w.State == fleet.Running
+		switch {
+		case !wasRunning:
+			w.Facts = facts // which the proof may have added to
+		case !sameJSON(w.Facts, facts):
+			return errProof // it was given another secret at this moment
+		}
+		secret = w.nextSecret(shown)
+		w.token = hash(shown)
+		w.Registered = w.renewed
+		if !wasRunning {
+			w.State, w.LastModified = fleet.Running, w.renewed
+		}
+		if _, err := tx.Exec(`UPDATE worker SET state = $4, registered = $5, last_modified = $6, facts = $7
 			WHERE worker_pool_id = $1 AND worker_group = $2 AND worker_id = $3`,
-			w.WorkerPoolID, w.WorkerGroup, w.WorkerID, w.state, w.registered, w.lastModified); err != nil {
+			w.WorkerPoolID, w.WorkerGroup, w.WorkerID, w.State, w.Registered, w.LastModified, string(w.Facts)); err != nil {
 			return err
 		}
-		if err := w.saveProof(tx); err != nil {
+		if err := w.saveProof(tx); err != nil || wasRunning {
 			return err
 		}
-		return p.publishWorker(tx, workerRunning, w, "")
+		tx.Wake(TopicDemand, 1) // there is one worker less to wait for
+		return p.publishWorker(tx, workerRunning, &w.Worker, "")
 	})
 	if err != nil {
 		return out, err
 	}
-	p.log.Info("a worker has registered", "worker", w.Ref.String(), "after", now().Sub(w.created))
-	out.renewed, err = p.issue(ctx, w, secret)
+	p.log.Info("a worker has registered", "worker", w.Ref.String(), "after", now().Sub(w.Created))
+	out.renewed, err = p.issue(ctx, w, secret, until, grants)
 	return out, err
+}
+
+// await waits a little for the row of a worker that was faster than the answer
+// to the call that started it.
+func (p *Provisioner) await(ctx context.Context, r fleet.Ref) (w *worker, err error) {
+	for range 10 {
+		var intended bool
+		err = p.db.View(ctx, func(tx *store.Tx) error {
+			list, err := queryIntents(tx, `WHERE worker_pool_id = $1`, r.WorkerPoolID)
+			if intended = len(list) > 0; err != nil {
+				return err
+			}
+			w, err = findWorker(tx, r)
+			return err
+		})
+		if !isNotFound(err) || !intended {
+			return w, err
+		}
+		select {
+		case <-time.After(500 * time.Millisecond):
+		case <-ctx.Done():
+			return nil, ctx.Err()
+		}
+	}
+	return w, err
+}
+
+// workerConfig is what workers of a launch configuration are told.
+func (p *Provisioner) workerConfig(o *fleet.Pool, id string) (json.RawMessage, error) {
+	list, err := p.providers[o.ProviderID].Parse(o.Config)
+	if err != nil {
+		return nil, err
+	}
+	for _, c := range list {
+		if c.ID == id && len(c.WorkerConfig) > 0 {
+			return c.WorkerConfig, nil
+		}
+	}
+	return json.RawMessage("{}"), nil
+}
+
+func open(provider fleet.Provider) bool {
+	o, ok := provider.(OpenProof)
+	return ok && o.ProofIsOpen()
 }
 
 // mayRegister reports whether a registration is the first of an expected
 // worker, or one to repeat because its reply may have been lost.
-func (w *worker) mayRegister(r registration, at timestamp.Time) bool {
-	if !same(w.token, r.Proof.Token) || w.providerID != r.ProviderID {
-		return false
-	}
-	switch w.state {
-	case requested:
+func (w *worker) mayRegister(shown string, at timestamp.Time, open bool) bool {
+	switch w.State {
+	case fleet.Requested:
 		return true
-	case running:
-		return at.Sub(w.registered) < repeatWindow
+	case fleet.Running:
+		return !open && same(w.token, shown) && at.Sub(w.Registered) < repeatWindow
 	}
 	return false
 }
@@ -147,7 +240,9 @@ type renewal struct {
 	Secret       string `json:"secret"`
 }
 
-func (r renewal) ref() Ref { return Ref{r.WorkerPoolID, r.WorkerGroup, r.WorkerID} }
+func (r renewal) ref() fleet.Ref {
+	return fleet.Ref{WorkerPoolID: r.WorkerPoolID, WorkerGroup: r.WorkerGroup, WorkerID: r.WorkerID}
+}
 
 var reregisterWorker = api.Declare(api.Spec{
 	Name: "reregisterWorker", Route: "POST /worker/reregister",
@@ -169,19 +264,22 @@ the new one is used.`,
 func (p *Provisioner) renew(ctx context.Context, r renewal) (out renewed, err error) {
 	var w *worker
 	var secret string
+	var grants []string
+	var until timestamp.Time
 	err = p.db.Do(ctx, func(tx *store.Tx) error {
 		var err error
 		if w, err = lockWorker(tx, r.ref()); err != nil {
 			return err
 		}
-		if w.state != running && w.state != stopping {
-			return api.Errorf(api.InputError, "The worker is %s: %s. It cannot go on and should end.", w.state, w.reason)
+		if w.State != fleet.Running && w.State != fleet.Stopping {
+			return api.Errorf(api.InputError, "The worker is %s: %s. It cannot go on and should end.", w.State, w.Reason)
 		}
-		lifetime := defaultReregistrationTimeout
+		lifetime := 96 * time.Hour
+		grants = nil
 		if o, err := findPool(tx, w.WorkerPoolID); err == nil {
-			config, err := ParseConfig(o.config)
+			settings, err := o.Settings()
 			if err == nil { // a pool that is going may have any configuration
-				lifetime = config.reregistrationTimeout()
+				lifetime, grants = settings.Renewal(), settings.Grants()
 			}
 		} else if !isNotFound(err) {
 			return err
@@ -195,13 +293,18 @@ func (p *Provisioner) renew(ctx context.Context, r renewal) (out renewed, err er
 		default:
 			return api.Errorf(api.InputError, "The secret is not the one that the worker got last. A secret is good once; a worker that has lost its way should end.")
 		}
-		w.expires = now().Add(lifetime)
+		until = now().Add(lifetime)
+		if _, manual := p.providers[w.ProviderID].(fleet.Manual); manual {
+			until = min(until, w.Expires)
+		} else {
+			w.Expires = until
+		}
 		return w.saveProof(tx)
 	})
 	if err != nil {
 		return out, err
 	}
-	return p.issue(ctx, w, secret)
+	return p.issue(ctx, w, secret, until, grants)
 }
 
 // nextSecret gives a worker a secret in return for what it has shown.
@@ -216,17 +319,17 @@ func (w *worker) saveProof(tx *store.Tx) error {
 	_, err := tx.Exec(`
 		UPDATE worker SET token = $4, secret = $5, last_secret = $6, salt = $7, renewed = $8, expires = $9
 		 WHERE worker_pool_id = $1 AND worker_group = $2 AND worker_id = $3`,
-		w.WorkerPoolID, w.WorkerGroup, w.WorkerID, w.token, w.secret, w.lastSecret, w.salt, w.renewed, w.expires)
+		w.WorkerPoolID, w.WorkerGroup, w.WorkerID, w.token, w.secret, w.lastSecret, w.salt, w.renewed, w.Expires)
 	return err
 }
 
-func (w *worker) clientID() string { return "worker/" + w.providerID + "/" + w.Ref.String() }
+func (w *worker) clientID() string { return "worker/" + w.ProviderID + "/" + w.Ref.String() }
 
-// issue makes the credentials of a worker.
-func (p *Provisioner) issue(ctx context.Context, w *worker, secret string) (renewed, error) {
+// issue makes the credentials of a worker, with what its pool grants besides.
+func (p *Provisioner) issue(ctx context.Context, w *worker, secret string, until timestamp.Time, grants []string) (renewed, error) {
 	id := w.WorkerGroup + "/" + w.WorkerID
 	all := w.Ref.String()
-	c, err := p.mint.Mint(ctx, w.clientID(), []string{
+	c, err := p.mint.Mint(ctx, w.clientID(), append([]string{
 		"assume:worker-pool:" + w.WorkerPoolID,
 		"assume:worker-id:" + id,
 		"queue:worker-id:" + id,
@@ -235,11 +338,11 @@ func (p *Provisioner) issue(ctx context.Context, w *worker, secret string) (rene
 		"worker-manager:remove-worker:" + all,
 		"worker-manager:reregister-worker:" + all,
 		"worker-manager:should-worker-terminate:" + all,
-	}, w.expires.Time())
+	}, grants...), until.Time())
 	if err != nil {
 		return renewed{}, fmt.Errorf("provisioner: credentials of worker %s: %w", all, err)
 	}
-	return renewed{Expires: w.expires, Credentials: c, Secret: secret}, nil
+	return renewed{Expires: until, Credentials: c, Secret: secret}, nil
 }
 
 // hash is how tokens and secrets are kept: they are random, so there is

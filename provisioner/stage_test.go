@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"maps"
 	"net/http/httptest"
 	"slices"
 	"strings"
@@ -21,8 +22,11 @@ import (
 	"github.com/taskfleet/taskfleet/cred"
 	"github.com/taskfleet/taskfleet/event"
 	"github.com/taskfleet/taskfleet/loop"
+	"github.com/taskfleet/taskfleet/provisioner/fleet"
+	"github.com/taskfleet/taskfleet/provisioner/sizing"
 	"github.com/taskfleet/taskfleet/scope"
 	"github.com/taskfleet/taskfleet/store"
+	"github.com/taskfleet/taskfleet/timestamp"
 )
 
 // A stage is a provisioner behind its HTTP methods, a queue that counts, and a
@@ -42,25 +46,34 @@ type stage struct {
 	metrics *prometheus.Registry
 	stop    func() // stops the loops
 
-	mu       sync.Mutex
-	mood     string // of workers that start: "" is well-behaved
-	idle     time.Duration
-	length   time.Duration // of a task
-	pending  map[string]int64
-	claimed  map[Ref]int64
-	finished int
-	returned int // tasks handed back
-	deaf     error
-	minted   map[string][]string // scopes by client
-	tokens   map[Ref]string
-	secrets  map[Ref]string
+	mu          sync.Mutex
+	mood        string // of workers that start: "" is well-behaved
+	spoilt      string // the image that makes a worker break
+	idle        time.Duration
+	length      time.Duration // of a task
+	pending     map[string]int64
+	oldest      map[string]timestamp.Time
+	claimed     map[fleet.Ref]int64
+	released    map[fleet.Ref]timestamp.Time
+	active      map[fleet.Ref]timestamp.Time
+	draining    map[fleet.Ref]bool
+	quarantined map[fleet.Ref]bool
+	beforeDrain func([]fleet.Ref) // is called once
+	finished    int
+	returned    int // tasks handed back
+	deaf        error
+	minted      map[string][]string // scopes by client
+	tokens      map[fleet.Ref]string
+	secrets     map[fleet.Ref]string
 }
 
 func newStage(t testing.TB, db *store.DB) *stage {
 	s := &stage{
 		t: t, db: db, log: slog.New(slog.NewTextHandler(testWriter{t}, &slog.HandlerOptions{Level: slog.LevelWarn})),
 		idle: 30 * time.Second, length: time.Minute, stop: func() {},
-		pending: map[string]int64{}, claimed: map[Ref]int64{}, minted: map[string][]string{}, tokens: map[Ref]string{}, secrets: map[Ref]string{},
+		pending: map[string]int64{}, oldest: map[string]timestamp.Time{}, claimed: map[fleet.Ref]int64{}, released: map[fleet.Ref]timestamp.Time{},
+		active: map[fleet.Ref]timestamp.Time{}, draining: map[fleet.Ref]bool{}, quarantined: map[fleet.Ref]bool{},
+		minted: map[string][]string{}, tokens: map[fleet.Ref]string{}, secrets: map[fleet.Ref]string{},
 	}
 	s.cloud = NewCloud(t, 10*time.Second, s.work)
 	bus, err := event.New(t.Context(), db, s.log)
@@ -85,7 +98,7 @@ func (w testWriter) Write(b []byte) (int, error) {
 func (s *stage) open() {
 	s.t.Helper()
 	s.metrics = prometheus.NewRegistry()
-	providers := map[string]Provider{"cloud": s.cloud, "other": NewCloud(s.t, time.Second, s.work)}
+	providers := map[string]fleet.Provider{"cloud": s.cloud, "other": NewCloud(s.t, 3*time.Second, s.work)}
 	if s.lost {
 		delete(providers, "cloud")
 	}
@@ -143,42 +156,92 @@ func (s *stage) Mint(_ context.Context, clientID string, scopes []string, _ time
 	return cred.Credentials{ClientID: clientID, AccessToken: "token"}, nil
 }
 
-// Pending is half of the Queue.
-func (s *stage) Pending(_ context.Context, id string) (pending, claimed int64, err error) {
+// Demand is the work of pools, as the queue tells it.
+func (s *stage) Demand(_ context.Context, _ timestamp.Time, pools []string) (map[string]fleet.Demand, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	for r, n := range s.claimed {
-		if r.WorkerPoolID == id {
-			claimed += n
+	out, of := map[string]fleet.Demand{}, s.crew()
+	for _, id := range pools {
+		d := fleet.Demand{Pending: s.pending[id], Of: of}
+		if d.Pending > 0 {
+			d.Oldest = s.oldest[id]
 		}
+		for r, n := range s.claimed {
+			if r.WorkerPoolID == id {
+				d.Claimed += n
+				d.Running = append(d.Running, sizing.Running{Since: s.active[r], Count: n})
+			}
+		}
+		out[id] = d
 	}
-	return s.pending[id], claimed, s.deaf
+	return out, s.deaf
 }
 
-// WorkerGone is the other half: what the worker had runs again.
+// crew is what the queue knows of workers at this moment; s.mu is held.
+func (s *stage) crew() func(fleet.Ref) fleet.Seen {
+	claimed, released, active, quarantined := maps.Clone(s.claimed), maps.Clone(s.released), maps.Clone(s.active), maps.Clone(s.quarantined)
+	return func(r fleet.Ref) fleet.Seen {
+		return fleet.Seen{Claims: claimed[r], Released: released[r], Active: active[r], Quarantined: quarantined[r]}
+	}
+}
+
+// WorkerGone has what the worker had run again.
 func (s *stage) WorkerGone(_ context.Context, pool, group, id string) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	r := Ref{pool, group, id}
-	s.pending[pool] += s.claimed[r]
+	r := fleet.Ref{WorkerPoolID: pool, WorkerGroup: group, WorkerID: id}
+	s.enqueue(pool, s.claimed[r])
 	s.returned += int(s.claimed[r])
 	delete(s.claimed, r)
 	return s.deaf
 }
 
-// add makes tasks pending, and tells as the queue does.
-func (s *stage) add(pool string, n int64) {
+// Drain gives the workers that have no claim nothing more.
+func (s *stage) Drain(_ *store.Tx, list []fleet.Ref) (drained []fleet.Ref, err error) {
 	s.mu.Lock()
-	s.pending[pool] += n
+	f := s.beforeDrain
+	s.beforeDrain = nil
 	s.mu.Unlock()
-	if err := s.db.Do(s.t.Context(), func(tx *store.Tx) error { tx.Wake(TopicDemand, 1); return nil }); err != nil {
-		s.t.Error(err)
+	if f != nil {
+		f(list)
 	}
-}
-
-func (s *stage) claim(r Ref) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	for _, r := range list {
+		if s.claimed[r] == 0 {
+			s.draining[r] = true
+			drained = append(drained, r)
+		}
+	}
+	return drained, s.deaf
+}
+
+// enqueue makes tasks pending, and tells as the queue does; s.mu is held.
+func (s *stage) enqueue(pool string, n int64) {
+	if n == 0 {
+		return
+	}
+	if s.pending[pool] == 0 {
+		s.oldest[pool] = now()
+	}
+	s.pending[pool] += n
+	s.db.Waits().Wake(TopicDemand, 1)
+}
+
+// add makes tasks pending.
+func (s *stage) add(pool string, n int64) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.enqueue(pool, n)
+}
+
+func (s *stage) claim(r fleet.Ref) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.draining[r] || s.quarantined[r] {
+		return false
+	}
+	s.active[r] = now()
 	if s.pending[r.WorkerPoolID] == 0 {
 		return false
 	}
@@ -188,17 +251,18 @@ func (s *stage) claim(r Ref) bool {
 }
 
 // settle ends the claim of a worker; done is false where it is handed back.
-func (s *stage) settle(r Ref, done bool) {
+func (s *stage) settle(r fleet.Ref, done bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.claimed[r]--; s.claimed[r] == 0 {
+	if s.claimed[r]--; s.claimed[r] <= 0 {
 		delete(s.claimed, r)
 	}
+	s.released[r] = now()
 	if done {
 		s.finished++
 	} else {
 		s.returned++
-		s.pending[r.WorkerPoolID]++
+		s.enqueue(r.WorkerPoolID, 1)
 	}
 }
 
@@ -206,6 +270,9 @@ func (s *stage) settle(r Ref, done bool) {
 func (s *stage) work(ctx context.Context, term <-chan struct{}, o Order) (err error) {
 	s.mu.Lock()
 	mood, idleTime, length := s.mood, s.idle, s.length
+	if s.spoilt != "" && s.spoilt == o.Image {
+		mood = "broken"
+	}
 	s.tokens[o.Ref] = o.Token
 	s.mu.Unlock()
 	switch mood {
@@ -229,6 +296,9 @@ func (s *stage) work(ctx context.Context, term <-chan struct{}, o Order) (err er
 		return nil
 	case "deaf":
 		term = nil
+	case "silent":
+		<-ctx.Done()
+		return ctx.Err()
 	}
 	me := out["credentials"].(map[string]any)["clientId"].(string)
 	defer func() {
@@ -269,7 +339,7 @@ func (s *stage) work(ctx context.Context, term <-chan struct{}, o Order) (err er
 	return nil
 }
 
-func (s *stage) registration(r Ref, provider string) map[string]any {
+func (s *stage) registration(r fleet.Ref, provider string) map[string]any {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return map[string]any{
@@ -308,7 +378,7 @@ func (s *stage) call(as, method, path string, body any) (int, map[string]any) {
 
 // rows lists the workers of a pool in a state ("" is every one that has not
 // stopped), oldest first.
-func (s *stage) rows(pool, state string) (list []*worker) {
+func (s *stage) rows(pool, state string) (list []*fleet.Worker) {
 	s.t.Helper()
 	if err := s.db.View(s.t.Context(), func(tx *store.Tx) (err error) {
 		list, err = queryWorkers(tx, `WHERE worker_pool_id = $1 AND (state = $2 OR $2 = '' AND state <> 'stopped') ORDER BY created, worker_id`, pool, state)

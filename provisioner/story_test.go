@@ -1,6 +1,7 @@
 package provisioner
 
 import (
+	"encoding/json"
 	"errors"
 	"fmt"
 	"maps"
@@ -13,6 +14,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/taskfleet/taskfleet/provisioner/fleet"
 	"github.com/taskfleet/taskfleet/store"
 	"github.com/taskfleet/taskfleet/store/storetest"
 )
@@ -58,7 +60,7 @@ func play(t *testing.T, s *stage, file string) {
 // do plays one command.
 func (s *stage) do(f []string) string {
 	switch f[0] {
-	case "pool", "update": // pool NAME [min=1] [max=5] [ratio=.5] [provider=other] [owner=…] [FIELD=JSON of config]
+	case "pool", "update": // pool NAME [min=1] [max=5] [ratio=.5] [provider=other] [owner=…] [FIELD=JSON of config, with + for spaces]
 		verb := map[string]string{"pool": "PUT", "update": "POST"}[f[0]]
 		return s.pool(s.call("", verb, "/worker-pool/"+f[1], definition(f[2:])))
 	case "delete":
@@ -87,6 +89,17 @@ func (s *stage) do(f []string) string {
 	case "workers": // workers POOL: how many in which state
 		synctest.Wait()
 		return s.workers(f[1])
+	case "intents": // intents POOL: the open ones, and for how many workers
+		synctest.Wait()
+		return s.intents(f[1])
+	case "images": // how many machines run by what they were made from
+		synctest.Wait()
+		return s.cloud.Images()
+	case "most": // machines that there were at the same time
+		synctest.Wait()
+		s.cloud.mu.Lock()
+		defer s.cloud.mu.Unlock()
+		return strconv.Itoa(s.cloud.most)
 	case "machines": // those that run, and those that were ever started
 		synctest.Wait()
 		return fmt.Sprintf("%d of %d", s.cloud.Alive(), s.cloud.Launches())
@@ -105,30 +118,53 @@ func (s *stage) do(f []string) string {
 		*map[string]*time.Duration{"boot": &s.cloud.Boot, "idle": &s.idle, "length": &s.length}[f[0]] = d
 		return "ok"
 	case "kill": // kill POOL: the oldest running worker dies
-		s.cloud.Kill(s.rows(f[1], running)[0].Ref)
+		s.cloud.Kill(s.rows(f[1], fleet.Running)[0].Ref)
 		return s.soon()
+	case "interrupt": // interrupt POOL DURATION: the provider will take the oldest running worker away
+		d, err := time.ParseDuration(f[2])
+		if err != nil {
+			s.t.Fatal(err)
+		}
+		s.cloud.Interrupt(s.rows(f[1], fleet.Running)[0].Ref, d)
+		return s.soon()
+	case "stray": // stray POOL: a machine that no books know
+		s.cloud.Stray(f[1])
+		return "ok"
+	case "quarantine": // quarantine POOL: the oldest running worker gets nothing more
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		s.quarantined[s.rows(f[1], fleet.Running)[0].Ref] = true
+		return "ok"
+	case "spoilt-image": // workers made from it break
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		s.spoilt = f[1]
+		return "ok"
+	case "at": // at TIME: wait until then, virtual time begins at midnight of 1 January 2000, UTC
+		at, err := time.Parse("2006-01-02T15:04", f[1])
+		if err != nil {
+			s.t.Fatal(err)
+		}
+		time.Sleep(time.Until(at))
+		return s.soon()
+	case "linger": // how long machines take to end
+		d, err := time.ParseDuration(f[1])
+		if err != nil {
+			s.t.Fatal(err)
+		}
+		s.cloud.mu.Lock()
+		defer s.cloud.mu.Unlock()
+		s.cloud.Linger = d
+		return "ok"
 	case "remove": // remove POOL: somebody removes the oldest running worker
-		r := s.rows(f[1], running)[0].Ref
+		r := s.rows(f[1], fleet.Running)[0].Ref
 		code, out := s.call("", "DELETE", "/workers/"+r.String(), nil)
 		s.soon()
 		return reply(code, out, "ok")
 	case "should-go": // should-go POOL: which of the running ones, by age
 		return s.shouldGo(f[1])
-	case "provider": // provider hangs | refuses | is-closing | is-blind | is-well
-		s.cloud.mu.Lock()
-		defer s.cloud.mu.Unlock()
-		s.cloud.hangs, s.cloud.refuse, s.cloud.blind = false, nil, nil
-		switch f[1] {
-		case "hangs":
-			s.cloud.hangs = true
-		case "is-closing":
-			s.cloud.refuse = ErrClosing
-		case "refuses":
-			s.cloud.refuse = errors.New("the cloud is out of rain")
-		case "is-blind":
-			s.cloud.blind = errors.New("the cloud is foggy")
-		}
-		return "ok"
+	case "provider": // provider hangs | refuses [CLASS] | is-unclear | is-closing | bursts | is-blind | has-room N | is-well
+		return s.provider(f[1:])
 	case "the-queue": // the-queue is-down | is-up
 		s.mu.Lock()
 		defer s.mu.Unlock()
@@ -173,10 +209,44 @@ func (s *stage) do(f []string) string {
 	return ""
 }
 
+// provider gives the cloud a mood.
+func (s *stage) provider(f []string) string {
+	c := s.cloud
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.hangs, c.unclear, c.breaks, c.refuse, c.blind, c.room = false, false, false, nil, nil, 0
+	switch f[0] {
+	case "hangs":
+		c.hangs = true
+	case "is-unclear":
+		c.unclear = true
+	case "bursts":
+		c.breaks = true
+	case "is-closing":
+		c.refuse = &fleet.Fault{Class: fleet.Closing, Description: "the cloud rains off"}
+	case "refuses":
+		c.refuse = &fleet.Fault{Description: "the cloud is out of rain"}
+		if len(f) > 1 {
+			c.refuse.Class = map[string]fleet.Class{
+				"configuration": fleet.Wrong, "account": fleet.Denied, "capacity": fleet.SoldOut, "quota": fleet.Quota, "throttle": fleet.Throttled,
+			}[f[1]]
+		}
+	case "has-room":
+		n, err := strconv.Atoi(f[1])
+		if err != nil {
+			s.t.Fatal(err)
+		}
+		c.room = n
+	case "is-blind":
+		c.blind = errors.New("the cloud is foggy")
+	}
+	return "ok"
+}
+
 // soon lets what was woken happen. Passes that are woken come a moment after
-// one another.
+// one another, and decide no more than once a second.
 func (s *stage) soon() string {
-	time.Sleep(2 * pause)
+	time.Sleep(time.Second + 2*pause)
 	synctest.Wait()
 	return "ok"
 }
@@ -205,11 +275,22 @@ func definition(options []string) map[string]any {
 			config["lifecycle"] = map[string]any{"registrationTimeout": value}
 		case "renew-within":
 			config["lifecycle"] = map[string]any{"reregistrationTimeout": value}
+		case "age":
+			config["lifecycle"] = map[string]any{"maxAge": value}
+		case "quiet":
+			config["lifecycle"] = map[string]any{"queueInactivityTimeout": value}
+		case "idle":
+			config["sizing"] = map[string]any{"idleTimeout": value}
+		case "policy":
+			config["sizing"] = map[string]any{"policy": value}
 		case "provider":
 			body["providerId"] = v
 		case "owner", "description", "workerPoolId":
 			body[k] = v
 		default:
+			if text := strings.ReplaceAll(v, "+", " "); json.Valid([]byte(text)) {
+				value = json.RawMessage(text)
+			}
 			config[k] = value
 		}
 	}
@@ -236,15 +317,33 @@ func (s *stage) workers(pool string) string {
 		count[x.(map[string]any)["state"].(string)]++
 	}
 	var told []string
-	for _, state := range []string{requested, running, stopping, stopped} {
+	for _, state := range []string{fleet.Requested, fleet.Running, fleet.Stopping, fleet.Stopped} {
 		if count[state] > 0 {
 			told = append(told, fmt.Sprintf("%d %s", count[state], state))
 		}
 	}
-	return none(told, ", ")
+	return listed(told, ", ")
 }
 
-func none(list []string, separator string) string {
+func (s *stage) intents(pool string) string {
+	var list []*fleet.Intent
+	if err := s.db.View(s.t.Context(), func(tx *store.Tx) (err error) {
+		list, err = queryIntents(tx, `WHERE worker_pool_id = $1`, pool)
+		return err
+	}); err != nil {
+		s.t.Fatal(err)
+	}
+	if len(list) == 0 {
+		return "none"
+	}
+	var workers int64
+	for _, i := range list {
+		workers += i.Workers
+	}
+	return fmt.Sprintf("%d for %d", len(list), workers)
+}
+
+func listed(list []string, separator string) string {
 	if len(list) == 0 {
 		return "none"
 	}
@@ -253,13 +352,13 @@ func none(list []string, separator string) string {
 
 func (s *stage) shouldGo(pool string) string {
 	var told []string
-	for i, w := range s.rows(pool, running) {
+	for i, w := range s.rows(pool, fleet.Running) {
 		_, out := s.call("", "GET", "/workers/"+w.Ref.String()+"/should-terminate", nil)
 		if out["terminate"] == true {
 			told = append(told, fmt.Sprintf("%d (%v)", i+1, out["reason"]))
 		}
 	}
-	return none(told, ", ")
+	return listed(told, ", ")
 }
 
 func (s *stage) errors(pool string) string {
@@ -272,7 +371,7 @@ func (s *stage) errors(pool string) string {
 	for _, kind := range slices.Sorted(maps.Keys(count)) {
 		told = append(told, fmt.Sprintf("%d %s", count[kind], kind))
 	}
-	return none(told, ", ")
+	return listed(told, ", ")
 }
 
 func (s *stage) events() string {
@@ -288,5 +387,5 @@ func (s *stage) events() string {
 		key := strings.Split(m.RoutingKey, ".")
 		told = append(told, fmt.Sprintf("%s:%s", m.Exchange[strings.LastIndex(m.Exchange, "/")+1:], key[1]))
 	}
-	return none(told, " ")
+	return listed(told, " ")
 }

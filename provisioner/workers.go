@@ -3,8 +3,10 @@ package provisioner
 import (
 	"context"
 	"fmt"
+	"slices"
 
 	"github.com/taskfleet/taskfleet/api"
+	"github.com/taskfleet/taskfleet/provisioner/fleet"
 	"github.com/taskfleet/taskfleet/scope"
 	"github.com/taskfleet/taskfleet/store"
 	"github.com/taskfleet/taskfleet/timestamp"
@@ -25,11 +27,11 @@ type workerDescription struct {
 	LaunchConfigID string         `json:"launchConfigId"`
 }
 
-func (w *worker) describe() workerDescription {
+func describeWorker(w *fleet.Worker) workerDescription {
 	return workerDescription{
-		WorkerPoolID: w.WorkerPoolID, WorkerGroup: w.WorkerGroup, WorkerID: w.WorkerID, ProviderID: w.providerID,
-		Created: w.created, Expires: w.expires, State: w.state, Capacity: w.capacity,
-		LastModified: w.lastModified, LastChecked: w.lastChecked, LaunchConfigID: w.launchConfigID,
+		WorkerPoolID: w.WorkerPoolID, WorkerGroup: w.WorkerGroup, WorkerID: w.WorkerID, ProviderID: w.ProviderID,
+		Created: w.Created, Expires: w.Expires, State: w.State, Capacity: w.Capacity,
+		LastModified: w.LastModified, LastChecked: w.LastChecked, LaunchConfigID: w.LaunchConfigID,
 	}
 }
 
@@ -42,7 +44,7 @@ var getWorker = api.Declare(api.Spec{
 	err = p.db.View(ctx, func(tx *store.Tx) error {
 		w, err := findWorker(tx, c.Path.ref())
 		if err == nil {
-			out = w.describe()
+			out = describeWorker(&w.Worker)
 		}
 		return err
 	})
@@ -101,15 +103,12 @@ func (p *Provisioner) listWorkers(ctx context.Context, page api.Page, poolID, gr
 			out.ContinuationToken = page.Token(last.WorkerGroup, last.WorkerID)
 		}
 		for _, w := range list {
-			out.Workers = append(out.Workers, w.describe())
+			out.Workers = append(out.Workers, describeWorker(w))
 		}
 		return nil
 	})
 	return out, err
 }
-
-// saidGoodbye is the reason of a worker that removed itself.
-const saidGoodbye = "it left by itself"
 
 var removeWorker = api.Declare(api.Spec{
 	Name: "removeWorker", Route: "DELETE /workers/<workerPoolId...>/<workerGroup>/<workerId>",
@@ -120,18 +119,18 @@ Its tasks run again elsewhere. A worker that ends by itself calls this to say so
 }, func(ctx context.Context, p *Provisioner, c api.Call[workerPath, api.None]) (api.None, error) {
 	return api.None{}, p.db.Do(ctx, func(tx *store.Tx) error {
 		w, err := lockWorker(tx, c.Path.ref())
-		if err != nil || w.state == stopping || w.state == stopped {
+		if err != nil || w.State == fleet.Stopping || w.State == fleet.Stopped {
 			return err
 		}
 		reason := "it was removed by " + c.Caller().ClientID
 		if c.Caller().ClientID == w.clientID() {
-			reason = saidGoodbye
+			reason = fleet.SaidGoodbye
 		}
-		if _, err := w.move(tx, stopping, reason); err != nil {
+		if _, err := move(tx, &w.Worker, fleet.Stopping, reason, now()); err != nil {
 			return err
 		}
 		tx.Wake(TopicDemand, 1)
-		return p.publishWorker(tx, workerRemoved, w, reason)
+		return p.publishWorker(tx, workerRemoved, &w.Worker, reason)
 	})
 })
 
@@ -147,7 +146,8 @@ var shouldWorkerTerminate = api.Declare(api.Spec{
 	Doc: `Tells a worker whether it is still wanted. It should ask when it has no task, before it claims one.
 
 A worker is to go when it was removed, when its pool is being deleted, or gets its workers from another provider or
-configuration, and when the pool has more workers than it may: then the oldest are to go. That there is little to do is
+configuration, when it is older than its pool's workers may get, and when the pool has more workers than it may: then the
+oldest are to go. That there is little to do is
 no reason; a worker leaves by itself when it has been idle for as long as its configuration says.`,
 }, func(ctx context.Context, p *Provisioner, c api.Call[workerPath, api.None]) (out advice, err error) {
 	var w *worker
@@ -157,7 +157,7 @@ no reason; a worker leaves by itself when it has been idle for as long as its co
 		}
 		return err
 	})
-	if err == nil && !out.Terminate && !w.proven {
+	if err == nil && !out.Terminate && !w.Proven {
 		err = p.notePoll(ctx, w)
 	}
 	return out, err
@@ -181,54 +181,64 @@ func (p *Provisioner) notePoll(ctx context.Context, w *worker) error {
 			return err
 		}
 		tx.Wake(TopicDemand, 1) // others may be waiting for the proof
-		return prove(tx, o, w)
+		return prove(tx, o, &w.Worker)
 	})
 }
 
 func advise(tx *store.Tx, w *worker) (advice, error) {
 	o, err := findPool(tx, w.WorkerPoolID)
 	switch {
-	case w.state == stopping || w.state == stopped:
-		return advice{true, "the worker is " + w.state + ": " + w.reason}, nil
-	case isNotFound(err) || err == nil && o.going():
+	case w.State == fleet.Stopping || w.State == fleet.Stopped:
+		return advice{true, "the worker is " + w.State + ": " + w.Reason}, nil
+	case w.Leave != "":
+		return advice{true, w.Leave}, nil
+	case isNotFound(err) || err == nil && o.Going():
 		return advice{true, "the worker pool is being deleted"}, nil
 	case err != nil:
 		return advice{}, err
-	case w.providerID != o.providerID:
+	case w.ProviderID != o.ProviderID:
 		return advice{true, "the worker pool has another provider now"}, nil
-	case !o.made(w):
+	case !o.Made(&w.Worker):
 		return advice{true, "the worker pool's configuration has changed"}, nil
 	}
-	return adviseBySize(tx, o, w)
+	settings, err := o.Settings()
+	if err != nil {
+		return advice{}, err
+	}
+	// One that is never idle when the loop looks comes by here.
+	if age := fleet.Seconds(settings.Lifecycle.MaxAge); age > 0 && !w.Registered.IsZero() && now().Sub(w.Registered) >= age {
+		return advice{true, fmt.Sprintf("it has reached the age of %v that workers of the pool may have", age)}, nil
+	}
+	if settings.MaxCapacity == nil {
+		return advice{false, "none"}, nil // nobody starts them, so they are not too many
+	}
+	return adviseBySize(tx, o, w, settings)
 }
 
 // adviseBySize sends the oldest workers away where a pool has more than it may.
 // A worker that was sent away is counted until it has gone, so asking again
 // gives the same answer and no more workers are sent than are too many.
-func adviseBySize(tx *store.Tx, o *pool, w *worker) (advice, error) {
-	config, err := ParseConfig(o.config)
-	if err != nil {
-		return advice{}, err
-	}
+func adviseBySize(tx *store.Tx, o *fleet.Pool, w *worker, config fleet.Settings) (advice, error) {
 	list, err := queryWorkers(tx, `
-		WHERE worker_pool_id = $1 AND state IN ('requested', 'running') AND provider_id = $2 AND launch_config_id = $3
-		ORDER BY created, worker_group, worker_id`, o.id, o.providerID, o.launchConfigID)
+		WHERE worker_pool_id = $1 AND state IN ('requested', 'running') AND provider_id = $2
+		ORDER BY created, worker_group, worker_id`, o.ID, o.ProviderID)
 	if err != nil {
 		return advice{}, err
 	}
+	list = slices.DeleteFunc(list, func(x *fleet.Worker) bool { return !o.Made(x) })
 	var live int64
 	for _, x := range list {
-		live += x.capacity
+		live += x.Capacity
 	}
-	excess := Size(Inputs{Running: live, Max: *config.MaxCapacity}).Excess
+	excess := live - *config.MaxCapacity
 	for _, x := range list {
-		if excess < x.capacity {
+		if excess < x.Capacity {
 			break
 		}
 		if x.Ref == w.Ref {
 			return advice{true, fmt.Sprintf("the worker pool has capacity %d and may have %d; the oldest workers go", live, *config.MaxCapacity)}, nil
 		}
-		excess -= x.capacity
+		excess -= x.Capacity
 	}
 	return advice{false, "none"}, nil
 }

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"maps"
 	"math"
+	"path"
 	"slices"
 	"strings"
 )
@@ -176,7 +177,7 @@ func (n *nested) typeOf(name string, s *schema) (string, error) {
 		}
 		s = target
 		if s.Type == "object" && len(s.Properties) > 0 {
-			return "", fmt.Errorf("$ref to %s, an object within a schema: give it a file of its own", s.Ref)
+			return typeName(file) + goName(path.Base(pointer)), nil // declared with the schema that it is in
 		}
 	}
 	s = merged(s)

@@ -462,7 +462,11 @@ func (c *Client) CancelTask(ctx context.Context, taskID string) (*TaskStatusResp
 // Where there is nothing to do, the call waits up to 20 seconds for work and then
 // returns an empty list; call again. Each run comes with temporary credentials, with
 // which the worker must reclaim it before `takenUntil` for as long as it works on it,
-// and report how it ended.
+// and report how it ended. Where several workers wait, one that had work more recently
+// gets it first.
+//
+// A worker that is quarantined gets nothing, as if there were nothing. One that is to
+// end gets nothing either, but at once.
 //
 // A worker that tells what it is `holding` gets what it has without knowing, because
 // an answer was lost. Such a worker makes one call at a time.
@@ -920,6 +924,117 @@ func (c *Client) TaskQueueCounts(ctx context.Context, taskQueueID string) (*Task
 		Repeatable: true,
 	}
 	out := new(TaskQueueCountsResponse)
+	if err := c.core.Do(ctx, r, out); err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+// ListWorkersOptions are the query parameters of ListWorkers; zero ones are not sent.
+type ListWorkersOptions struct {
+	ContinuationToken string
+	Limit             int
+	Quarantined       string
+}
+
+func (o ListWorkersOptions) values() url.Values {
+	q := url.Values{}
+	if o.ContinuationToken != "" {
+		q.Set("continuationToken", o.ContinuationToken)
+	}
+	if o.Limit != 0 {
+		q.Set("limit", strconv.Itoa(o.Limit))
+	}
+	if o.Quarantined != "" {
+		q.Set("quarantined", o.Quarantined)
+	}
+	return q
+}
+
+// ListWorkers calls queue.listWorkers: List workers.
+//
+// Lists the workers that have asked a task queue for work within the last day, by
+// group and id. With `quarantined` it lists those that are in quarantine now (`true`),
+// or those that are not (`false`).
+//
+// Scopes: `queue:list-workers:<provisionerId>/<workerType>`.
+//
+// Deprecated: the service keeps the method for old clients only.
+func (c *Client) ListWorkers(ctx context.Context, provisionerID string, workerType string, opts ListWorkersOptions) (*ListWorkersResponse, error) {
+	r := client.Request{
+		Name:       "queue.listWorkers",
+		Verb:       "GET",
+		Route:      "/api/queue/v1/provisioners/<provisionerId>/worker-types/<workerType>/workers",
+		Args:       []string{provisionerID, workerType},
+		Query:      opts.values(),
+		Repeatable: true,
+	}
+	out := new(ListWorkersResponse)
+	if err := c.core.Do(ctx, r, out); err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+// ListWorkersAll is the sequence of what ListWorkers returns page by page. It ends
+// with the first error.
+func (c *Client) ListWorkersAll(ctx context.Context, provisionerID string, workerType string, opts ListWorkersOptions) iter.Seq2[ListWorkersResponseWorker, error] {
+	return client.Pages(opts.ContinuationToken, func(token string) ([]ListWorkersResponseWorker, string, error) {
+		opts := opts
+		opts.ContinuationToken = token
+		page, err := c.ListWorkers(ctx, provisionerID, workerType, opts)
+		if err != nil {
+			return nil, "", err
+		}
+		return page.Workers, page.ContinuationToken, nil
+	})
+}
+
+// GetWorker calls queue.getWorker: Get a worker.
+//
+// Returns what the queue remembers of a worker: when it was active, what it claimed
+// last, whether it is in quarantine. A worker that has not asked for work for a day is
+// forgotten.
+//
+// Scopes: `queue:get-worker:<provisionerId>/<workerType>/<workerGroup>/<workerId>`.
+//
+// Deprecated: the service keeps the method for old clients only.
+func (c *Client) GetWorker(ctx context.Context, provisionerID string, workerType string, workerGroup string, workerID string) (*WorkerResponse, error) {
+	r := client.Request{
+		Name:       "queue.getWorker",
+		Verb:       "GET",
+		Route:      "/api/queue/v1/provisioners/<provisionerId>/worker-types/<workerType>/workers/<workerGroup>/<workerId>",
+		Args:       []string{provisionerID, workerType, workerGroup, workerID},
+		Repeatable: true,
+	}
+	out := new(WorkerResponse)
+	if err := c.core.Do(ctx, r, out); err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+// QuarantineWorker calls queue.quarantineWorker: Quarantine a worker.
+//
+// Keeps a worker from getting work until a given time, without ending it, so that it
+// can be looked at. What it is working on it may finish. A time that is not in the
+// future ends a quarantine. Each call is remembered with its reason and its caller;
+// the worker is remembered at least until the quarantine ends.
+//
+// Scopes:
+// `queue:quarantine-worker:<provisionerId>/<workerType>/<workerGroup>/<workerId>`.
+//
+// The method is experimental and may change.
+func (c *Client) QuarantineWorker(ctx context.Context, provisionerID string, workerType string, workerGroup string, workerID string, in *QuarantineWorkerRequest) (*WorkerResponse, error) {
+	r := client.Request{
+		Name:       "queue.quarantineWorker",
+		Verb:       "PUT",
+		Route:      "/api/queue/v1/provisioners/<provisionerId>/worker-types/<workerType>/workers/<workerGroup>/<workerId>",
+		Args:       []string{provisionerID, workerType, workerGroup, workerID},
+		In:         in,
+		Repeatable: true,
+	}
+	out := new(WorkerResponse)
 	if err := c.core.Do(ctx, r, out); err != nil {
 		return nil, err
 	}

@@ -282,6 +282,35 @@ type ListTaskGroupResponse struct {
 	Sealed timestamp.Time `json:"sealed,omitzero"`
 }
 
+// ListWorkersResponse: one page of the workers that a task queue remembers.
+type ListWorkersResponse struct {
+	// The workers on this page, by group and id.
+	Workers client.List[ListWorkersResponseWorker] `json:"workers"`
+
+	// Pass this as `continuationToken` to get the next page. Absent on the last page;
+	// a page may be empty and still have one.
+	ContinuationToken string `json:"continuationToken,omitzero"`
+}
+
+// ListWorkersResponseWorker: a worker in brief; getWorker has the rest.
+type ListWorkersResponseWorker struct {
+	// Group of the worker, such as a region.
+	WorkerGroup string `json:"workerGroup"`
+
+	// Name of the worker within its group.
+	WorkerID string `json:"workerId"`
+
+	// When it asked for work for the first time.
+	FirstClaim timestamp.Time `json:"firstClaim"`
+
+	// When it last asked for work or renewed a claim, to the minute or so.
+	LastDateActive timestamp.Time `json:"lastDateActive,omitzero"`
+	LatestTask     *TaskRun       `json:"latestTask,omitzero"`
+
+	// It gets no work before this time. Absent if it was never quarantined.
+	QuarantineUntil timestamp.Time `json:"quarantineUntil,omitzero"`
+}
+
 // ObjectCredentials: temporary credentials for one upload to, or download from,
 // an object service.
 type ObjectCredentials struct {
@@ -402,6 +431,16 @@ type PostArtifactResponseMultipart struct {
 
 	// One presigned URL for each part, first part first; PUT each part to its own.
 	URLs client.List[string] `json:"urls"`
+}
+
+// QuarantineWorkerRequest: until when a worker gets no work, and why.
+type QuarantineWorkerRequest struct {
+	// End of the quarantine. Now or a time that is past ends one early.
+	QuarantineUntil timestamp.Time `json:"quarantineUntil"`
+
+	// The reason, for those who find the worker in quarantine. It is added to what was
+	// said before.
+	QuarantineInfo string `json:"quarantineInfo,omitzero"`
 }
 
 // TaskClaimRequest: a worker asking for a particular run.
@@ -649,6 +688,15 @@ type TaskReclaimResponse struct {
 	Credentials TaskCredentials `json:"credentials"`
 }
 
+// TaskRun: names one run.
+type TaskRun struct {
+	// The task.
+	TaskID string `json:"taskId"`
+
+	// Number of the run, counted from 0.
+	RunID int `json:"runId"`
+}
+
 // TaskRunningMessage: sent when a worker claims a run.
 type TaskRunningMessage struct {
 	// Version of the form of this message.
@@ -862,4 +910,56 @@ type TasksStatusesResponseStatus struct {
 	// Identifier of the task, a slug.
 	TaskID string     `json:"taskId"`
 	Status TaskStatus `json:"status"`
+}
+
+// WorkerResponse: what the queue remembers of a worker.
+type WorkerResponse struct {
+	// First part of `taskQueueId`, for clients that name the two parts apart.
+	ProvisionerID string `json:"provisionerId"`
+
+	// Second part of `taskQueueId`, for clients that name the two parts apart.
+	WorkerType string `json:"workerType"`
+
+	// Group of the worker, such as a region.
+	WorkerGroup string `json:"workerGroup"`
+
+	// Name of the worker within its group.
+	WorkerID string `json:"workerId"`
+
+	// The last 20 runs that it claimed, the latest at the end.
+	RecentTasks client.List[TaskRun] `json:"recentTasks"`
+
+	// When the queue forgets it, unless it is active again before.
+	Expires timestamp.Time `json:"expires"`
+
+	// When it asked for work for the first time.
+	FirstClaim timestamp.Time `json:"firstClaim"`
+
+	// When it last asked for work or renewed a claim, to the minute or so.
+	LastDateActive timestamp.Time `json:"lastDateActive,omitzero"`
+
+	// Every change of its quarantine, oldest first; of very many the latest.
+	QuarantineDetails []WorkerResponseQuarantineDetail `json:"quarantineDetails,omitzero"`
+
+	// It gets no work before this time. Absent if it was never quarantined.
+	QuarantineUntil timestamp.Time `json:"quarantineUntil,omitzero"`
+
+	// Where workers look for the task: `<provisionerId>/<workerType>`, which is also the
+	// identifier of their pool.
+	TaskQueueID string `json:"taskQueueId,omitzero"`
+}
+
+// WorkerResponseQuarantineDetail: one call of quarantineWorker.
+type WorkerResponseQuarantineDetail struct {
+	// Who made it.
+	ClientID string `json:"clientId"`
+
+	// When it was made.
+	UpdatedAt timestamp.Time `json:"updatedAt"`
+
+	// The end it gave the quarantine.
+	QuarantineUntil timestamp.Time `json:"quarantineUntil"`
+
+	// The reason it gave; empty if it gave none.
+	QuarantineInfo string `json:"quarantineInfo"`
 }

@@ -28,6 +28,8 @@ type Config struct {
 
 	S3 S3Config `yaml:"s3"`
 
+	Providers map[string]ProviderConfig `yaml:"providers"` // of workers, beside local and static
+
 	MetricsToken string `yaml:"metricsToken"` // bearer token of /metrics
 
 	LogLevel  string `yaml:"logLevel"`  // debug, info, warn, error
@@ -63,6 +65,19 @@ const configDoc = `A configuration file is YAML; every entry may be left out:
     accessKeyId: …                  # default: what the AWS SDK finds by itself
     secretAccessKey: …
     pathStyle: false
+  providers:                        # of workers, by the providerId that pools name; local and static are always there
+    aws:
+      type: aws
+      cluster: production           # marks what this provider makes: no two that see each other may have the same
+      regions: [us-east-1, us-west-2]
+      accounts:                     # the first is that of pools which name none
+      - id: "123456789012"
+        role: arn:aws:iam::123456789012:role/taskfleet   # default: the credentials that the AWS SDK finds by itself
+        externalId: …
+        queues: {us-east-1: "https://sqs.…"}   # with the EC2 events of EventBridge; default: none, changes are seen each minute
+      instanceProfiles: [worker]    # that pools may give to their instances; default: none
+      requests: 0.7                 # share of AWS's limits on requests to use
+      identityCertificates: {}      # PEM by region, for regions that are newer than this program
   metricsToken: …                   # bearer token of /metrics; needed unless listen is a loopback address
   logLevel: info                    # debug, info, warn, error
   logFormat: text                   # text, json
@@ -191,6 +206,7 @@ func (c *Config) check() error {
 	case c.S3.embedded() && (c.S3.AccessKeyID != "" || c.S3.PathStyle):
 		bad("s3", "s3 has settings but no region or endpoint; give one of them, or leave s3 out to use the gateway inside the process")
 	}
+	c.checkProviders(bad)
 	if err == nil && !loopback(host) {
 		if c.S3.embedded() {
 			bad("listen", "listen is %s, reachable from other machines, but artifacts would be served on this machine only; configure s3", c.Listen)

@@ -14,9 +14,9 @@ import (
 	"github.com/taskfleet/taskfleet/client/workermanager"
 )
 
-// A fleet looks at the queues of a graph and at the pools that serve them, and
+// A lookout looks at the queues of a graph and at the pools that serve them, and
 // shows what it sees.
-type fleet struct {
+type lookout struct {
 	core   *client.Client
 	screen *screen
 	queues []string
@@ -34,7 +34,7 @@ type fleet struct {
 
 const fleetInterval = 500 * time.Millisecond
 
-func (f *fleet) start(ctx context.Context) {
+func (f *lookout) start(ctx context.Context) {
 	ctx, f.cancel = context.WithCancel(ctx)
 	f.seen, f.looked = map[string]poolView{}, make(chan struct{})
 	f.done.Go(func() {
@@ -48,12 +48,12 @@ func (f *fleet) start(ctx context.Context) {
 	})
 }
 
-func (f *fleet) stop() {
+func (f *lookout) stop() {
 	f.cancel()
 	f.done.Wait()
 }
 
-func (f *fleet) most() int64 {
+func (f *lookout) most() int64 {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	return f.peak
@@ -61,7 +61,7 @@ func (f *fleet) most() int64 {
 
 // look asks for all queues and pools. What cannot be asked for just now, or is
 // not there, is shown as it was.
-func (f *fleet) look(ctx context.Context) {
+func (f *lookout) look(ctx context.Context) {
 	var pools []poolView
 	var extra, running int64
 	for _, id := range f.queues {
@@ -106,7 +106,7 @@ func minCapacity(config json.RawMessage) int64 {
 }
 
 // wait returns when there are no more workers than the pools always have.
-func (f *fleet) wait(ctx context.Context) error {
+func (f *lookout) wait(ctx context.Context) error {
 	// The look that is under way may have begun before this was called.
 	for looks := 0; ; looks++ {
 		f.mu.Lock()

@@ -66,8 +66,10 @@ type platform struct {
 	log     *slog.Logger
 	http    *http.Server
 	workers *local.Provider
-	runner  *loop.Runner
-	closers []func() error // in the order of opening
+
+	background []func(context.Context) // of providers
+	runner     *loop.Runner
+	closers    []func() error // in the order of opening
 
 	stopCalls context.CancelFunc // ends the calls under way, above all those that wait
 	stopLoops context.CancelFunc
@@ -136,27 +138,31 @@ func startPlatform(ctx context.Context, c Config, log *slog.Logger) (_ *platform
 	if err != nil {
 		return nil, err
 	}
-	q, err := queue.New(ctx, queue.Config{DB: db, Events: bus, Artifacts: artifacts, Mint: a.Issuer(queueClient), Log: log})
-	if err != nil {
-		return nil, err
-	}
-	p.workers, err = local.New(local.Config{RootURL: p.RootURL, Dir: c.Data, Log: log})
-	if err != nil {
-		return nil, err
-	}
-	prov, err := provisioner.New(ctx, provisioner.Config{
-		DB: db, Events: bus, Providers: map[string]provisioner.Provider{"local": p.workers},
-		Queue: q, Mint: a.Issuer(provisionerClient), Log: log, Metrics: metrics,
+	q, err := queue.New(ctx, queue.Config{
+		DB: db, Events: bus, Artifacts: artifacts, Mint: a.Issuer(queueClient), Log: log,
+		// A task that becomes pending has the provisioner look at its pools, on
+		// whichever replica it runs.
+		Demanded: func(tx *store.Tx, _ string) { tx.Wake(provisioner.TopicDemand, 1) },
 	})
 	if err != nil {
 		return nil, err
 	}
-	// A task that becomes pending has the provisioner look at its pools, on
-	// whichever replica it runs.
-	bus.Subscribe("provisioner", []event.Binding{{Exchange: event.Topic("queue", "v1", queue.TaskPending), RoutingKeyPattern: "#"}},
-		func(ctx context.Context, _ []event.Message) error {
-			return db.Do(ctx, func(tx *store.Tx) error { tx.Wake(provisioner.TopicDemand, 1); return nil })
-		})
+	providers, err := p.openProviders(ctx, c)
+	if err != nil {
+		return nil, err
+	}
+	prov, err := provisioner.New(ctx, provisioner.Config{
+		DB: db, Events: bus, Providers: providers,
+		Queue: &workforce{queue: q}, Mint: a.Issuer(provisionerClient), Log: log, Metrics: metrics,
+	})
+	if err != nil {
+		return nil, err
+	}
+	subscribeTally(bus, prov)
+	learner, err := newLearner(ctx, bus, prov)
+	if err != nil {
+		return nil, err
+	}
 
 	lease := loop.Lease(loop.Alone)
 	if !strings.HasPrefix(c.Database, "sqlite:") {
@@ -174,6 +180,7 @@ func startPlatform(ctx context.Context, c Config, log *slog.Logger) (_ *platform
 	})
 	if err := errors.Join(
 		api.Mount(server, auth.API, a), api.Mount(server, queue.API, q), api.Mount(server, provisioner.API, prov),
+		api.Mount(server, provisioner.Operations, prov),
 		api.Mount(server, event.API, bus), api.Mount(server, loop.API, p.runner),
 	); err != nil {
 		return nil, err
@@ -183,7 +190,7 @@ func startPlatform(ctx context.Context, c Config, log *slog.Logger) (_ *platform
 	}); err != nil {
 		return nil, err
 	}
-	p.run(db, listener, server, slices.Concat(bus.Loops(), a.Loops(), q.Loops(), prov.Loops()))
+	p.run(db, listener, server, slices.Concat(bus.Loops(), a.Loops(), q.Loops(), prov.Loops(), []loop.Loop{learner.loop()}))
 	log.Info("taskfleet is up", "rootUrl", p.RootURL, "data", c.Data)
 	return p, nil
 }
@@ -213,6 +220,9 @@ func (p *platform) run(db *store.DB, l net.Listener, h http.Handler, work []loop
 		return nil
 	})
 	background("background work", func() error { return p.runner.Run(loops, work...) })
+	for _, f := range p.background {
+		p.running.Go(func() { f(loops) })
+	}
 	background("listening to other replicas", func() error { return db.Listen(loops) })
 }
 

@@ -177,7 +177,7 @@ func (u *up) show(ctx context.Context, p *platform, g *graph.Graph, pool *graph.
 		return err
 	}
 	screen := newScreen(u.out, view{name: g.Name, rootURL: p.RootURL, total: len(g.Tasks)})
-	fleet := &fleet{core: core, screen: screen, queues: g.Queues()}
+	fleet := &lookout{core: core, screen: screen, queues: g.Queues()}
 	progress, err := u.work(ctx, core, g, screen, fleet)
 	if err == nil && u.exit {
 		screen.event(plain, "waiting until the workers have gone, which they do when they have been idle for a while")
@@ -211,7 +211,7 @@ func (u *up) show(ctx context.Context, p *platform, g *graph.Graph, pool *graph.
 }
 
 // work submits the graph and watches it to its end.
-func (u *up) work(ctx context.Context, core *client.Client, g *graph.Graph, screen *screen, fleet *fleet) (*graph.Progress, error) {
+func (u *up) work(ctx context.Context, core *client.Client, g *graph.Graph, screen *screen, fleet *lookout) (*graph.Progress, error) {
 	fleet.start(ctx)
 	screen.event(plain, "submitting %s as group %s", plural(len(g.Tasks), "task"), g.GroupID)
 	err := graph.Submit(ctx, core, g, func(created, _ int) {

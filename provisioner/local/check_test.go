@@ -73,8 +73,49 @@ func TestTheSchemaSaysWhatIsAccepted(t *testing.T) {
 		if err := schema.Validate(v); (err == nil) != good {
 			t.Errorf("%s: the schema says %v", config, err)
 		}
-		if err := p.Check(json.RawMessage(config)); (err == nil) != good {
-			t.Errorf("%s: Check says %v", config, err)
+		if _, err := p.Parse(json.RawMessage(config)); (err == nil) != good {
+			t.Errorf("%s: Parse says %v", config, err)
 		}
+	}
+}
+
+// Workers are told the capacity that their pool counts for them.
+func TestWorkersAreToldTheirCapacity(t *testing.T) {
+	p := newStage(t, "obedient").open(t)
+	for config, want := range map[string]string{
+		`{"maxCapacity": 4}`:                           `{"capacity":1}`,
+		`{"maxCapacity": 4, "capacityPerInstance": 4}`: `{"capacity":4}`,
+		`{"maxCapacity": 4, "capacityPerInstance": 4, "workerConfig": {"capacity": 4.0, "a": [1]}}`: `{"a":[1],"capacity":4.0}`,
+		`{"maxCapacity": 4, "workerConfig": {"idleTimeoutSecs": 30}}`:                               `{"capacity":1,"idleTimeoutSecs":30}`,
+	} {
+		list, err := p.Parse(json.RawMessage(config))
+		if err != nil || len(list) != 1 || string(list[0].WorkerConfig) != want {
+			t.Errorf("%s: workers are told %s (%v), want %s", config, list[0].WorkerConfig, err, want)
+		}
+	}
+}
+
+// What only says how many workers there are makes no other ones of them.
+func TestLimitsMakeNoOtherWorkers(t *testing.T) {
+	p := newStage(t, "obedient").open(t)
+	id := func(config string) string {
+		list, err := p.Parse(json.RawMessage(config))
+		if err != nil {
+			t.Fatal(err)
+		}
+		return list[0].ID
+	}
+	plain := id(`{"maxCapacity": 4, "workerConfig": {"a": 1}}`)
+	for _, same := range []string{
+		`{"maxCapacity": 8, "minCapacity": 2, "scalingRatio": 0.5, "workerConfig": {"a": 1}}`,
+		`{"maxCapacity": 4, "lifecycle": {"maxAge": 60}, "workerConfig": {"a": 1}, "sizing": {"policy": "reactive"}}`,
+		`{"maxCapacity": 4, "schedule": [{"cron": "0 8 * * *", "duration": 60, "minCapacity": 1}], "workerConfig": {"a": 1}}`,
+	} {
+		if id(same) != plain {
+			t.Errorf("%s makes other workers", same)
+		}
+	}
+	if id(`{"maxCapacity": 4, "workerConfig": {"a": 2}}`) == plain || id(`{"maxCapacity": 4, "workerConfig": {"a": 1}, "capacityPerInstance": 2}`) == plain {
+		t.Error("another configuration makes no other workers")
 	}
 }

@@ -51,7 +51,7 @@ import (
 	"sync"
 	"time"
 
-	"github.com/taskfleet/taskfleet/provisioner"
+	"github.com/taskfleet/taskfleet/provisioner/fleet"
 )
 
 // Config says how workers are started.
@@ -166,12 +166,20 @@ type identityProof struct {
 	Token string `json:"token"`
 }
 
-func (c workerConfig) ref() provisioner.Ref {
-	return provisioner.Ref{WorkerPoolID: c.WorkerPoolID, WorkerGroup: c.WorkerGroup, WorkerID: c.WorkerID}
+func (c workerConfig) ref() fleet.Ref {
+	return fleet.Ref{WorkerPoolID: c.WorkerPoolID, WorkerGroup: c.WorkerGroup, WorkerID: c.WorkerID}
 }
 
-// Start starts the process of one worker.
-func (p *Provider) Start(ctx context.Context, o provisioner.Order) error {
+// An order is for one worker.
+type order struct {
+	fleet.Ref
+	providerID string
+	token      string // proves to registerWorker that the caller is this worker
+}
+
+// start starts the process of one worker. One that was started before is left
+// as it is, even if it has ended.
+func (p *Provider) start(ctx context.Context, o order) error {
 	if err := ctx.Err(); err != nil {
 		return err
 	}
@@ -182,18 +190,18 @@ func (p *Provider) Start(ctx context.Context, o provisioner.Order) error {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if p.closing {
-		return provisioner.ErrClosing
-	}
-	if w := p.started[id]; w != nil && w.alive() || p.found[id] {
-		return nil
+		return errClosing
 	}
 	dir := p.dir(id)
+	if _, err := os.Lstat(dir); err == nil {
+		return nil
+	}
 	life, err := p.prepare(dir, o)
 	if err != nil {
 		return fmt.Errorf("local provider: preparing the directory of worker %s: %w", id, err)
 	}
 	defer life.Close() // from here on it is the worker's alone
-	w, err := p.launch(o.Ref, dir, life)
+	w, err := p.fork(o, dir, life)
 	if err != nil {
 		return fmt.Errorf("local provider: starting worker %s: %w", id, errors.Join(err, p.discard(id)))
 	}
@@ -204,11 +212,11 @@ func (p *Provider) Start(ctx context.Context, o provisioner.Order) error {
 
 // prepare makes dir with the worker's configuration in it, locked, in one step,
 // and returns the open configuration.
-func (p *Provider) prepare(dir string, o provisioner.Order) (life *os.File, err error) {
+func (p *Provider) prepare(dir string, o order) (life *os.File, err error) {
 	text, err := json.Marshal(workerConfig{
-		RootURL: p.config.RootURL, ProviderID: o.ProviderID,
+		RootURL: p.config.RootURL, ProviderID: o.providerID,
 		WorkerPoolID: o.WorkerPoolID, WorkerGroup: o.WorkerGroup, WorkerID: o.WorkerID,
-		Proof: identityProof{o.Token}, Directory: dir,
+		Proof: identityProof{o.token}, Directory: dir,
 	})
 	if err != nil {
 		return nil, err
@@ -235,23 +243,23 @@ func (p *Provider) prepare(dir string, o provisioner.Order) (life *os.File, err 
 	return life, nil
 }
 
-// launch starts the process with life as its standard input; its output goes to
+// fork starts the process with life as its standard input; its output goes to
 // its log.
-func (p *Provider) launch(ref provisioner.Ref, dir string, life *os.File) (*process, error) {
-	log, err := os.OpenFile(p.file(ref.WorkerID), os.O_CREATE|os.O_WRONLY|os.O_APPEND, 0o600)
+func (p *Provider) fork(o order, dir string, life *os.File) (*process, error) {
+	log, err := os.OpenFile(p.file(o.WorkerID), os.O_CREATE|os.O_WRONLY|os.O_APPEND, 0o600)
 	if err != nil {
 		return nil, err
 	}
 	defer log.Close() // the child has its own
 	cmd := exec.Command(p.config.Executable, append(slices.Clone(p.config.Args), filepath.Join(dir, configFile))...)
 	cmd.Dir = dir
-	cmd.Env = append(append(inherited(), p.config.Env...), cookie(ref.WorkerID))
+	cmd.Env = append(append(inherited(), p.config.Env...), cookie(o.WorkerID))
 	cmd.Stdin, cmd.Stdout, cmd.Stderr = life, log, log
 	cmd.SysProcAttr = ownSession()
 	if err := cmd.Start(); err != nil {
 		return nil, err
 	}
-	return &process{ref: ref, cmd: cmd, ended: make(chan struct{})}, nil
+	return &process{ref: o.Ref, cmd: cmd, ended: make(chan struct{})}, nil
 }
 
 // inherited is what a worker gets of the server's environment: what programs
@@ -272,15 +280,15 @@ func inherited() (env []string) {
 
 func cookie(id string) string { return "TASKFLEET_WORKER_ID=" + id }
 
-// Workers lists the workers that have a directory.
-func (p *Provider) Workers(ctx context.Context) ([]provisioner.Sighting, error) {
+// workers lists the workers that have a directory.
+func (p *Provider) workers(ctx context.Context) ([]fleet.Sighting, error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	entries, err := os.ReadDir(filepath.Join(p.config.Dir, "workers"))
 	if err != nil {
 		return nil, fmt.Errorf("local provider: listing workers: %w", err)
 	}
-	var list []provisioner.Sighting
+	var list []fleet.Sighting
 	for _, e := range entries {
 		id := e.Name()
 		if !plain(id) {
@@ -290,11 +298,11 @@ func (p *Provider) Workers(ctx context.Context) ([]provisioner.Sighting, error) 
 			list = append(list, w.sighting())
 			continue
 		}
-		s := provisioner.Sighting{Ref: p.read(id).ref(), State: provisioner.Lost, Detail: "it ended while no server watched it"}
+		s := fleet.Sighting{Ref: p.read(id).ref(), IntentID: intentOf(id), State: fleet.Lost, Detail: "it ended while no server watched it"}
 		if held, _, err := holder(p.dir(id)); err != nil {
 			return nil, fmt.Errorf("local provider: looking whether worker %s lives: %w", id, err)
 		} else if held {
-			s.State, s.Detail = provisioner.Alive, ""
+			s.State, s.Detail = fleet.Alive, ""
 			p.found[id] = true
 		}
 		list = append(list, s)
@@ -317,8 +325,8 @@ func (p *Provider) read(id string) workerConfig {
 	return c
 }
 
-// Stop ends a worker: with SIGTERM, or with SIGKILL and everything it started.
-func (p *Provider) Stop(ctx context.Context, ref provisioner.Ref, how provisioner.Manner) error {
+// end ends a worker: with SIGTERM, or with SIGKILL and everything it started.
+func (p *Provider) end(ctx context.Context, ref fleet.Ref, how fleet.Manner) error {
 	id := ref.WorkerID
 	if !plain(id) {
 		return nil // never started
@@ -328,9 +336,9 @@ func (p *Provider) Stop(ctx context.Context, ref provisioner.Ref, how provisione
 	p.mu.Unlock()
 	var err error
 	switch {
-	case how == provisioner.Gracefully && w != nil:
+	case how == fleet.Gracefully && w != nil:
 		return w.terminate()
-	case how == provisioner.Gracefully:
+	case how == fleet.Gracefully:
 		err = terminate(p.dir(id))
 	case w != nil:
 		err = w.kill(ctx)
@@ -340,7 +348,7 @@ func (p *Provider) Stop(ctx context.Context, ref provisioner.Ref, how provisione
 	if err != nil {
 		return fmt.Errorf("local provider: ending worker %s: %w", id, err)
 	}
-	if how == provisioner.Gracefully {
+	if how == fleet.Gracefully {
 		return nil
 	}
 	p.mu.Lock()
@@ -394,13 +402,13 @@ func (p *Provider) StopAll(ctx context.Context) error {
 	p.mu.Lock()
 	p.closing = true
 	p.mu.Unlock()
-	list, err := p.Workers(ctx)
+	list, err := p.workers(ctx)
 	if err != nil {
 		return err
 	}
 	var errs []error
 	for _, s := range list {
-		errs = append(errs, p.Stop(ctx, s.Ref, provisioner.Gracefully))
+		errs = append(errs, p.end(ctx, s.Ref, fleet.Gracefully))
 	}
 	tick := time.NewTicker(watchInterval / 10)
 	defer tick.Stop()
@@ -409,19 +417,19 @@ func (p *Provider) StopAll(ctx context.Context) error {
 		case <-tick.C:
 		case <-ctx.Done():
 		}
-		if list, err = p.Workers(ctx); err != nil {
+		if list, err = p.workers(ctx); err != nil {
 			return errors.Join(append(errs, err)...)
 		}
 	}
 	last, cancel := context.WithTimeout(context.WithoutCancel(ctx), killPatience)
 	defer cancel()
 	for _, s := range list {
-		errs = append(errs, p.Stop(last, s.Ref, provisioner.Now))
+		errs = append(errs, p.end(last, s.Ref, fleet.Now))
 	}
 	return errors.Join(errs...)
 }
 
-func alive(s provisioner.Sighting) bool { return s.State == provisioner.Alive }
+func alive(s fleet.Sighting) bool { return s.State == fleet.Alive }
 
 // plain reports whether id can be the name of a worker's directory. Names that
 // begin with a dot are the provider's own.

@@ -17,7 +17,7 @@ import (
 	"testing"
 	"time"
 
-	"github.com/taskfleet/taskfleet/provisioner"
+	"github.com/taskfleet/taskfleet/provisioner/fleet"
 	"github.com/taskfleet/taskfleet/provisioner/providertest"
 )
 
@@ -25,12 +25,25 @@ func TestConformance(t *testing.T) {
 	providertest.Run(t, func(t *testing.T) providertest.World {
 		s := newStage(t, "obedient")
 		return providertest.World{
-			Open:   func(t *testing.T) provisioner.Provider { return s.open(t) },
-			Kill:   func(t *testing.T, r provisioner.Ref) { s.ready(t, r); s.kill(t, r) },
-			Config: json.RawMessage(`{"maxCapacity": 4, "workerConfig": {"anything": ["goes"]}, "lifecycle": {"registrationTimeout": 60}}`),
+			Open: func(t *testing.T) fleet.Provider { return s.open(t) },
+			Kill: func(t *testing.T, r fleet.Ref) { s.ready(t, r); s.kill(t, r) },
+			Proof: func(t *testing.T, r fleet.Ref) json.RawMessage {
+				text, err := json.Marshal(s.open(t).read(r.WorkerID).Proof)
+				if err != nil {
+					t.Fatal(err)
+				}
+				return text
+			},
+			Config: json.RawMessage(`{"maxCapacity": 100, "workerConfig": {"anything": ["goes"]}, "lifecycle": {"registrationTimeout": 60}}`),
+			Other:  json.RawMessage(`{"maxCapacity": 100, "workerConfig": {"anything": ["else"]}}`),
 			Wrong: map[string]json.RawMessage{
 				"config.capacityPerInstance is 33":                      json.RawMessage(`{"capacityPerInstance": 33, "maxCapacity": 40}`),
 				"config.minCapacity is null":                            json.RawMessage(`{"minCapacity": null, "maxCapacity": 4}`),
+				"config.lifecycle.registrationTimeout is 0":             json.RawMessage(`{"lifecycle": {"registrationTimeout": 0}, "maxCapacity": 4}`),
+				`config.workerConfig.capacity is "all", but`:            json.RawMessage(`{"workerConfig": {"capacity": "all"}, "maxCapacity": 4}`),
+				"config.capacityPerInstance is 2 (1 if it is left out)": json.RawMessage(`{"workerConfig": {"capacity": 3}, "capacityPerInstance": 2, "maxCapacity": 4}`),
+				"config.sizing.policy":                                  json.RawMessage(`{"sizing": {"policy": "guess"}, "maxCapacity": 4}`),
+				"config.schedule[0].cron is":                            json.RawMessage(`{"schedule": [{"cron": "never", "duration": 60, "minCapacity": 1}], "maxCapacity": 4}`),
 				"config.workerConfig.capacity is 3":                     json.RawMessage(`{"workerConfig": {"capacity": 3}, "maxCapacity": 4}`),
 				"config.maxCapacity is missing":                         json.RawMessage(`{}`),
 				"config.maxCapacity is a JSON string":                   json.RawMessage(`{"maxCapacity": "4"}`),
@@ -51,7 +64,7 @@ func TestConformance(t *testing.T) {
 	})
 }
 
-func (s *stage) kill(t *testing.T, r provisioner.Ref) {
+func (s *stage) kill(t *testing.T, r fleet.Ref) {
 	t.Helper()
 	if err := syscall.Kill(pidOf(t, filepath.Join(s.dir, "workers", r.WorkerID)), syscall.SIGKILL); err != nil {
 		t.Fatal(err)
@@ -59,15 +72,15 @@ func (s *stage) kill(t *testing.T, r provisioner.Ref) {
 }
 
 func TestADeadWorkersTasksDieWithIt(t *testing.T) {
-	for name, end := range map[string]func(*testing.T, *stage, *Provider, provisioner.Ref){
-		"killed by somebody": func(t *testing.T, s *stage, p *Provider, r provisioner.Ref) { s.kill(t, r) },
-		"stopped now": func(t *testing.T, s *stage, p *Provider, r provisioner.Ref) {
-			if err := p.Stop(t.Context(), r, provisioner.Now); err != nil {
+	for name, end := range map[string]func(*testing.T, *stage, *Provider, fleet.Ref){
+		"killed by somebody": func(t *testing.T, s *stage, p *Provider, r fleet.Ref) { s.kill(t, r) },
+		"stopped now": func(t *testing.T, s *stage, p *Provider, r fleet.Ref) {
+			if err := p.end(t.Context(), r, fleet.Now); err != nil {
 				t.Error(err)
 			}
 		},
-		"stopped now by the next server": func(t *testing.T, s *stage, _ *Provider, r provisioner.Ref) {
-			if err := s.open(t).Stop(t.Context(), r, provisioner.Now); err != nil {
+		"stopped now by the next server": func(t *testing.T, s *stage, _ *Provider, r fleet.Ref) {
+			if err := s.open(t).end(t.Context(), r, fleet.Now); err != nil {
 				t.Error(err)
 			}
 		},
@@ -81,7 +94,7 @@ func TestADeadWorkersTasksDieWithIt(t *testing.T) {
 			s.becomes(t, "the worker and its tasks run", func() bool { return len(s.processes()) == worker+tasks+child })
 			end(t, s, p, r)
 			s.becomes(t, "every process has ended", func() bool { return len(s.processes()) == 0 })
-			if err := p.Stop(t.Context(), r, provisioner.Now); err != nil {
+			if err := p.end(t.Context(), r, fleet.Now); err != nil {
 				t.Error(err)
 			}
 			s.becomes(t, "the directory is gone, read-only parts and all", func() bool {
@@ -97,10 +110,10 @@ func TestAStubbornWorkerIsStoppedByForce(t *testing.T) {
 	p := s.open(t)
 	r := start(t, p)
 	s.ready(t, r)
-	if err := p.Stop(t.Context(), r, provisioner.Gracefully); err != nil {
+	if err := p.end(t.Context(), r, fleet.Gracefully); err != nil {
 		t.Fatal(err)
 	}
-	if err := p.Stop(t.Context(), r, provisioner.Now); err != nil {
+	if err := p.end(t.Context(), r, fleet.Now); err != nil {
 		t.Fatal(err)
 	}
 	if left := s.processes(); len(left) > 0 {
@@ -110,20 +123,20 @@ func TestAStubbornWorkerIsStoppedByForce(t *testing.T) {
 
 func TestTheEndOfAWorkerIsExplained(t *testing.T) {
 	for character, want := range map[string]struct {
-		state provisioner.Life
+		state fleet.Life
 		says  []string
 	}{
-		"broken": {provisioner.Failed, []string{"exit status 3", "cannot find the thing"}},
-		"done":   {provisioner.Exited, []string{"status 0"}},
+		"broken": {fleet.Failed, []string{"exit status 3", "cannot find the thing"}},
+		"done":   {fleet.Exited, []string{"status 0"}},
 	} {
 		t.Run(character, func(t *testing.T) {
 			s := newStage(t, character)
 			p := s.open(t)
-			o := order()
-			if err := p.Start(t.Context(), o); err != nil {
+			o := newOrder()
+			if err := p.start(t.Context(), o); err != nil {
 				t.Fatal(err)
 			}
-			s.becomes(t, "it has ended", func() bool { x, there := sight(t, p, o.Ref); return there && x.State != provisioner.Alive })
+			s.becomes(t, "it has ended", func() bool { x, there := sight(t, p, o.Ref); return there && x.State != fleet.Alive })
 			x, _ := sight(t, p, o.Ref)
 			if x.State != want.state {
 				t.Errorf("it is called %s, want %s", x.State, want.state)
@@ -133,10 +146,10 @@ func TestTheEndOfAWorkerIsExplained(t *testing.T) {
 					t.Errorf("the account does not say %q: %s", say, x.Detail)
 				}
 			}
-			if strings.Contains(x.Detail, o.Token) {
+			if strings.Contains(x.Detail, o.token) {
 				t.Errorf("the account gives the token away: %s", x.Detail)
 			}
-			if err := p.Stop(t.Context(), o.Ref, provisioner.Now); err != nil {
+			if err := p.end(t.Context(), o.Ref, fleet.Now); err != nil {
 				t.Error(err)
 			}
 			if log, err := os.ReadFile(filepath.Join(s.dir, "logs", o.WorkerID+".log")); err != nil || !strings.Contains(string(log), "the token is") {
@@ -155,11 +168,11 @@ func TestAProgramThatCannotBeStartedIsSaidAndLeavesNothing(t *testing.T) {
 		t.Fatal(err)
 	}
 	t.Cleanup(p.Close)
-	o := order()
-	if err := p.Start(t.Context(), o); err == nil || !strings.Contains(err.Error(), c.Executable) {
+	o := newOrder()
+	if err := p.start(t.Context(), o); err == nil || !strings.Contains(err.Error(), c.Executable) {
 		t.Errorf("the error does not name the program: %v", err)
 	}
-	if list, err := p.Workers(t.Context()); err != nil || len(list) > 0 {
+	if list, err := p.workers(t.Context()); err != nil || len(list) > 0 {
 		t.Errorf("listed: %v, %v", list, err)
 	}
 }
@@ -209,12 +222,12 @@ func TestNothingEscapesTheDirectory(t *testing.T) {
 	s := newStage(t, "obedient")
 	p := s.open(t)
 	for _, id := range []string{"", ".", "..", "../x", "a/b", ".gone-x"} {
-		o := order()
+		o := newOrder()
 		o.WorkerID = id
-		if err := p.Start(t.Context(), o); err == nil {
+		if err := p.start(t.Context(), o); err == nil {
 			t.Errorf("a worker called %q was started", id)
 		}
-		if err := p.Stop(t.Context(), o.Ref, provisioner.Now); err != nil {
+		if err := p.end(t.Context(), o.Ref, fleet.Now); err != nil {
 			t.Errorf("stopping a worker called %q: %v", id, err)
 		}
 	}
@@ -238,10 +251,10 @@ func TestStopAllLeavesNothing(t *testing.T) {
 			if left := s.processes(); len(left) > 0 {
 				t.Errorf("left: %v", left)
 			}
-			if list, err := p.Workers(t.Context()); err != nil || len(list) > 0 {
+			if list, err := p.workers(t.Context()); err != nil || len(list) > 0 {
 				t.Errorf("listed: %v, %v", list, err)
 			}
-			if err := p.Start(t.Context(), order()); !errors.Is(err, provisioner.ErrClosing) {
+			if err := p.start(t.Context(), newOrder()); !errors.Is(err, errClosing) {
 				t.Errorf("a start after that: %v", err)
 			}
 		})
@@ -282,7 +295,7 @@ func TestOldLogsGo(t *testing.T) {
 func TestAForkThatIsNoWorkerYetIsNotLost(t *testing.T) {
 	s := newStage(t, "obedient")
 	p := s.open(t)
-	o := order()
+	o := newOrder()
 	life, err := p.prepare(p.dir(o.WorkerID), o)
 	if err != nil {
 		t.Fatal(err)
@@ -297,25 +310,25 @@ func TestAForkThatIsNoWorkerYetIsNotLost(t *testing.T) {
 	life.Close()
 
 	next := s.open(t)
-	if x, listed := sight(t, next, o.Ref); !listed || x.State != provisioner.Alive {
+	if x, listed := sight(t, next, o.Ref); !listed || x.State != fleet.Alive {
 		t.Errorf("the next server lists %v, %v; it is alive", listed, x)
 	}
 	moment, cancel := context.WithTimeout(t.Context(), 20*time.Millisecond)
 	defer cancel()
-	if err := next.Stop(moment, o.Ref, provisioner.Now); err == nil || !strings.Contains(err.Error(), configFile) {
+	if err := next.end(moment, o.Ref, fleet.Now); err == nil || !strings.Contains(err.Error(), configFile) {
 		t.Errorf("Stop(Now) of what it cannot find: %v", err)
 	}
-	if x, listed := sight(t, next, o.Ref); !listed || x.State != provisioner.Alive {
+	if x, listed := sight(t, next, o.Ref); !listed || x.State != fleet.Alive {
 		t.Errorf("after it could not be stopped: %v, %v", listed, x)
 	}
 	if err := fork.Process.Kill(); err != nil {
 		t.Fatal(err)
 	}
 	fork.Wait() // "signal: killed", as wished
-	if x, _ := sight(t, next, o.Ref); x.State == provisioner.Alive {
+	if x, _ := sight(t, next, o.Ref); x.State == fleet.Alive {
 		t.Error("it is dead and listed alive")
 	}
-	if err := next.Stop(t.Context(), o.Ref, provisioner.Now); err != nil {
+	if err := next.end(t.Context(), o.Ref, fleet.Now); err != nil {
 		t.Error(err)
 	}
 	if x, listed := sight(t, next, o.Ref); listed {
@@ -328,10 +341,10 @@ func TestAWorkerThatBootsIsTakenOver(t *testing.T) {
 	s := newStage(t, "slow")
 	r := start(t, s.open(t))
 	p := s.open(t)
-	if x, listed := sight(t, p, r); !listed || x.State != provisioner.Alive {
+	if x, listed := sight(t, p, r); !listed || x.State != fleet.Alive {
 		t.Errorf("%v, %v; it is alive", listed, x)
 	}
-	if err := p.Stop(t.Context(), r, provisioner.Now); err != nil {
+	if err := p.end(t.Context(), r, fleet.Now); err != nil {
 		t.Error(err)
 	}
 	if left := s.processes(); len(left) > 0 {
@@ -349,12 +362,12 @@ func TestAServerKilledWhileItStartsWorkers(t *testing.T) {
 			for range 10 {
 				s.runAndKillServer(t)
 				p := s.open(t)
-				list, err := p.Workers(t.Context())
+				list, err := p.workers(t.Context())
 				if err != nil {
 					t.Fatal(err)
 				}
 				for _, x := range list {
-					if err := p.Stop(t.Context(), x.Ref, provisioner.Now); err != nil {
+					if err := p.end(t.Context(), x.Ref, fleet.Now); err != nil {
 						t.Errorf("stopping %v: %v", x, err)
 					}
 				}

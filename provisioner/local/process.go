@@ -11,7 +11,7 @@ import (
 	"sync/atomic"
 	"time"
 
-	"github.com/taskfleet/taskfleet/provisioner"
+	"github.com/taskfleet/taskfleet/provisioner/fleet"
 )
 
 const (
@@ -23,12 +23,12 @@ const (
 
 // A process is a worker that this server started.
 type process struct {
-	ref   provisioner.Ref
+	ref   fleet.Ref
 	cmd   *exec.Cmd
 	ended chan struct{} // closed once the worker and all it left behind are gone
 	asked atomic.Bool   // to end
 
-	state  provisioner.Life // of the ended
+	state  fleet.Life // of the ended
 	detail string
 }
 
@@ -41,11 +41,11 @@ func (w *process) alive() bool {
 	}
 }
 
-func (w *process) sighting() provisioner.Sighting {
+func (w *process) sighting() fleet.Sighting {
 	if w.alive() {
-		return provisioner.Sighting{Ref: w.ref, State: provisioner.Alive}
+		return fleet.Sighting{Ref: w.ref, IntentID: intentOf(w.ref.WorkerID), State: fleet.Alive}
 	}
-	return provisioner.Sighting{Ref: w.ref, State: w.state, Detail: w.detail}
+	return fleet.Sighting{Ref: w.ref, IntentID: intentOf(w.ref.WorkerID), State: w.state, Detail: w.detail}
 }
 
 func (w *process) terminate() error {
@@ -123,12 +123,12 @@ func (p *Provider) attend(w *process) {
 	if err := endAll(ctx, cookie(id), w.cmd.Process.Pid); err != nil {
 		p.log.Error("processes of a dead worker's tasks are left", "worker", id, "error", err)
 	}
-	w.state, w.detail = provisioner.Exited, "it exited with status 0"
+	w.state, w.detail = fleet.Exited, "it exited with status 0"
 	switch {
 	case w.asked.Load():
-		w.state, w.detail = provisioner.Lost, "it was asked to end and did: "+w.cmd.ProcessState.String()
+		w.state, w.detail = fleet.Lost, "it was asked to end and did: "+w.cmd.ProcessState.String()
 	case err != nil:
-		w.state, w.detail = provisioner.Failed, "it ended with "+err.Error()
+		w.state, w.detail = fleet.Failed, "it ended with "+err.Error()
 	}
 	if last := p.lastWords(id); last != "" {
 		w.detail += "; its log ends:\n" + last

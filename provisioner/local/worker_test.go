@@ -19,7 +19,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"github.com/taskfleet/taskfleet/provisioner"
+	"github.com/taskfleet/taskfleet/provisioner/fleet"
 	"github.com/taskfleet/taskfleet/slugid"
 )
 
@@ -124,7 +124,7 @@ func serve(dir string) {
 	}
 	fmt.Println("serving")
 	for {
-		if err := p.Start(context.Background(), order()); err != nil {
+		if err := p.start(context.Background(), newOrder()); err != nil {
 			fmt.Println("server:", err)
 			os.Exit(9)
 		}
@@ -175,7 +175,7 @@ func (s *stage) processes() []int {
 }
 
 // ready waits until a worker has come up.
-func (s *stage) ready(t *testing.T, r provisioner.Ref) {
+func (s *stage) ready(t *testing.T, r fleet.Ref) {
 	t.Helper()
 	s.becomes(t, "worker "+r.WorkerID+" is ready", func() bool {
 		_, err := os.Stat(filepath.Join(s.dir, "workers", r.WorkerID, "ready"))
@@ -192,30 +192,30 @@ func (s *stage) becomes(t *testing.T, what string, f func() bool) {
 	}
 }
 
-func order() provisioner.Order {
-	return provisioner.Order{
-		Ref:        provisioner.Ref{WorkerPoolID: "local/build", WorkerGroup: "local", WorkerID: "w-" + slugid.New()},
-		ProviderID: "local", Token: slugid.Token(), Config: json.RawMessage(`{"maxCapacity":1}`),
+func newOrder() order {
+	return order{
+		Ref:        fleet.Ref{WorkerPoolID: "local/build", WorkerGroup: "local", WorkerID: nameOf(slugid.New(), 0)},
+		providerID: "local", token: slugid.Token(),
 	}
 }
 
-func start(t *testing.T, p *Provider) provisioner.Ref {
+func start(t *testing.T, p *Provider) fleet.Ref {
 	t.Helper()
-	o := order()
-	if err := p.Start(t.Context(), o); err != nil {
+	o := newOrder()
+	if err := p.start(t.Context(), o); err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() {
-		if err := p.Stop(context.Background(), o.Ref, provisioner.Now); err != nil {
+		if err := p.end(context.Background(), o.Ref, fleet.Now); err != nil {
 			t.Error(err)
 		}
 	})
 	return o.Ref
 }
 
-func sight(t *testing.T, p *Provider, r provisioner.Ref) (provisioner.Sighting, bool) {
+func sight(t *testing.T, p *Provider, r fleet.Ref) (fleet.Sighting, bool) {
 	t.Helper()
-	list, err := p.Workers(t.Context())
+	list, err := p.workers(t.Context())
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -224,7 +224,7 @@ func sight(t *testing.T, p *Provider, r provisioner.Ref) (provisioner.Sighting, 
 			return s, true
 		}
 	}
-	return provisioner.Sighting{}, false
+	return fleet.Sighting{}, false
 }
 
 func pidOf(t *testing.T, dir string) int {

@@ -38,6 +38,7 @@ func write(dir string) error {
 	// Nothing is called, so no service needs to exist.
 	if err := errors.Join(
 		api.Mount(s, auth.API, nil), api.Mount(s, queue.API, nil), api.Mount(s, provisioner.API, nil),
+		api.Mount(s, provisioner.Operations, nil),
 		api.Mount(s, event.API, nil), api.Mount(s, loop.API, nil),
 	); err != nil {
 		return err

@@ -1,0 +1,456 @@
+package fleet
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"time"
+)
+
+// tend does what a pass has to do about the workers of a pool and returns
+// those that there still are. Trouble with one does not keep the others
+// waiting.
+func (p *pass) tend(ctx context.Context, o *Pool, m *memory) (live []*Worker, trouble error) {
+	t := &tending{pass: p, o: o, m: m, demand: p.demand[o.ID], deaf: p.demand == nil, leave: map[string][]*Worker{}}
+	workers := p.books.Workers[o.ID]
+	for _, w := range workers {
+		if err := t.one(ctx, w); err != nil {
+			trouble = fmt.Errorf("worker %s/%s: %w", w.WorkerGroup, w.WorkerID, err)
+		}
+	}
+	for reason, list := range t.leave {
+		if err := p.drain(ctx, o, list, reason); err != nil {
+			trouble = err
+		}
+	}
+	if err := p.askToEnd(ctx, o, t.ask); err != nil {
+		trouble = err
+	}
+	if err := t.finish(ctx); err != nil {
+		trouble = err
+	}
+	for _, w := range workers {
+		if w.State != Stopped {
+			live = append(live, w)
+		}
+	}
+	return live, trouble
+}
+
+// tending is what a pass does about the workers of one pool. Calls of
+// providers are gathered, as one can end many.
+type tending struct {
+	*pass
+	o      *Pool
+	m      *memory
+	demand Demand
+	deaf   bool                 // the queue did not answer
+	leave  map[string][]*Worker // idle ones to be drained, by reason
+	ask    []*Worker            // to be asked to end
+	end    []ended              // to be ended now and closed
+
+	// Of the provider of the worker that was looked at last, which most often is
+	// that of the next one.
+	of       string
+	provider Provider
+	sight    Sight
+	blind    error
+}
+
+type ended struct {
+	*Worker
+	Ending
+}
+
+func (t *tending) one(ctx context.Context, w *Worker) error {
+	if w.ProviderID != t.of || t.provider == nil {
+		t.of, t.provider, t.sight, t.blind = w.ProviderID, t.Providers[w.ProviderID], t.sights[w.ProviderID], t.pass.blind[w.ProviderID]
+	}
+	switch {
+	case t.provider == nil && t.now >= w.Expires:
+		return t.close(ctx, w, Ending{Reason: "nobody has looked after it until its credentials expired"})
+	case t.provider == nil:
+		return fmt.Errorf("its provider %s is not configured on this server; configure it so that the worker can be looked after, or wait until the worker's credentials expire at %s", w.ProviderID, w.Expires)
+	case t.blind != nil:
+		return nil // reported with the pool, or by the log
+	}
+	s, seen := t.sight.Of(w.Ref)
+	if !seen || s.State != Alive && s.State != Unknown {
+		t.lost(w, s, seen)
+		return nil
+	}
+	t.learn(w)
+	if !s.Ends.IsZero() && w.Ends.IsZero() && w.State != Stopping {
+		return t.interrupted(ctx, w, s)
+	}
+	switch w.State {
+	case Requested:
+		return t.requested(ctx, w)
+	case Running:
+		return t.running(ctx, w)
+	default:
+		t.stopping(w)
+		return nil
+	}
+}
+
+// learn notes how long workers take to register.
+func (t *tending) learn(w *Worker) {
+	if w.Proven {
+		return // it was learnt from long ago
+	}
+	market, booting := t.m.booting[w.Ref]
+	switch {
+	case w.State == Requested && !booting:
+		t.m.booting[w.Ref] = w.Market
+	case w.State == Running && booting:
+		delete(t.m.booting, w.Ref)
+		t.m.mu.Lock()
+		t.m.stats.Booted(t.now, market, w.Registered.Sub(w.Created))
+		t.m.dirty = true
+		t.m.mu.Unlock()
+	}
+}
+
+// unlearn notes that a worker is gone, which may never have registered.
+func (t *tending) unlearn(w *Worker, failed bool) {
+	market, booting := t.m.booting[w.Ref]
+	if !booting {
+		return
+	}
+	delete(t.m.booting, w.Ref)
+	if failed {
+		t.m.mu.Lock()
+		t.m.stats.Failed(t.now, market)
+		t.m.dirty = true
+		t.m.mu.Unlock()
+	}
+}
+
+// requested gives up a worker that takes too long to register, and one that
+// nobody wants any more.
+func (t *tending) requested(ctx context.Context, w *Worker) error {
+	if !t.o.Made(w) {
+		return t.stop(ctx, w, Ending{Reason: "it is not wanted any more"})
+	}
+	settings, err := t.o.Settings()
+	if err != nil {
+		return err
+	}
+	patience := Seconds(settings.Lifecycle.RegistrationTimeout)
+	if patience == 0 {
+		t.m.mu.Lock()
+		patience = t.m.stats.RegistrationTimeout(w.Market)
+		t.m.mu.Unlock()
+	}
+	if t.now.Sub(w.Created) < patience {
+		t.WakeAt(t.o.ID, w.Created.Add(patience))
+		return nil
+	}
+	patience = patience.Round(time.Second)
+	t.unlearn(w, true)
+	return t.stop(ctx, w, Ending{
+		Reason: fmt.Sprintf("it did not register within %v", patience), Failed: true,
+		Complaint: &Complaint{
+			Kind: KindRegistration, Title: "A worker did not register",
+			Description: fmt.Sprintf("The worker was started %v ago and has not registered; it was ended. Look at its log, and whether it can reach the server.", patience),
+		},
+	})
+}
+
+// running notices that a worker has proven itself, or that its time is up.
+func (t *tending) running(ctx context.Context, w *Worker) error {
+	settings, err := t.o.Settings()
+	_, manual := t.Providers[w.ProviderID].(Manual)
+	switch {
+	case t.now >= w.Expires && manual:
+		return t.stop(ctx, w, Ending{Reason: "the time that it was made known for is over"})
+	case t.now >= w.Expires:
+		return t.stop(ctx, w, Ending{
+			Reason: "it did not register again before its credentials expired",
+			Complaint: &Complaint{
+				Kind: KindExpired, Title: "A worker's credentials expired",
+				Description: fmt.Sprintf("The worker had to register again before %v and did not; it was ended.", w.Expires),
+			},
+		})
+	}
+	if reason := t.unwanted(w); reason != "" && !t.deaf && t.demand.of(w.Ref).Claims == 0 {
+		t.leave[reason] = append(t.leave[reason], w)
+		return nil
+	}
+	if manual || err != nil { // which is reported with the pool
+		return nil
+	}
+	lifecycle := settings.Lifecycle
+	if age := Seconds(lifecycle.MaxAge); age > 0 && t.now.Sub(w.Registered) >= age && !t.deaf && t.demand.of(w.Ref).Claims == 0 {
+		return t.drain(ctx, t.o, []*Worker{w}, fmt.Sprintf("it has reached the age of %v that workers of the pool may have", age))
+	}
+	if quiet := Seconds(lifecycle.QueueInactivity); quiet > 0 && !t.deaf {
+		seen := t.demand.of(w.Ref)
+		if seen.Claims == 0 && t.now.Sub(max(w.Registered, seen.Released, seen.Active)) >= quiet {
+			return t.drain(ctx, t.o, []*Worker{w}, fmt.Sprintf("it has not asked for work for %v", quiet))
+		}
+	}
+	if w.Proven {
+		return nil
+	}
+	if proof := w.Registered.Add(proofTime); t.now < proof {
+		if c := t.o.LaunchConfig(w.LaunchConfigID); c != nil && (!c.Proven || c.Failures > 0) {
+			t.WakeAt(t.o.ID, proof) // something waits for it
+		}
+		return nil
+	}
+	if err := t.Book.Prove(ctx, t.now, t.o, w); err != nil {
+		return err
+	}
+	t.Step("prove")
+	w.Proven = true
+	if c := t.o.LaunchConfig(w.LaunchConfigID); c != nil && t.o.Made(w) {
+		c.Proven, c.Failures, c.StartAfter = true, 0, 0
+	}
+	return nil
+}
+
+// unwanted says why a worker is to go as soon as it is idle; "" if it is not.
+func (t *tending) unwanted(w *Worker) string {
+	switch {
+	case w.Leave != "":
+		return w.Leave
+	case t.o.Going():
+		return "the worker pool is being deleted"
+	case w.ProviderID != t.o.ProviderID:
+		return "the worker pool has another provider now"
+	case !t.o.Made(w):
+		return "the worker pool's configuration has changed"
+	}
+	return ""
+}
+
+// stopping has a worker asked to end, once, and ended if it does not. One that
+// said that it leaves is not disturbed.
+func (t *tending) stopping(w *Worker) {
+	switch patience := max(w.Asked, w.LastModified).Add(stopGrace); {
+	case !w.Ends.IsZero() && t.now >= w.Ends:
+		t.end = append(t.end, ended{w, Ending{}})
+	case w.Asked.IsZero() && w.Reason != SaidGoodbye:
+		t.ask = append(t.ask, w)
+	case t.now >= patience || w.overdue:
+		t.end = append(t.end, ended{w, Ending{}})
+	default:
+		t.WakeAt(t.o.ID, patience)
+	}
+}
+
+// interrupted takes note that the provider will take a worker away. It gets no
+// more work, and what it has counts as pending, so that another takes its place
+// at once.
+func (t *tending) interrupted(ctx context.Context, w *Worker, s Sighting) error {
+	w.Ends = s.Ends
+	moved, err := t.Book.Stop(ctx, t.now, t.o, w, Ending{
+		Reason: fmt.Sprintf("its provider takes it away at %s", s.Ends),
+	})
+	if err != nil || !moved {
+		return err
+	}
+	t.Step("interrupt")
+	t.unlearn(w, false)
+	w.State, w.Reason, w.LastModified = Stopping, fmt.Sprintf("its provider takes it away at %s", s.Ends), t.now
+	t.ask = append(t.ask, w)
+	return nil
+}
+
+// lost closes a worker that its provider does not have, or has dead, and judges
+// by the way it ended whether its kind works.
+func (t *tending) lost(w *Worker, s Sighting, seen bool) {
+	how, _, _ := strings.Cut(s.Detail, "\n") // the rest is in the complaint
+	e := Ending{Reason: shorten(how, 200)}
+	switch {
+	case w.State == Stopping:
+		e.Reason = w.Reason
+	case !seen:
+		e.Reason = "its provider does not know it"
+	}
+	exited, failed := seen && s.State == Exited, seen && s.State == Failed
+	left := w.State == Running && exited || w.State == Stopping && w.Reason == SaidGoodbye
+	lived := t.now.Sub(w.Registered)
+	if w.State == Stopping {
+		lived = w.LastModified.Sub(w.Registered)
+	}
+	switch {
+	case !t.o.Made(w) || !w.Ends.IsZero():
+		// says nothing about those that start now
+	case w.State == Requested && (exited || failed):
+		e.Failed = true
+		e.Complaint = &Complaint{Kind: KindRegistration, Title: "A worker ended before it registered", Description: "The worker ended before it registered: " + s.Detail}
+	case left && lived < timeForNothing && (exited || failed):
+		e.Failed = true
+		e.Complaint = &Complaint{Kind: KindDied, Title: "A worker left at once", Description: fmt.Sprintf("The worker left within %v of registering, without being asked to. Look at its configuration and its log. %s", timeForNothing, s.Detail)}
+	case left:
+		e.Proven = true
+	case w.State == Running && failed:
+		e.Failed = !w.Proven && lived < proofTime
+		e.Complaint = &Complaint{Kind: KindDied, Title: "A worker ended in failure", Description: "The worker ended unasked: " + s.Detail}
+	}
+	t.unlearn(w, w.State == Requested && failed)
+	t.end = append(t.end, ended{w, e})
+}
+
+// stop takes a worker's row out of the state it is in, and then ends the
+// worker. Where the row has changed meanwhile (it registered after all) nothing
+// happens.
+func (t *tending) stop(ctx context.Context, w *Worker, e Ending) error {
+	t.blame(w, &e)
+	moved, err := t.Book.Stop(ctx, t.now, t.o, w, e)
+	if err != nil || !moved {
+		return err
+	}
+	t.Step("decide to end")
+	w.State, w.Reason, w.LastModified, w.overdue = Stopping, e.Reason, t.now, true
+	t.end = append(t.end, ended{w, Ending{Reason: e.Reason}})
+	return nil
+}
+
+// blame makes the launch configuration of a worker wait if its ending speaks
+// against it.
+func (t *tending) blame(w *Worker, e *Ending) {
+	if e.Complaint != nil {
+		e.Complaint.Worker, e.Complaint.LaunchConfigID = w, w.LaunchConfigID
+	}
+	c := t.o.LaunchConfig(w.LaunchConfigID)
+	if c == nil || !t.o.Made(w) {
+		e.Failed = false
+	}
+	switch {
+	case e.Failed:
+		wait := c.Fail(t.now)
+		if e.Complaint != nil {
+			e.Complaint.Description += "\n\n" + wait
+		}
+		t.WakeAt(t.o.ID, c.StartAfter)
+		t.Counted(t.o.ID, 0, 1)
+	case e.Proven && c != nil:
+		c.Proven, c.Failures, c.StartAfter = true, 0, 0
+	}
+}
+
+// askToEnd asks workers to end.
+func (p *pass) askToEnd(ctx context.Context, o *Pool, list []*Worker) error {
+	var errs []error
+	for id, of := range byProvider(list) {
+		if p.Providers[id] == nil {
+			continue
+		}
+		gone, err := p.stop(ctx, id, targets(of), Gracefully)
+		if err != nil {
+			errs = append(errs, fmt.Errorf("asking workers to end: %w", err))
+			continue
+		}
+		p.Step("ask to end")
+		if err := p.Book.Asked(ctx, p.now, of); err != nil {
+			errs = append(errs, err)
+			continue
+		}
+		p.Step("note that it was asked")
+		for _, w := range of {
+			w.Asked = p.now
+			p.WakeAt(o.ID, p.now.Add(stopGrace))
+		}
+		if len(gone) > 0 {
+			errs = append(errs, p.closeGone(ctx, o, of, gone))
+		}
+	}
+	return errors.Join(errs...)
+}
+
+func (p *pass) closeGone(ctx context.Context, o *Pool, list []*Worker, gone []Ref) error {
+	t := &tending{pass: p, o: o, m: p.memory(o.ID, o)}
+	is := map[Ref]bool{}
+	for _, r := range gone {
+		is[r] = true
+	}
+	var errs []error
+	for _, w := range list {
+		if is[w.Ref] {
+			errs = append(errs, t.close(ctx, w, Ending{}))
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// finish makes sure that nothing of workers is left and closes their rows.
+// Those that take their time are closed when they are seen to be gone.
+func (t *tending) finish(ctx context.Context) error {
+	var errs []error
+	by := map[string][]ended{}
+	for _, e := range t.end {
+		by[e.ProviderID] = append(by[e.ProviderID], e)
+	}
+	for id, list := range by {
+		of := make([]Target, 0, len(list))
+		for _, e := range list {
+			of = append(of, target(e.Worker))
+		}
+		gone, err := t.pass.stop(ctx, id, of, Now)
+		if err != nil {
+			errs = append(errs, fmt.Errorf("ending workers: %w", err))
+		}
+		t.Step("end")
+		is := make(map[Ref]bool, len(gone))
+		for _, r := range gone {
+			is[r] = true
+		}
+		for _, e := range list {
+			if is[e.Ref] {
+				errs = append(errs, t.close(ctx, e.Worker, e.Ending))
+			}
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// close hands a worker's claims back and closes its row, in this order; nothing
+// of the worker is left.
+func (t *tending) close(ctx context.Context, w *Worker, e Ending) error {
+	if err := t.Queue.WorkerGone(ctx, w.WorkerPoolID, w.WorkerGroup, w.WorkerID); err != nil {
+		return fmt.Errorf("handing its claims back to the queue: %w", err)
+	}
+	t.Step("hand claims back")
+	e.Reason = cmp.Or(e.Reason, w.Reason)
+	t.blame(w, &e)
+	if err := t.Book.Close(ctx, t.now, t.o, w, e); err != nil {
+		return err
+	}
+	t.Step("close")
+	t.unlearn(w, false)
+	w.State = Stopped
+	t.Log.Info("a worker is gone", "worker", w.Ref, "reason", e.Reason)
+	return nil
+}
+
+func target(w *Worker) Target { return Target{Ref: w.Ref, Facts: w.Facts, Idle: w.Drained} }
+
+func targets(list []*Worker) (out []Target) {
+	for _, w := range list {
+		out = append(out, target(w))
+	}
+	return out
+}
+
+func byProvider(list []*Worker) map[string][]*Worker {
+	out := map[string][]*Worker{}
+	for _, w := range list {
+		out[w.ProviderID] = append(out[w.ProviderID], w)
+	}
+	return out
+}
+
+// shorten cuts s to at most n characters.
+func shorten(s string, n int) string {
+	r := []rune(s)
+	if len(r) <= n {
+		return s
+	}
+	return string(r[:n-1]) + "…"
+}

@@ -1,0 +1,35 @@
+package sizing
+
+import (
+	"math"
+	"time"
+)
+
+// WorkerManager is what Taskcluster's worker-manager does, its double counting
+// of requested capacity included. It is here to be compared with: a simulation
+// can show what a pool would cost and how long its tasks would wait.
+type WorkerManager struct{}
+
+// Name is "worker-manager".
+func (WorkerManager) Name() string { return "worker-manager" }
+
+// loop is what one pass of worker-manager takes for a few hundred workers.
+const loop = 30 * time.Second
+
+// Decide makes one decision.
+func (WorkerManager) Decide(in Inputs, _ *Statistics) Decision {
+	var d Decision
+	s := supplyOf(in)
+	idle := max(s.live-running(in), 0)
+	adjusted := max(in.Pending-idle, 0)
+	existing := s.live + in.Stopping
+	desired := max(min(int64(math.Ceil(float64(adjusted)*ratioOf(in)))+existing, in.Max), in.Min)
+	missing := max(desired-existing, 0) - s.booting
+	if into := in.Now.Time().Sub(in.Now.Time().Truncate(loop)); into < time.Second {
+		d.Start = s.start(missing)
+	} else if missing > 0 {
+		d.Wake = in.Now.Add(loop - into)
+	}
+	d.expire(in, s, func(int64) time.Duration { return idleTimeout(in, 10*time.Minute) })
+	return d
+}
