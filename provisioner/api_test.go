@@ -1,6 +1,8 @@
 package provisioner
 
 import (
+	"encoding/json"
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -352,4 +354,117 @@ func (s *stage) figures() map[string]float64 {
 		}
 	}
 	return out
+}
+
+// What was decided and what was learnt is in the database, so a server that
+// starts knows it.
+func TestDecisionsAndStatisticsAreKept(t *testing.T) {
+	storetest.Each(t, func(t *testing.T, db *store.DB) {
+		s := newStage(t, db)
+		s.do([]string{"pool", "p/build", "max=5"})
+		s.add("p/build", 3)
+		s.do([]string{"wait", "2m"})
+		decisions := func() (list []fleet.Decided) {
+			t.Helper()
+			if err := db.View(t.Context(), func(tx *store.Tx) error {
+				list = nil
+				rows, err := tx.Query(`SELECT record FROM decision WHERE worker_pool_id = 'p/build' ORDER BY at`)
+				if err != nil {
+					return err
+				}
+				for rows.Next() {
+					var text []byte
+					var d fleet.Decided
+					if err := errors.Join(rows.Scan(&text), json.Unmarshal(text, &d)); err != nil {
+						return err
+					}
+					list = append(list, d)
+				}
+				return rows.Err()
+			}); err != nil {
+				t.Fatal(err)
+			}
+			return list
+		}
+		list := decisions()
+		i := slices.IndexFunc(list, func(d fleet.Decided) bool { return d.Started > 0 })
+		if i < 0 {
+			t.Fatalf("none of %d decisions started anything", len(list))
+		}
+		if d := list[i]; d.Started != 3 || d.Decision.Start != 3 || d.Inputs.Pending != 3 || d.Inputs.Max != 5 || d.Policy != "ratio" {
+			t.Errorf("the decision: %+v", d)
+		}
+		statistics := func() string {
+			t.Helper()
+			var text string
+			if err := db.View(t.Context(), func(tx *store.Tx) error {
+				return tx.QueryRow(`SELECT statistics FROM worker_pool WHERE worker_pool_id = 'p/build'`).Scan(&text)
+			}); err != nil {
+				t.Fatal(err)
+			}
+			return text
+		}
+		learnt := statistics()
+		if !json.Valid([]byte(learnt)) {
+			t.Fatalf("what was learnt is %q", learnt)
+		}
+		s.restart()
+		s.do([]string{"wait", "2m"})
+		if again := statistics(); again != learnt {
+			t.Errorf("nothing has happened, and what was learnt has become\n%s, before it was\n%s", again, learnt)
+		}
+		s.add("p/build", 1)
+		s.do([]string{"wait", "2m"})
+		if more := decisions(); len(more) <= len(list) {
+			t.Errorf("there are %d decisions, before there were %d", len(more), len(list))
+		}
+		s.stop()
+		time.Sleep(25 * time.Hour)
+		s.restart()
+		s.do([]string{"wait", "11m"})
+		for _, d := range decisions() {
+			if now().Sub(d.At) > 24*time.Hour {
+				t.Errorf("a decision of %v is kept", d.At)
+			}
+		}
+		s.do([]string{"delete", "p/build"})
+		s.do([]string{"wait", "1m"})
+		if list := decisions(); len(list) > 0 {
+			t.Errorf("of a pool that is gone %d decisions are kept", len(list))
+		}
+	})
+}
+
+// A drain and a claim meet: whichever is first, no worker ends at work.
+func TestADrainThatLosesTheRace(t *testing.T) {
+	storetest.Each(t, func(t *testing.T, db *store.DB) {
+		s := newStage(t, db)
+		s.idle = time.Hour
+		s.do([]string{"pool", "p/build", "max=5", "idle=20"})
+		s.add("p/build", 3)
+		s.do([]string{"wait", "60s"})
+		s.mu.Lock()
+		s.beforeDrain = func(list []fleet.Ref) { // after the decision, before the transaction
+			s.add("p/build", 1)
+			if !s.claim(list[0]) {
+				t.Error("a worker that is not drained gets nothing")
+			}
+		}
+		s.mu.Unlock()
+		s.do([]string{"wait", "40s"})
+		if got := s.workers("p/build"); got != "1 running, 2 stopped" {
+			t.Errorf("after the drain there are %s", got)
+		}
+		if got := s.do([]string{"queue"}); got != "0 pending, 1 claimed, 3 finished, 0 handed back" {
+			t.Errorf("the queue: %s", got)
+		}
+		for _, w := range s.rows("p/build", fleet.Stopped) {
+			if !w.Drained || !strings.Contains(w.Reason, "idle") {
+				t.Errorf("%s is stopped because %s", w.Ref, w.Reason)
+			}
+			if s.claim(w.Ref) {
+				t.Error("a drained worker gets something")
+			}
+		}
+	})
 }

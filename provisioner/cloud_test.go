@@ -29,7 +29,7 @@ type Cloud struct {
 	intents  map[string][]*machine // what each has brought into being
 	launched map[fleet.Ref]int     // how often each was started: once
 	asked    map[string]int        // how often each intent was launched
-	most     int                   // machines alive at the same time
+	most     int                   // machines alive at the same time, without strays
 	hangs    bool                  // Launch does not return
 	unclear  bool                  // Launch works, and its answer does not arrive
 	refuse   *fleet.Fault          // Launch fails
@@ -53,6 +53,7 @@ type machine struct {
 	kill   context.CancelFunc
 	term   chan struct{}
 	asked  bool
+	stray  bool
 	life   fleet.Life
 	words  string
 	ends   timestamp.Time
@@ -89,13 +90,15 @@ type cloudConfig struct {
 }
 
 type cloudLaunchConfig struct {
-	ID           string          `json:"launchConfigId"`
 	Image        string          `json:"image"`
 	Capacity     int64           `json:"capacityPerInstance"`
-	Canary       int64           `json:"canary"`
-	Weight       float64         `json:"weight"`
-	Most         int64           `json:"mostCapacity"` // 0: no limit
 	WorkerConfig json.RawMessage `json:"workerConfig"`
+	Manager      struct {
+		ID     string  `json:"launchConfigId"` // given by the owner
+		Canary int64   `json:"canary"`
+		Weight float64 `json:"initialWeight"`
+		Most   int64   `json:"maxCapacity"` // 0: no limit
+	} `json:"workerManager"`
 }
 
 func (c *Cloud) Parse(config json.RawMessage) (out []*fleet.LaunchConfig, err error) {
@@ -131,13 +134,13 @@ func (c *Cloud) Parse(config json.RawMessage) (out []*fleet.LaunchConfig, err er
 		if err != nil {
 			return nil, err
 		}
-		id := x.ID
+		id := x.Manager.ID
 		if id == "" {
 			if id, err = fleet.NameLaunchConfig(x); err != nil {
 				return nil, err
 			}
 		}
-		out = append(out, &fleet.LaunchConfig{ID: id, Config: text, Capacity: x.Capacity, Canary: x.Canary, WorkerConfig: say})
+		out = append(out, &fleet.LaunchConfig{ID: id, Named: x.Manager.ID != "", Config: text, Capacity: x.Capacity, Canary: x.Manager.Canary, WorkerConfig: say})
 	}
 	return out, nil
 }
@@ -163,10 +166,10 @@ func (c *Cloud) Plan(_ context.Context, _ timestamp.Time, n fleet.Need) (p fleet
 				return p, err
 			}
 			if x.Workers <= 0 || x.Capacity > n.Room || x.Capacity > n.Capacity && intents[x.ID] != nil ||
-				n.Capacity <= 0 || config.Most > 0 && x.Existing+x.Capacity > config.Most {
+				n.Capacity <= 0 || config.Manager.Most > 0 && x.Existing+x.Capacity > config.Manager.Most {
 				continue
 			}
-			share := (float64(x.Existing) + have[x.ID]) / cmp.Or(config.Weight, 1)
+			share := (float64(x.Existing) + have[x.ID]) / cmp.Or(config.Manager.Weight, 1)
 			if best == nil || share < least {
 				best, least = x, share
 			}
@@ -244,12 +247,18 @@ func (c *Cloud) start(i *fleet.Intent, n int64, config cloudLaunchConfig) {
 	ctx, kill := context.WithCancel(context.Background())
 	m := &machine{
 		Started: fleet.Started{Ref: r, LaunchConfigID: i.LaunchConfigID, Capacity: i.Capacity / i.Workers, Market: "sky", Price: 1000, Facts: facts},
-		order:   o, intent: i.ID, kill: kill, term: make(chan struct{}), ended: make(chan struct{}),
+		order:   o, stray: config.Image == "stray", intent: i.ID, kill: kill, term: make(chan struct{}), ended: make(chan struct{}),
 	}
 	c.machines[r] = m
 	c.intents[i.ID] = append(c.intents[i.ID], m)
 	c.launched[r]++
-	c.most = max(c.most, c.alive())
+	wanted := 0
+	for _, m := range c.machines {
+		if m.life == fleet.Alive && !m.stray {
+			wanted++
+		}
+	}
+	c.most = max(c.most, wanted)
 	c.running.Go(func() {
 		select {
 		case <-time.After(c.Boot):
@@ -381,7 +390,8 @@ func (c *Cloud) Interrupt(r fleet.Ref, in time.Duration) {
 func (c *Cloud) Stray(pool string) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.start(&fleet.Intent{ID: slugid.New(), PoolID: pool, ProviderID: "cloud", Workers: 1, Capacity: 1}, 0, cloudLaunchConfig{})
+	i := &fleet.Intent{ID: slugid.New(), PoolID: pool, ProviderID: "cloud", Workers: 1, Capacity: 1}
+	c.start(i, 0, cloudLaunchConfig{Image: "stray"})
 }
 
 func (c *Cloud) alive() (n int) {

@@ -36,6 +36,7 @@ type stage struct {
 	db    *store.DB
 	bus   *event.Bus
 	cloud *Cloud
+	more  map[string]fleet.Provider
 	lost  bool // the cloud is not configured
 	log   *slog.Logger
 	seen  int64  // events told already
@@ -99,6 +100,7 @@ func (s *stage) open() {
 	s.t.Helper()
 	s.metrics = prometheus.NewRegistry()
 	providers := map[string]fleet.Provider{"cloud": s.cloud, "other": NewCloud(s.t, 3*time.Second, s.work)}
+	maps.Copy(providers, s.more)
 	if s.lost {
 		delete(providers, "cloud")
 	}
@@ -110,7 +112,7 @@ func (s *stage) open() {
 		s.t.Fatal(err)
 	}
 	server := api.NewServer(api.Options{RootURL: "http://tasks.test", Auth: s, Log: s.log, Metrics: s.metrics, CheckOutput: true})
-	if err := api.Mount(server, API, p); err != nil {
+	if err := errors.Join(api.Mount(server, API, p), api.Mount(server, Operations, p)); err != nil {
 		s.t.Fatal(err)
 	}
 	s.mu.Lock()
@@ -358,7 +360,10 @@ func (s *stage) call(as, method, path string, body any) (int, map[string]any) {
 		}
 		in = bytes.NewReader(b)
 	}
-	r := httptest.NewRequest(method, "http://tasks.test/api/worker-manager/v1"+path, in)
+	if !strings.HasPrefix(path, "/api/") {
+		path = "/api/worker-manager/v1" + path
+	}
+	r := httptest.NewRequest(method, "http://tasks.test"+path, in)
 	r.Header.Set("Content-Type", "application/json")
 	r.Header.Set("Authorization", as)
 	w := httptest.NewRecorder()

@@ -2,7 +2,9 @@ package queue
 
 import (
 	"fmt"
+	"syscall"
 	"testing"
+	"time"
 
 	"github.com/taskfleet/taskfleet/slugid"
 	"github.com/taskfleet/taskfleet/store"
@@ -60,9 +62,54 @@ func BenchmarkStatus(b *testing.B) {
 	})
 }
 
+// cpu has the benchmark report what the process used of processors, which says
+// more than the time on a machine that has other things to do.
+func cpu(b *testing.B) (stop func()) {
+	used := func() time.Duration {
+		var u syscall.Rusage
+		if err := syscall.Getrusage(syscall.RUSAGE_SELF, &u); err != nil {
+			b.Fatal(err)
+		}
+		return time.Duration(u.Utime.Nano() + u.Stime.Nano())
+	}
+	before := used()
+	return func() { b.ReportMetric(float64((used()-before).Microseconds())/float64(b.N), "cpu-µs/op") }
+}
+
+func BenchmarkClaim(b *testing.B) {
+	benchmark(b, func(b *testing.B, s *stage) {
+		s.queue.seed(b, b.N)
+		b.ResetTimer()
+		defer cpu(b)()
+		for i := range b.N {
+			if c, err := s.queue.awaitWork(b.Context(), "prov/wt", Worker{"grp", fmt.Sprint("w", i%100)}, 1); err != nil || len(c) != 1 {
+				b.Fatal(c, err)
+			}
+		}
+	})
+}
+
+// A claim where nothing is pending, up to where it would wait.
+func BenchmarkClaimInVain(b *testing.B) {
+	benchmark(b, func(b *testing.B, s *stage) {
+		k := workerKey{"prov/wt", "grp/w"}
+		if _, _, err := s.queue.claim(b.Context(), k, 1); err != nil {
+			b.Fatal(err)
+		}
+		b.ResetTimer()
+		defer cpu(b)()
+		for range b.N {
+			if c, _, err := s.queue.claim(b.Context(), k, 1); err != nil || len(c) != 0 {
+				b.Fatal(c, err)
+			}
+		}
+	})
+}
+
 func BenchmarkLifecycle(b *testing.B) {
 	benchmark(b, func(b *testing.B, s *stage) {
 		worker := map[string]any{"workerGroup": "g", "workerId": "w", "tasks": 1}
+		defer cpu(b)()
 		for b.Loop() {
 			id := slugid.New()
 			s.must("PUT", "/task/"+id, s.body())

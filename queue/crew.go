@@ -20,6 +20,8 @@ import (
 // process that is killed has not written down is how recently some workers were
 // active; nothing is decided by that alone.
 type crew struct {
+	writing sync.Mutex // held while notes are written down, so that who then reads misses none
+
 	mu      sync.Mutex
 	members map[workerKey]*member
 }
@@ -147,6 +149,8 @@ func (c *crew) giveBack(list []note) {
 
 // writeCrew is one pass of the loop queue.workers.
 func (q *Queue) writeCrew(ctx context.Context) (more bool, err error) {
+	q.crew.writing.Lock()
+	defer q.crew.writing.Unlock()
 	list := q.crew.take(batch)
 	if len(list) == 0 {
 		return false, nil

@@ -21,7 +21,7 @@ var hostile = []any{
 	strings.Repeat("x", 70_000), "0000-01-01T00:00:00Z", "9999-12-31T23:59:59.999Z", "2026-01-01T00:00:00+23:59", "-1",
 	"9999-12-31T23:59:59-23:59", "0000-01-01T00:00:00+23:59", []any{strings.Repeat("x", 20_000)},
 	[]any{}, []any{nil}, []any{"x", "x"}, []any{map[string]any{}}, map[string]any{}, map[string]any{"": map[string]any{"a": []any{1, "2"}}},
-	map[string]any{"x": strings.Repeat("y", 5000)}, json.RawMessage(strings.Repeat("[", 500) + strings.Repeat("]", 500)), json.RawMessage(`1e400`),
+	map[string]any{"x": strings.Repeat("y", 5000)}, map[string]any{"label": strings.Repeat("ü", 4000)}, json.RawMessage(strings.Repeat("[", 500) + strings.Repeat("]", 500)), json.RawMessage(`1e400`),
 	json.RawMessage(`"\ud800"`), json.RawMessage(`{"a":1,"a":2}`), json.RawMessage(`123456789012345678901234567890`),
 }
 
@@ -32,6 +32,9 @@ func TestNoInputCausesAnInternalError(t *testing.T) {
 		s := newStage(t, db, nil)
 		s.do(strings.Fields("create A"))
 		s.do(strings.Fields("claim w"))
+		if _, err := s.queue.claimNow(t.Context(), "prov/wt", Worker{"grp", "w9"}, 1); err != nil { // which makes it known
+			t.Fatal(err)
+		}
 		n, refused := 0, 0
 		try := func(method, path string, body any) {
 			n++
@@ -71,9 +74,10 @@ func TestNoInputCausesAnInternalError(t *testing.T) {
 			"POST " + s.run("A/0") + "/artifacts/x": {
 				"storageType": "reference", "url": "http://example.com", "contentType": "a/b", "expires": "2026-11-25T00:00:00Z",
 			},
-			"POST " + s.run("A/0") + "/exception": {"reason": "nonsense"},
-			"POST /tasks":                         {"taskIds": []any{s.id("A")}},
-			"POST /tasks/status":                  {"taskIds": []any{s.id("A")}},
+			"POST " + s.run("A/0") + "/exception":                   {"reason": "nonsense"},
+			"PUT /provisioners/prov/worker-types/wt/workers/grp/w9": {"quarantineUntil": "2026-11-25T00:00:00Z", "quarantineInfo": "x"},
+			"POST /tasks":        {"taskIds": []any{s.id("A")}},
+			"POST /tasks/status": {"taskIds": []any{s.id("A")}},
 		}
 		optional := []string{
 			"dependencies", "requires", "routes", "priority", "retries", "scopes", "tags", "extra", "taskGroupId", "schedulerId", "projectId",
@@ -120,6 +124,7 @@ func withScope(body map[string]any, scope string) map[string]any {
 func (s *stage) good(param string) string {
 	return map[string]string{
 		"taskId": s.id("A"), "taskGroupId": s.id("A"), "runId": "0", "name": "public/x", "taskQueueId": "prov/wt",
+		"provisionerId": "prov", "workerType": "wt", "workerGroup": "grp", "workerId": "w",
 	}[param]
 }
 

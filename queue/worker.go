@@ -32,7 +32,7 @@ func workerNamed(s string) Worker {
 // A workerKey is the key of a worker's row.
 type workerKey struct{ queueID, worker string }
 
-// topicWorker is what a worker's long poll waits on besides work: that the
+// topic is what a worker's long poll waits on besides work: that the
 // worker is drained, quarantined, or free again.
 func (k workerKey) topic() string { return "queue.worker:" + k.queueID + "/" + k.worker }
 
@@ -56,7 +56,7 @@ func (s standing) refused() bool { return s.draining > 0 || s.quarantineUntil > 
 func readStanding(tx *store.Tx, k workerKey, lock bool) (s standing, made bool, err error) {
 	statement := `SELECT draining, quarantine_until, first_claim, last_release FROM queue_worker WHERE task_queue_id = $1 AND worker = $2`
 	if lock {
-		statement += ` /*for share*/`
+		statement += ` /*for key share*/`
 	}
 	for {
 		err = tx.QueryRow(statement, k.queueID, k.worker).Scan(&s.draining, &s.quarantineUntil, &s.first, &s.released)
@@ -84,7 +84,9 @@ func addWorkers(tx *store.Tx, queueID string, names []string) error {
 //
 // The worker's row is locked before anything is taken, and read as it is when
 // the lock is there: PostgreSQL looks again at a row that it had to wait for. It
-// is locked only if something is pending, since on PostgreSQL a lock is a write.
+// is locked only if something is pending, since on PostgreSQL a lock is a write,
+// and only against those who lock it FOR UPDATE, as who drains the worker does;
+// what else is written about a worker neither waits for claims nor holds them up.
 // The runs are chosen in a CTE, which is evaluated once: PostgreSQL may run a
 // subquery of IN once for each row, and each time a LIMIT over rows that it
 // skips lets further ones through.
@@ -93,7 +95,7 @@ func take(tx *store.Tx, k workerKey, n int) ([]pendingRun, error) {
 		WITH claimer AS MATERIALIZED (
 		  SELECT 1 FROM queue_worker
 		   WHERE task_queue_id = $1 AND worker = $2 AND draining = 0 AND quarantine_until <= $3
-		     AND EXISTS (SELECT 1 FROM pending WHERE task_queue_id = $1) /*for share*/),
+		     AND EXISTS (SELECT 1 FROM pending WHERE task_queue_id = $1) /*for key share*/),
 		next AS MATERIALIZED (
 		  SELECT task_id FROM pending WHERE task_queue_id = $1 AND EXISTS (SELECT 1 FROM claimer)
 		   ORDER BY priority DESC, since, seq LIMIT $4 /*skip locked*/)
@@ -122,8 +124,8 @@ func (q *Queue) Drain(tx *store.Tx, taskQueueID, workerGroup, workerID string) (
 // does, and returns them, in the order of their names. It is meant for hundreds
 // at once.
 //
-// A claim holds its worker's row in share until it is committed. So once the
-// rows are locked here, no claim of theirs is under way, and the statement that
+// A claim holds its worker's row until it is committed. So once the rows are
+// locked here FOR UPDATE, no claim of theirs is under way, and the statement that
 // decides, which begins only then, sees every claim that there has been.
 func (q *Queue) DrainAny(tx *store.Tx, taskQueueID string, workers []Worker) (drained []Worker, err error) {
 	var names []string

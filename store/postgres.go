@@ -148,6 +148,7 @@ var postgresText = strings.NewReplacer(
 	"/*skip locked*/", "FOR UPDATE SKIP LOCKED",
 	"/*for update*/", "FOR UPDATE",
 	"/*for share*/", "FOR SHARE",
+	"/*for key share*/", "FOR KEY SHARE",
 	"/*json*/", "::json",
 	"json_each(", "json_array_elements_text(",
 )

@@ -12,6 +12,7 @@
 //	/*skip locked*/  FOR UPDATE SKIP LOCKED
 //	/*for update*/   FOR UPDATE
 //	/*for share*/    FOR SHARE
+//	/*for key share*/ FOR KEY SHARE: against FOR UPDATE and DELETE, not against UPDATE
 //	/*json*/         ::json, after text whose members ->> reads
 //
 // Parameters are $1, $2, …; they may repeat. Column types that mean the same

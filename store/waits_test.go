@@ -3,6 +3,7 @@ package store
 import (
 	"context"
 	"math/rand/v2"
+	"slices"
 	"sync"
 	"testing"
 	"testing/synctest"
@@ -33,6 +34,57 @@ func TestWakesFirstComeFirstServed(t *testing.T) {
 	ws.Wake("t", 1)
 	if d := ws.Wait("t"); woken(d) {
 		t.Error("a wake was kept for somebody who came later")
+	}
+}
+
+func TestWakesTheHighestRankFirst(t *testing.T) {
+	ws := newWaits()
+	low, high, plain, high2, lowest := ws.WaitRanked("t", 1), ws.WaitRanked("t", 7), ws.Wait("t"), ws.WaitRanked("t", 7), ws.WaitRanked("t", -1)
+	for i, want := range []*Waiter{high, high2, low, plain, lowest} {
+		ws.Wake("t", 1)
+		if !woken(want) {
+			t.Fatalf("the waiter that is %d in line was not woken", i)
+		}
+	}
+	// A wake that is left unused goes to the best of those that are left.
+	a, b, c := ws.WaitRanked("t", 3), ws.WaitRanked("t", 1), ws.WaitRanked("t", 2)
+	ws.Wake("t", 1)
+	a.Close()
+	if !woken(c) || woken(b) {
+		t.Error("the wake did not go to the next in rank")
+	}
+	b.Close()
+	c.Close()
+	if len(ws.topics) != 0 {
+		t.Error("a topic without waiters is kept")
+	}
+}
+
+// Waiters come and go at random; each wake goes to the one that is best then.
+func TestTheLineStaysInOrder(t *testing.T) {
+	ws := newWaits()
+	var line []*Waiter
+	for range 20_000 {
+		switch n := rand.N(4); {
+		case n < 2 || len(line) == 0:
+			line = append(line, ws.WaitRanked("t", rand.N(int64(10))))
+		case n == 2:
+			i := rand.N(len(line))
+			line[i].Close()
+			line = slices.Delete(line, i, i+1)
+		default:
+			best := 0
+			for i, w := range line {
+				if w.rank > line[best].rank { // the first of its rank came first
+					best = i
+				}
+			}
+			ws.Wake("t", 1)
+			if !woken(line[best]) {
+				t.Fatal("another one than the best was woken")
+			}
+			line = slices.Delete(line, best, best+1)
+		}
 	}
 }
 

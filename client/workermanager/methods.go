@@ -82,6 +82,11 @@ func (c *Client) ListProvidersAll(ctx context.Context, opts ListProvidersOptions
 //
 // The call can be repeated with the same definition; with another one it is refused,
 // use updateWorkerPool. The id of a pool that is being deleted can be used at once.
+// The provider looks whether what the definition names is there and may be used;
+// what is wrong is said in the reply and kept as an error of the pool.
+//
+// What the workers are given by config.scopes and config.secrets, the caller has to
+// have.
 //
 // Scopes: `worker-manager:manage-worker-pool:<workerPoolId>` and
 // `worker-manager:provider:<providerId>`.
@@ -108,7 +113,12 @@ func (c *Client) CreateWorkerPool(ctx context.Context, workerPoolID string, in *
 //
 // Limits and ratio take effect at once. Where the provider or anything else in the
 // configuration changes, workers made from the old one end when they have no task,
-// and new ones take their place.
+// and new ones take their place. A launch configuration that was given an id keeps its
+// content for ever, but for what is under workerManager: another content needs another
+// id.
+//
+// What the workers are given by config.scopes and config.secrets, the caller has to
+// have.
 //
 // Scopes: `worker-manager:manage-worker-pool:<workerPoolId>` and
 // `worker-manager:provider:<providerId>`.
@@ -146,6 +156,90 @@ func (c *Client) DeleteWorkerPool(ctx context.Context, workerPoolID string) (*Wo
 		Repeatable: true,
 	}
 	out := new(WorkerPoolFull)
+	if err := c.core.Do(ctx, r, out); err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+// ListWorkerPoolLaunchConfigsOptions are the query parameters of ListWorkerPoolLaunchConfigs; zero ones are not sent.
+type ListWorkerPoolLaunchConfigsOptions struct {
+	ContinuationToken string
+	Limit             int
+	IncludeArchived   string
+}
+
+func (o ListWorkerPoolLaunchConfigsOptions) values() url.Values {
+	q := url.Values{}
+	if o.ContinuationToken != "" {
+		q.Set("continuationToken", o.ContinuationToken)
+	}
+	if o.Limit != 0 {
+		q.Set("limit", strconv.Itoa(o.Limit))
+	}
+	if o.IncludeArchived != "" {
+		q.Set("includeArchived", o.IncludeArchived)
+	}
+	return q
+}
+
+// ListWorkerPoolLaunchConfigs calls worker-manager.listWorkerPoolLaunchConfigs:
+// List a pool's launch configurations.
+//
+// Returns what the workers of a pool are made from, in the order of their ids;
+// with `includeArchived` also what they were made from before. Archived ones stay as
+// long as the pool does, for the workers and errors that name them.
+//
+// Scopes: `worker-manager:get-worker-pool:<workerPoolId>`.
+//
+// The method is experimental and may change.
+func (c *Client) ListWorkerPoolLaunchConfigs(ctx context.Context, workerPoolID string, opts ListWorkerPoolLaunchConfigsOptions) (*WorkerPoolLaunchConfigList, error) {
+	r := client.Request{
+		Name:       "worker-manager.listWorkerPoolLaunchConfigs",
+		Verb:       "GET",
+		Route:      "/api/worker-manager/v1/worker-pool/<workerPoolId>/launch-configs",
+		Args:       []string{workerPoolID},
+		Query:      opts.values(),
+		Repeatable: true,
+	}
+	out := new(WorkerPoolLaunchConfigList)
+	if err := c.core.Do(ctx, r, out); err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+// ListWorkerPoolLaunchConfigsAll is the sequence of what ListWorkerPoolLaunchConfigs
+// returns page by page. It ends with the first error.
+func (c *Client) ListWorkerPoolLaunchConfigsAll(ctx context.Context, workerPoolID string, opts ListWorkerPoolLaunchConfigsOptions) iter.Seq2[WorkerPoolLaunchConfigListWorkerPoolLaunchConfig, error] {
+	return client.Pages(opts.ContinuationToken, func(token string) ([]WorkerPoolLaunchConfigListWorkerPoolLaunchConfig, string, error) {
+		opts := opts
+		opts.ContinuationToken = token
+		page, err := c.ListWorkerPoolLaunchConfigs(ctx, workerPoolID, opts)
+		if err != nil {
+			return nil, "", err
+		}
+		return page.WorkerPoolLaunchConfigs, page.ContinuationToken, nil
+	})
+}
+
+// WorkerPoolStats calls worker-manager.workerPoolStats: Count a pool's workers.
+//
+// Returns how many workers a pool has in which state, for each configuration that they
+// were made from.
+//
+// Scopes: `worker-manager:get-worker-pool:<workerPoolId>`.
+//
+// The method is experimental and may change.
+func (c *Client) WorkerPoolStats(ctx context.Context, workerPoolID string) (*WorkerPoolStats, error) {
+	r := client.Request{
+		Name:       "worker-manager.workerPoolStats",
+		Verb:       "GET",
+		Route:      "/api/worker-manager/v1/worker-pool/<workerPoolId>/stats",
+		Args:       []string{workerPoolID},
+		Repeatable: true,
+	}
+	out := new(WorkerPoolStats)
 	if err := c.core.Do(ctx, r, out); err != nil {
 		return nil, err
 	}
@@ -223,27 +317,59 @@ func (c *Client) ListWorkerPoolsAll(ctx context.Context, opts ListWorkerPoolsOpt
 	})
 }
 
-// WorkerPoolStats calls worker-manager.workerPoolStats: Count a pool's workers.
+// ListWorkerPoolsStatsOptions are the query parameters of ListWorkerPoolsStats; zero ones are not sent.
+type ListWorkerPoolsStatsOptions struct {
+	ContinuationToken string
+	Limit             int
+}
+
+func (o ListWorkerPoolsStatsOptions) values() url.Values {
+	q := url.Values{}
+	if o.ContinuationToken != "" {
+		q.Set("continuationToken", o.ContinuationToken)
+	}
+	if o.Limit != 0 {
+		q.Set("limit", strconv.Itoa(o.Limit))
+	}
+	return q
+}
+
+// ListWorkerPoolsStats calls worker-manager.listWorkerPoolsStats: Count the workers of
+// all pools.
 //
-// Returns how many workers a pool has in which state, for each configuration that they
-// were made from.
+// Returns how many workers each pool has in which state, in the order of the pools'
+// ids.
 //
-// Scopes: `worker-manager:get-worker-pool:<workerPoolId>`.
+// Scopes: `worker-manager:list-worker-pools`.
 //
 // The method is experimental and may change.
-func (c *Client) WorkerPoolStats(ctx context.Context, workerPoolID string) (*WorkerPoolStats, error) {
+func (c *Client) ListWorkerPoolsStats(ctx context.Context, opts ListWorkerPoolsStatsOptions) (*WorkerPoolListStats, error) {
 	r := client.Request{
-		Name:       "worker-manager.workerPoolStats",
+		Name:       "worker-manager.listWorkerPoolsStats",
 		Verb:       "GET",
-		Route:      "/api/worker-manager/v1/worker-pool/<workerPoolId>/stats",
-		Args:       []string{workerPoolID},
+		Route:      "/api/worker-manager/v1/worker-pools/stats",
+		Query:      opts.values(),
 		Repeatable: true,
 	}
-	out := new(WorkerPoolStats)
+	out := new(WorkerPoolListStats)
 	if err := c.core.Do(ctx, r, out); err != nil {
 		return nil, err
 	}
 	return out, nil
+}
+
+// ListWorkerPoolsStatsAll is the sequence of what ListWorkerPoolsStats returns page by
+// page. It ends with the first error.
+func (c *Client) ListWorkerPoolsStatsAll(ctx context.Context, opts ListWorkerPoolsStatsOptions) iter.Seq2[WorkerPoolListStatsWorkerPoolsStats, error] {
+	return client.Pages(opts.ContinuationToken, func(token string) ([]WorkerPoolListStatsWorkerPoolsStats, string, error) {
+		opts := opts
+		opts.ContinuationToken = token
+		page, err := c.ListWorkerPoolsStats(ctx, opts)
+		if err != nil {
+			return nil, "", err
+		}
+		return page.WorkerPoolsStats, page.ContinuationToken, nil
+	})
 }
 
 // ReportWorkerError calls worker-manager.reportWorkerError: Report a worker's trouble.
@@ -262,6 +388,44 @@ func (c *Client) ReportWorkerError(ctx context.Context, workerPoolID string, in 
 		In:    in,
 	}
 	out := new(WorkerPoolError)
+	if err := c.core.Do(ctx, r, out); err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+// WorkerPoolErrorStatsOptions are the query parameters of WorkerPoolErrorStats; zero ones are not sent.
+type WorkerPoolErrorStatsOptions struct {
+	WorkerPoolID string
+}
+
+func (o WorkerPoolErrorStatsOptions) values() url.Values {
+	q := url.Values{}
+	if o.WorkerPoolID != "" {
+		q.Set("workerPoolId", o.WorkerPoolID)
+	}
+	return q
+}
+
+// WorkerPoolErrorStats calls worker-manager.workerPoolErrorStats: Count errors.
+//
+// Counts what went wrong in the last seven days, in a pool or, without `workerPoolId`,
+// in all of them: by day, by hour of the last 24, and by title, code, launch
+// configuration and pool. The code is the one that a provider's cloud gave, or else
+// the kind of error.
+//
+// Scopes: `worker-manager:list-worker-pool-errors:<workerPoolId>`.
+//
+// The method is experimental and may change.
+func (c *Client) WorkerPoolErrorStats(ctx context.Context, opts WorkerPoolErrorStatsOptions) (*WorkerPoolErrorStats, error) {
+	r := client.Request{
+		Name:       "worker-manager.workerPoolErrorStats",
+		Verb:       "GET",
+		Route:      "/api/worker-manager/v1/worker-pool-errors/stats",
+		Query:      opts.values(),
+		Repeatable: true,
+	}
+	out := new(WorkerPoolErrorStats)
 	if err := c.core.Do(ctx, r, out); err != nil {
 		return nil, err
 	}
@@ -402,6 +566,54 @@ func (c *Client) Worker(ctx context.Context, workerPoolID string, workerGroup st
 	return out, nil
 }
 
+// CreateWorker calls worker-manager.createWorker: Make a worker known.
+//
+// Makes a worker known that is there already, to a pool whose provider starts none,
+// such as `static`. It is running from then on, and may register, again and again,
+// until it expires.
+//
+// The call can be repeated with the same definition; with another one it is refused,
+// use updateWorker. The name of a worker that has stopped can be used again.
+//
+// Scopes: `worker-manager:create-worker:<workerPoolId>/<workerGroup>/<workerId>`.
+func (c *Client) CreateWorker(ctx context.Context, workerPoolID string, workerGroup string, workerID string, in *CreateWorkerRequest) (*WorkerFull, error) {
+	r := client.Request{
+		Name:       "worker-manager.createWorker",
+		Verb:       "PUT",
+		Route:      "/api/worker-manager/v1/workers/<workerPoolId>/<workerGroup>/<workerId>",
+		Args:       []string{workerPoolID, workerGroup, workerID},
+		In:         in,
+		Repeatable: true,
+	}
+	out := new(WorkerFull)
+	if err := c.core.Do(ctx, r, out); err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+// UpdateWorker calls worker-manager.updateWorker: Change what is known of a worker.
+//
+// Changes when a worker expires that createWorker made known, its capacity, and with
+// `providerInfo` the secret that it registers with. What is left out stays as it is.
+// Credentials that the worker has are good for as long as they were.
+//
+// Scopes: `worker-manager:update-worker:<workerPoolId>/<workerGroup>/<workerId>`.
+func (c *Client) UpdateWorker(ctx context.Context, workerPoolID string, workerGroup string, workerID string, in *CreateWorkerRequest) (*WorkerFull, error) {
+	r := client.Request{
+		Name:  "worker-manager.updateWorker",
+		Verb:  "POST",
+		Route: "/api/worker-manager/v1/workers/<workerPoolId>/<workerGroup>/<workerId>",
+		Args:  []string{workerPoolID, workerGroup, workerID},
+		In:    in,
+	}
+	out := new(WorkerFull)
+	if err := c.core.Do(ctx, r, out); err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 // RemoveWorker calls worker-manager.removeWorker: Remove a worker.
 //
 // Has a worker end: it is asked to hand back its tasks and, if it is still there two
@@ -427,9 +639,10 @@ func (c *Client) RemoveWorker(ctx context.Context, workerPoolID string, workerGr
 // before it claims one.
 //
 // A worker is to go when it was removed, when its pool is being deleted, or gets its
-// workers from another provider or configuration, and when the pool has more workers
-// than it may: then the oldest are to go. That there is little to do is no reason; a
-// worker leaves by itself when it has been idle for as long as its configuration says.
+// workers from another provider or configuration, when it is older than its pool's
+// workers may get, and when the pool has more workers than it may: then the oldest are
+// to go. That there is little to do is no reason; a worker leaves by itself when it
+// has been idle for as long as its configuration says.
 //
 // Scopes:
 // `worker-manager:should-worker-terminate:<workerPoolId>/<workerGroup>/<workerId>`.
@@ -555,6 +768,101 @@ func (c *Client) ReregisterWorker(ctx context.Context, in *ReregisterWorkerReque
 		Repeatable: true,
 	}
 	out := new(ReregisterWorkerResponse)
+	if err := c.core.Do(ctx, r, out); err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+// ListWorkersOptions are the query parameters of ListWorkers; zero ones are not sent.
+type ListWorkersOptions struct {
+	ContinuationToken string
+	Limit             int
+	LaunchConfigID    string
+	Quarantined       string
+	WorkerState       string
+}
+
+func (o ListWorkersOptions) values() url.Values {
+	q := url.Values{}
+	if o.ContinuationToken != "" {
+		q.Set("continuationToken", o.ContinuationToken)
+	}
+	if o.Limit != 0 {
+		q.Set("limit", strconv.Itoa(o.Limit))
+	}
+	if o.LaunchConfigID != "" {
+		q.Set("launchConfigId", o.LaunchConfigID)
+	}
+	if o.Quarantined != "" {
+		q.Set("quarantined", o.Quarantined)
+	}
+	if o.WorkerState != "" {
+		q.Set("workerState", o.WorkerState)
+	}
+	return q
+}
+
+// ListWorkers calls worker-manager.listWorkers: List workers, with what the queue
+// knows.
+//
+// Lists the workers that have asked a task queue for work within the last day,
+// with what queue and worker-manager know of them. They can be filtered by being in
+// quarantine or not, by state, and by what they were made from.
+//
+// Scopes: `worker-manager:list-workers:<provisionerId>/<workerType>`.
+//
+// The method is experimental and may change.
+func (c *Client) ListWorkers(ctx context.Context, provisionerID string, workerType string, opts ListWorkersOptions) (*ListWorkersResponse, error) {
+	r := client.Request{
+		Name:       "worker-manager.listWorkers",
+		Verb:       "GET",
+		Route:      "/api/worker-manager/v1/provisioners/<provisionerId>/worker-types/<workerType>/workers",
+		Args:       []string{provisionerID, workerType},
+		Query:      opts.values(),
+		Repeatable: true,
+	}
+	out := new(ListWorkersResponse)
+	if err := c.core.Do(ctx, r, out); err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+// ListWorkersAll is the sequence of what ListWorkers returns page by page. It ends
+// with the first error.
+func (c *Client) ListWorkersAll(ctx context.Context, provisionerID string, workerType string, opts ListWorkersOptions) iter.Seq2[ListWorkersResponseWorker, error] {
+	return client.Pages(opts.ContinuationToken, func(token string) ([]ListWorkersResponseWorker, string, error) {
+		opts := opts
+		opts.ContinuationToken = token
+		page, err := c.ListWorkers(ctx, provisionerID, workerType, opts)
+		if err != nil {
+			return nil, "", err
+		}
+		return page.Workers, page.ContinuationToken, nil
+	})
+}
+
+// GetWorker calls worker-manager.getWorker: Get a worker, with what the queue knows.
+//
+// Returns what queue and worker-manager together know of a worker: what it claimed
+// last, whether it is in quarantine, its state. A worker that nobody has started for
+// a pool, and that claims tasks all the same, is `standalone`. One that has not asked
+// for work yet, or not for a day, is known to `worker` only.
+//
+// Scopes:
+// `worker-manager:get-worker:<provisionerId>/<workerType>/<workerGroup>/<workerId>`.
+//
+// The method is experimental and may change.
+func (c *Client) GetWorker(ctx context.Context, provisionerID string, workerType string, workerGroup string, workerID string) (*WorkerResponse, error) {
+	r := client.Request{
+		Name:       "worker-manager.getWorker",
+		Verb:       "GET",
+		Route:      "/api/worker-manager/v1/provisioners/<provisionerId>/worker-types/<workerType>/workers/<workerGroup>/<workerId>",
+		Args:       []string{provisionerID, workerType, workerGroup, workerID},
+		Repeatable: true,
+	}
+	out := new(WorkerResponse)
 	if err := c.core.Do(ctx, r, out); err != nil {
 		return nil, err
 	}

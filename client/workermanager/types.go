@@ -9,6 +9,436 @@ import (
 	"github.com/taskfleet/taskfleet/timestamp"
 )
 
+// ConfigAWS: how many workers of the pool to run on EC2, and on what. There are two
+// ways to say on what, and a pool may use both. `launchConfigs` are written out, one
+// by one. `regions`, with `availabilityZones` and `instanceTypes`, are combined, over
+// what all have in common; each combination that can be bought as spot or on demand
+// is a market, and workers are bought where they cost least for what they are worth.
+// What is combined goes from general to special: the pool, the region, the zone,
+// the instance type. A field of `launchConfig`, `additionalUserData` or `workerConfig`
+// replaces the whole field of that name of what came before. `taskfleet provisioner
+// preview` shows the request of each combination.
+type ConfigAWS struct {
+	// How many tasks the pool can take at once even when nothing is pending.
+	MinCapacity int64 `json:"minCapacity"`
+
+	// How many tasks the pool may run at once.
+	MaxCapacity int64 `json:"maxCapacity"`
+
+	// Id of the account to run the workers in: one of those in the provider's
+	// configuration, which says what role to assume there. Without it, the first of them.
+	Account string `json:"account,omitzero"`
+
+	// Fields to add to the JSON object that is a worker's user data.
+	AdditionalUserData *ConfigAWSAdditionalUserData `json:"additionalUserData,omitzero"`
+
+	// Zones to run workers in. A region of which none is listed is used in all the zones
+	// that the account has a default subnet in.
+	AvailabilityZones []ConfigAWSAvailabilityZone `json:"availabilityZones,omitzero"`
+
+	// Whether workers may be on-demand instances.
+	CanUseOndemand *bool `json:"canUseOndemand,omitzero"`
+
+	// Whether workers may be spot instances, which cost less and may be taken away with
+	// two minutes' notice.
+	CanUseSpot *bool `json:"canUseSpot,omitzero"`
+
+	// Name of a parameter of SSM that holds the id of the image to start from, in each
+	// region its own. It is looked up for each launch, so that a new image is used without
+	// a change to the pool.
+	ImageParameter string `json:"imageParameter,omitzero"`
+
+	// Kinds of machines. A launch configuration without any has the one in its
+	// `launchConfig.InstanceType`.
+	InstanceTypes []ConfigAWSInstanceType `json:"instanceTypes,omitzero"`
+
+	// Fields of EC2's RunInstances for workers in all the `regions`. What the provisioner
+	// decides is filled in: user data, counts, tags, a client token, and that the instance
+	// metadata wants a session token.
+	LaunchConfig json.RawMessage `json:"launchConfig,omitzero"`
+
+	// What workers may be made from, written out.
+	LaunchConfigs []ConfigAWSLaunchConfig `json:"launchConfigs,omitzero"`
+	Lifecycle     *WorkerLifecycle        `json:"lifecycle,omitzero"`
+
+	// Dollars an hour for a unit of utility. A market where a machine costs more, for its
+	// utility, is left out. 0 is no limit.
+	MaxPrice *float64 `json:"maxPrice,omitzero"`
+
+	// Dollars an hour for a unit of utility that every market is taken to cost at least.
+	// Below that, cheaper is not better.
+	MinPrice *float64 `json:"minPrice,omitzero"`
+
+	// Where workers may be both: seconds that a task waits for what spot markets do not
+	// give before it is bought on demand. 0: at once.
+	OndemandAfter *int64 `json:"ondemandAfter,omitzero"`
+
+	// Regions to run workers in. Each becomes a launch configuration.
+	Regions []ConfigAWSRegion `json:"regions,omitzero"`
+
+	// Capacity to have for each pending task. With 1 every task gets room at once;
+	// with 0.5 two tasks share it one after the other.
+	ScalingRatio *float64 `json:"scalingRatio,omitzero"`
+
+	// Times at which there is to be capacity even when nothing is pending.
+	Schedule []ConfigAWSSchedule `json:"schedule,omitzero"`
+
+	// Scopes that workers get beside those that all workers have. Whoever defines the pool
+	// has to have them.
+	Scopes []string `json:"scopes,omitzero"`
+
+	// Names of secrets that workers may read. Whoever defines the pool has to be allowed
+	// to read them.
+	Secrets []string `json:"secrets,omitzero"`
+
+	// How the number of workers is decided.
+	Sizing *ConfigAWSSizing `json:"sizing,omitzero"`
+
+	// Configuration that the worker gets when it registers. Whoever may read the pool can
+	// read it, so it is no place for secrets.
+	WorkerConfig json.RawMessage `json:"workerConfig,omitzero"`
+}
+
+// ConfigAWSAdditionalUserData: fields to add to the JSON object that is a worker's
+// user data.
+type ConfigAWSAdditionalUserData struct {
+	ProviderID   json.RawMessage `json:"providerId,omitzero"`
+	RootURL      json.RawMessage `json:"rootUrl,omitzero"`
+	WorkerConfig json.RawMessage `json:"workerConfig,omitzero"`
+	WorkerGroup  json.RawMessage `json:"workerGroup,omitzero"`
+	WorkerPoolID json.RawMessage `json:"workerPoolId,omitzero"`
+}
+
+// ConfigAWSAvailabilityZone: a zone, and what is special there, such as the subnet.
+type ConfigAWSAvailabilityZone struct {
+	// Its name, such as `us-east-1a`.
+	AvailabilityZone string `json:"availabilityZone"`
+
+	// Fields to add to the JSON object that is a worker's user data.
+	AdditionalUserData *ConfigAWSAdditionalUserData `json:"additionalUserData,omitzero"`
+
+	// Fields of EC2's RunInstances for workers in all the `regions`. What the provisioner
+	// decides is filled in: user data, counts, tags, a client token, and that the instance
+	// metadata wants a session token.
+	LaunchConfig json.RawMessage `json:"launchConfig,omitzero"`
+
+	// The region that it is in, where its name does not say so.
+	Region string `json:"region,omitzero"`
+}
+
+// ConfigAWSInstanceType: a kind of machine, what it is good for, and what is special
+// about it.
+type ConfigAWSInstanceType struct {
+	// Its name, such as `c7i.2xlarge`.
+	InstanceType string `json:"instanceType"`
+
+	// Fields to add to the JSON object that is a worker's user data.
+	AdditionalUserData *ConfigAWSAdditionalUserData `json:"additionalUserData,omitzero"`
+
+	// How many tasks a worker of this type runs at once. Without it, the same as
+	// `workerManager.capacityPerInstance`, or 1.
+	Capacity *int64 `json:"capacity,omitzero"`
+
+	// Fields of EC2's RunInstances for workers in all the `regions`. What the provisioner
+	// decides is filled in: user data, counts, tags, a client token, and that the instance
+	// metadata wants a session token.
+	LaunchConfig json.RawMessage `json:"launchConfig,omitzero"`
+
+	// What a machine of this type is worth, compared with the other types. Markets are
+	// compared by their price, divided by capacity and utility.
+	Utility *float64 `json:"utility,omitzero"`
+}
+
+// ConfigAWSLaunchConfig: what workers of one kind in one region are made from.
+type ConfigAWSLaunchConfig struct {
+	// Region to start the workers in, such as `us-east-1`.
+	Region string `json:"region"`
+
+	// Fields of EC2's RunInstances, as they are. What the provisioner decides is filled
+	// in: user data, counts, tags, a client token, and that the instance metadata wants a
+	// session token.
+	LaunchConfig ConfigAWSLaunchConfigLaunchConfig `json:"launchConfig"`
+
+	// Id of the account to run the workers in: one of those in the provider's
+	// configuration, which says what role to assume there. Without it, the first of them.
+	Account string `json:"account,omitzero"`
+
+	// Fields to add to the JSON object that is a worker's user data.
+	AdditionalUserData *ConfigAWSLaunchConfigAdditionalUserData `json:"additionalUserData,omitzero"`
+
+	// Zones to run workers in. A region of which none is listed is used in all the zones
+	// that the account has a default subnet in.
+	AvailabilityZones []ConfigAWSLaunchConfigAvailabilityZone `json:"availabilityZones,omitzero"`
+
+	// Whether workers may be on-demand instances.
+	CanUseOndemand *bool `json:"canUseOndemand,omitzero"`
+
+	// Whether workers may be spot instances, which cost less and may be taken away with
+	// two minutes' notice.
+	CanUseSpot *bool `json:"canUseSpot,omitzero"`
+
+	// The same as `workerManager.capacityPerInstance`, which is to be preferred.
+	CapacityPerInstance *int64 `json:"capacityPerInstance,omitzero"`
+
+	// Name of a parameter of SSM that holds the id of the image to start from, in each
+	// region its own. It is looked up for each launch, so that a new image is used without
+	// a change to the pool.
+	ImageParameter string `json:"imageParameter,omitzero"`
+
+	// Kinds of machines. A launch configuration without any has the one in its
+	// `launchConfig.InstanceType`.
+	InstanceTypes []ConfigAWSLaunchConfigInstanceType `json:"instanceTypes,omitzero"`
+
+	// Dollars an hour for a unit of utility. A market where a machine costs more, for its
+	// utility, is left out. 0 is no limit.
+	MaxPrice *float64 `json:"maxPrice,omitzero"`
+
+	// Dollars an hour for a unit of utility that every market is taken to cost at least.
+	// Below that, cheaper is not better.
+	MinPrice *float64 `json:"minPrice,omitzero"`
+
+	// Where workers may be both: seconds that a task waits for what spot markets do not
+	// give before it is bought on demand. 0: at once.
+	OndemandAfter *int64 `json:"ondemandAfter,omitzero"`
+
+	// Configuration that the worker gets when it registers. Whoever may read the pool can
+	// read it, so it is no place for secrets.
+	WorkerConfig json.RawMessage `json:"workerConfig,omitzero"`
+
+	// What the provisioner itself wants to know of the launch configuration.
+	WorkerManager *ConfigAWSLaunchConfigWorkerManager `json:"workerManager,omitzero"`
+}
+
+// ConfigAWSLaunchConfigLaunchConfig: fields of EC2's RunInstances, as they are.
+// What the provisioner decides is filled in: user data, counts, tags, a client token,
+// and that the instance metadata wants a session token.
+type ConfigAWSLaunchConfigLaunchConfig struct {
+	// Image to start from; it has to be said somewhere, here or in `imageParameter`.
+	ImageID string `json:"ImageId,omitzero"`
+}
+
+// ConfigAWSLaunchConfigAdditionalUserData: fields to add to the JSON object that is a
+// worker's user data.
+type ConfigAWSLaunchConfigAdditionalUserData struct {
+	ProviderID   json.RawMessage `json:"providerId,omitzero"`
+	RootURL      json.RawMessage `json:"rootUrl,omitzero"`
+	WorkerConfig json.RawMessage `json:"workerConfig,omitzero"`
+	WorkerGroup  json.RawMessage `json:"workerGroup,omitzero"`
+	WorkerPoolID json.RawMessage `json:"workerPoolId,omitzero"`
+}
+
+// ConfigAWSLaunchConfigAvailabilityZone: a zone, and what is special there, such as
+// the subnet.
+type ConfigAWSLaunchConfigAvailabilityZone struct {
+	// Its name, such as `us-east-1a`.
+	AvailabilityZone string `json:"availabilityZone"`
+
+	// Fields to add to the JSON object that is a worker's user data.
+	AdditionalUserData *ConfigAWSAdditionalUserData `json:"additionalUserData,omitzero"`
+
+	// Fields of EC2's RunInstances for workers in all the `regions`. What the provisioner
+	// decides is filled in: user data, counts, tags, a client token, and that the instance
+	// metadata wants a session token.
+	LaunchConfig json.RawMessage `json:"launchConfig,omitzero"`
+
+	// The region that it is in, where its name does not say so.
+	Region string `json:"region,omitzero"`
+}
+
+// ConfigAWSLaunchConfigInstanceType: a kind of machine, what it is good for, and what
+// is special about it.
+type ConfigAWSLaunchConfigInstanceType struct {
+	// Its name, such as `c7i.2xlarge`.
+	InstanceType string `json:"instanceType"`
+
+	// Fields to add to the JSON object that is a worker's user data.
+	AdditionalUserData *ConfigAWSAdditionalUserData `json:"additionalUserData,omitzero"`
+
+	// How many tasks a worker of this type runs at once. Without it, the same as
+	// `workerManager.capacityPerInstance`, or 1.
+	Capacity *int64 `json:"capacity,omitzero"`
+
+	// Fields of EC2's RunInstances for workers in all the `regions`. What the provisioner
+	// decides is filled in: user data, counts, tags, a client token, and that the instance
+	// metadata wants a session token.
+	LaunchConfig json.RawMessage `json:"launchConfig,omitzero"`
+
+	// What a machine of this type is worth, compared with the other types. Markets are
+	// compared by their price, divided by capacity and utility.
+	Utility *float64 `json:"utility,omitzero"`
+}
+
+// ConfigAWSLaunchConfigWorkerManager: what the provisioner itself wants to know of the
+// launch configuration.
+type ConfigAWSLaunchConfigWorkerManager struct {
+	// How many tasks one worker runs at once. 1 if it is not said.
+	CapacityPerInstance *int64 `json:"capacityPerInstance,omitzero"`
+
+	// Share of the workers that this launch configuration gets, compared with the weights
+	// of the others. 0: none. 1 if it is not said.
+	InitialWeight *float64 `json:"initialWeight,omitzero"`
+
+	// Name of the launch configuration, never used again in the pool for one with another
+	// content. Without one, it is named by its content.
+	LaunchConfigID string `json:"launchConfigId,omitzero"`
+
+	// How many tasks the workers of this launch configuration may run at once, all
+	// together.
+	MaxCapacity *int64 `json:"maxCapacity,omitzero"`
+}
+
+// ConfigAWSRegion: a region, and what is special there. `instanceTypes` that are
+// listed here take the place of the pool's.
+type ConfigAWSRegion struct {
+	// Its name, such as `us-east-1`.
+	Region string `json:"region"`
+
+	// Id of the account to run the workers in: one of those in the provider's
+	// configuration, which says what role to assume there. Without it, the first of them.
+	Account string `json:"account,omitzero"`
+
+	// Fields to add to the JSON object that is a worker's user data.
+	AdditionalUserData *ConfigAWSAdditionalUserData `json:"additionalUserData,omitzero"`
+
+	// Zones to run workers in. A region of which none is listed is used in all the zones
+	// that the account has a default subnet in.
+	AvailabilityZones []ConfigAWSRegionAvailabilityZone `json:"availabilityZones,omitzero"`
+
+	// Whether workers may be on-demand instances.
+	CanUseOndemand *bool `json:"canUseOndemand,omitzero"`
+
+	// Whether workers may be spot instances, which cost less and may be taken away with
+	// two minutes' notice.
+	CanUseSpot *bool `json:"canUseSpot,omitzero"`
+
+	// Name of a parameter of SSM that holds the id of the image to start from, in each
+	// region its own. It is looked up for each launch, so that a new image is used without
+	// a change to the pool.
+	ImageParameter string `json:"imageParameter,omitzero"`
+
+	// Kinds of machines. A launch configuration without any has the one in its
+	// `launchConfig.InstanceType`.
+	InstanceTypes []ConfigAWSRegionInstanceType `json:"instanceTypes,omitzero"`
+
+	// Fields of EC2's RunInstances for workers in all the `regions`. What the provisioner
+	// decides is filled in: user data, counts, tags, a client token, and that the instance
+	// metadata wants a session token.
+	LaunchConfig json.RawMessage `json:"launchConfig,omitzero"`
+
+	// Dollars an hour for a unit of utility. A market where a machine costs more, for its
+	// utility, is left out. 0 is no limit.
+	MaxPrice *float64 `json:"maxPrice,omitzero"`
+
+	// Dollars an hour for a unit of utility that every market is taken to cost at least.
+	// Below that, cheaper is not better.
+	MinPrice *float64 `json:"minPrice,omitzero"`
+
+	// Where workers may be both: seconds that a task waits for what spot markets do not
+	// give before it is bought on demand. 0: at once.
+	OndemandAfter *int64 `json:"ondemandAfter,omitzero"`
+
+	// Configuration that the worker gets when it registers. Whoever may read the pool can
+	// read it, so it is no place for secrets.
+	WorkerConfig json.RawMessage `json:"workerConfig,omitzero"`
+
+	// What the provisioner itself wants to know of the launch configuration.
+	WorkerManager *ConfigAWSRegionWorkerManager `json:"workerManager,omitzero"`
+}
+
+// ConfigAWSRegionAvailabilityZone: a zone, and what is special there, such as the
+// subnet.
+type ConfigAWSRegionAvailabilityZone struct {
+	// Its name, such as `us-east-1a`.
+	AvailabilityZone string `json:"availabilityZone"`
+
+	// Fields to add to the JSON object that is a worker's user data.
+	AdditionalUserData *ConfigAWSAdditionalUserData `json:"additionalUserData,omitzero"`
+
+	// Fields of EC2's RunInstances for workers in all the `regions`. What the provisioner
+	// decides is filled in: user data, counts, tags, a client token, and that the instance
+	// metadata wants a session token.
+	LaunchConfig json.RawMessage `json:"launchConfig,omitzero"`
+
+	// The region that it is in, where its name does not say so.
+	Region string `json:"region,omitzero"`
+}
+
+// ConfigAWSRegionInstanceType: a kind of machine, what it is good for, and what is
+// special about it.
+type ConfigAWSRegionInstanceType struct {
+	// Its name, such as `c7i.2xlarge`.
+	InstanceType string `json:"instanceType"`
+
+	// Fields to add to the JSON object that is a worker's user data.
+	AdditionalUserData *ConfigAWSAdditionalUserData `json:"additionalUserData,omitzero"`
+
+	// How many tasks a worker of this type runs at once. Without it, the same as
+	// `workerManager.capacityPerInstance`, or 1.
+	Capacity *int64 `json:"capacity,omitzero"`
+
+	// Fields of EC2's RunInstances for workers in all the `regions`. What the provisioner
+	// decides is filled in: user data, counts, tags, a client token, and that the instance
+	// metadata wants a session token.
+	LaunchConfig json.RawMessage `json:"launchConfig,omitzero"`
+
+	// What a machine of this type is worth, compared with the other types. Markets are
+	// compared by their price, divided by capacity and utility.
+	Utility *float64 `json:"utility,omitzero"`
+}
+
+// ConfigAWSRegionWorkerManager: what the provisioner itself wants to know of the
+// launch configuration.
+type ConfigAWSRegionWorkerManager struct {
+	// How many tasks one worker runs at once. 1 if it is not said.
+	CapacityPerInstance *int64 `json:"capacityPerInstance,omitzero"`
+
+	// Share of the workers that this launch configuration gets, compared with the weights
+	// of the others. 0: none. 1 if it is not said.
+	InitialWeight *float64 `json:"initialWeight,omitzero"`
+
+	// Name of the launch configuration, never used again in the pool for one with another
+	// content. Without one, it is named by its content.
+	LaunchConfigID string `json:"launchConfigId,omitzero"`
+
+	// How many tasks the workers of this launch configuration may run at once, all
+	// together.
+	MaxCapacity *int64 `json:"maxCapacity,omitzero"`
+}
+
+// ConfigAWSSchedule: a time that comes again and again. Where several overlap,
+// the largest capacity counts.
+type ConfigAWSSchedule struct {
+	// When it begins, as five fields: minute, hour, day of month, month, day of week.
+	// `30 7 * * 1-5` is half past seven on working days.
+	Cron string `json:"cron"`
+
+	// Seconds that it lasts.
+	Duration int `json:"duration"`
+
+	// How many tasks the pool can take at once meanwhile. No more than the pool's
+	// `maxCapacity`.
+	MinCapacity int64 `json:"minCapacity"`
+
+	// Time zone that `cron` is read in, by its name, such as `Europe/Berlin`.
+	TimeZone string `json:"timeZone,omitzero"`
+}
+
+// ConfigAWSSizing: how the number of workers is decided.
+type ConfigAWSSizing struct {
+	// Most seconds that a worker may be idle before it is ended. 0 leaves it to the
+	// policy.
+	IdleTimeout *int64 `json:"idleTimeout,omitzero"`
+
+	// Name of the policy. `forecast` starts workers for tasks that are about to come,
+	// `reactive` for those that are there, `ratio` does as worker-manager does. `taskfleet
+	// provisioner simulate` shows what each would make of a pool's past.
+	Policy string `json:"policy,omitzero"`
+
+	// What a minute of a task's waiting is worth, in minutes of a worker. More means more
+	// workers and less waiting.
+	WaitPrice *float64 `json:"waitPrice,omitzero"`
+}
+
 // ConfigLocal: how many workers of the pool to run on this machine, and how.
 type ConfigLocal struct {
 	// How many tasks the pool may run at once.
@@ -29,6 +459,20 @@ type ConfigLocal struct {
 	// with 0.5 two tasks share it one after the other.
 	ScalingRatio *float64 `json:"scalingRatio,omitzero"`
 
+	// Times at which there is to be capacity even when nothing is pending.
+	Schedule []ConfigLocalSchedule `json:"schedule,omitzero"`
+
+	// Scopes that workers get beside those that all workers have. Whoever defines the pool
+	// has to have them.
+	Scopes []string `json:"scopes,omitzero"`
+
+	// Names of secrets that workers may read. Whoever defines the pool has to be allowed
+	// to read them.
+	Secrets []string `json:"secrets,omitzero"`
+
+	// How the number of workers is decided.
+	Sizing *ConfigLocalSizing `json:"sizing,omitzero"`
+
 	// Configuration that the worker gets when it registers. `capacityPerInstance` is added
 	// to it as `capacity`; where `capacity` is here already it has to be the same number.
 	// Whoever may read the pool can read all this, so it is no place for secrets.
@@ -37,12 +481,83 @@ type ConfigLocal struct {
 
 // ConfigLocalLifecycle: how long a worker may take over things before it is given up.
 type ConfigLocalLifecycle struct {
+	// Seconds after its registration at which a worker is old: it gets no more tasks and
+	// ends once it has none. 0: workers do not grow old.
+	MaxAge *int64 `json:"maxAge,omitzero"`
+
 	// Seconds that a worker has to register after it was asked for. Then it is taken for
 	// broken and ended.
 	RegistrationTimeout *int64 `json:"registrationTimeout,omitzero"`
 
 	// Seconds that a worker's credentials last. A worker that has not registered again by
 	// then is ended.
+	ReregistrationTimeout *int `json:"reregistrationTimeout,omitzero"`
+}
+
+// ConfigLocalSchedule: a time that comes again and again. Where several overlap,
+// the largest capacity counts.
+type ConfigLocalSchedule struct {
+	// When it begins, as five fields: minute, hour, day of month, month, day of week.
+	// `30 7 * * 1-5` is half past seven on working days.
+	Cron string `json:"cron"`
+
+	// Seconds that it lasts.
+	Duration int `json:"duration"`
+
+	// How many tasks the pool can take at once meanwhile. No more than the pool's
+	// `maxCapacity`.
+	MinCapacity int64 `json:"minCapacity"`
+
+	// Time zone that `cron` is read in, by its name, such as `Europe/Berlin`.
+	TimeZone string `json:"timeZone,omitzero"`
+}
+
+// ConfigLocalSizing: how the number of workers is decided.
+type ConfigLocalSizing struct {
+	// Most seconds that a worker may be idle before it is ended. 0 leaves it to the
+	// policy.
+	IdleTimeout *int64 `json:"idleTimeout,omitzero"`
+
+	// Name of the policy. `ratio`, unless something else is said: it starts workers for
+	// what is pending, and as a process is there at once there is nothing to foresee.
+	// There are also `reactive` and `forecast`. `taskfleet provisioner simulate` shows
+	// what each would make of a pool's past.
+	Policy string `json:"policy,omitzero"`
+
+	// What a minute of a task's waiting is worth, in minutes of a worker. More means more
+	// workers and less waiting.
+	WaitPrice *float64 `json:"waitPrice,omitzero"`
+}
+
+// ConfigNull: a pool of the provider `null-provider` starts no workers; its
+// configuration may be anything.
+type ConfigNull json.RawMessage
+
+// ConfigStatic: configuration of a pool whose workers nobody starts or ends: machines
+// that are simply there, each of which `createWorker` makes known by a secret.
+type ConfigStatic struct {
+	// How long a worker may take over things before it is given up. Of a worker that is
+	// there anyway only its credentials can run out.
+	Lifecycle *ConfigStaticLifecycle `json:"lifecycle,omitzero"`
+
+	// Scopes that workers get beside those that all workers have. Whoever defines the pool
+	// has to have them.
+	Scopes []string `json:"scopes,omitzero"`
+
+	// Names of secrets that workers may read. Whoever defines the pool has to be allowed
+	// to read them.
+	Secrets []string `json:"secrets,omitzero"`
+
+	// Configuration that the worker gets when it registers. Whoever may read the pool can
+	// read it, so it is no place for secrets.
+	WorkerConfig json.RawMessage `json:"workerConfig,omitzero"`
+}
+
+// ConfigStaticLifecycle: how long a worker may take over things before it is given up.
+// Of a worker that is there anyway only its credentials can run out.
+type ConfigStaticLifecycle struct {
+	// Seconds that a worker's credentials last. A worker that has not registered again by
+	// then is removed.
 	ReregistrationTimeout *int `json:"reregistrationTimeout,omitzero"`
 }
 
@@ -65,6 +580,68 @@ type CreateWorkerPoolRequest struct {
 	EmailOnError bool `json:"emailOnError"`
 }
 
+// CreateWorkerRequest: what is said of a worker that nobody starts, to make it known
+// or to change that.
+type CreateWorkerRequest struct {
+	// When the worker is forgotten. Until then it can register.
+	Expires timestamp.Time `json:"expires"`
+
+	// How many tasks the worker can run at once.
+	Capacity *int64 `json:"capacity,omitzero"`
+
+	// What the provider has to know of the worker; its form is up to the provider.
+	ProviderInfo json.RawMessage `json:"providerInfo,omitzero"`
+}
+
+// ListWorkersResponse: one page of the workers that a task queue remembers.
+type ListWorkersResponse struct {
+	// The workers on this page, by group and id.
+	Workers client.List[ListWorkersResponseWorker] `json:"workers"`
+
+	// Pass this as `continuationToken` to get the next page. Absent on the last page;
+	// a page may be empty and still have one.
+	ContinuationToken string `json:"continuationToken,omitzero"`
+}
+
+// ListWorkersResponseWorker: a worker in brief; getWorker has the rest.
+type ListWorkersResponseWorker struct {
+	// Group of the worker, such as a region.
+	WorkerGroup string `json:"workerGroup"`
+
+	// Name of the worker within its group.
+	WorkerID string `json:"workerId"`
+
+	// How many tasks it can run at once. 0 if nobody made it for a pool, so that it is not
+	// known.
+	Capacity *int64 `json:"capacity,omitzero"`
+
+	// When it asked for work for the first time.
+	FirstClaim timestamp.Time `json:"firstClaim,omitzero"`
+
+	// When it last asked for work or renewed a claim, to the minute or so.
+	LastDateActive timestamp.Time `json:"lastDateActive,omitzero"`
+	LatestTask     *TaskRun       `json:"latestTask,omitzero"`
+
+	// What it was made from.
+	LaunchConfigID string `json:"launchConfigId,omitzero"`
+
+	// The provider that made it, which need not be the pool's any more; `none` if none
+	// did.
+	ProviderID string `json:"providerId,omitzero"`
+
+	// It gets no work before this time. Absent if it was never quarantined.
+	QuarantineUntil timestamp.Time `json:"quarantineUntil,omitzero"`
+
+	// Its state: `requested` until it registers, `running`, `stopping` while it is
+	// to end, `stopped`. One that claims tasks without having been made for a pool is
+	// `standalone`.
+	State string `json:"state,omitzero"`
+
+	// Identifier of the pool whose workers look for the task:
+	// `<provisionerId>/<workerType>`. The queue calls it `taskQueueId`.
+	WorkerPoolID string `json:"workerPoolId,omitzero"`
+}
+
 // ProviderList: one page of the providers of this deployment.
 type ProviderList struct {
 	// The providers on this page.
@@ -82,6 +659,20 @@ type ProviderListProvider struct {
 
 	// Kind of provider, such as `local` or `aws`.
 	ProviderType string `json:"providerType"`
+}
+
+// PulseLaunchConfigMessage: sent when a worker pool gets a launch configuration,
+// or one of its own is changed or archived.
+type PulseLaunchConfigMessage struct {
+	// Names the launch configuration within its pool, for ever.
+	LaunchConfigID string `json:"launchConfigId"`
+
+	// Identifier of the pool, which is also the `taskQueueId` that its workers serve.
+	WorkerPoolID string `json:"workerPoolId"`
+
+	// Provider that runs the pool. A pool of the provider `null-provider` is going away:
+	// it disappears with its last worker.
+	ProviderID string `json:"providerId"`
 }
 
 // PulseWorkerMessage: sent when a worker is asked for, starts running, or stops.
@@ -311,6 +902,100 @@ type ShouldWorkerTerminateResponse struct {
 	Reason string `json:"reason"`
 }
 
+// TaskRun: names one run.
+type TaskRun struct {
+	// The task.
+	TaskID string `json:"taskId"`
+
+	// Number of the run, counted from 0.
+	RunID int `json:"runId"`
+}
+
+// Task: what somebody asked the queue to get done, with every default filled in.
+// It never changes after creation.
+type Task struct {
+	// First part of `workerPoolId`, for clients that name the two parts apart.
+	ProvisionerID string `json:"provisionerId"`
+
+	// Second part of `workerPoolId`, for clients that name the two parts apart.
+	WorkerType string `json:"workerType"`
+
+	// Identifier of the pool whose workers look for the task:
+	// `<provisionerId>/<workerType>`. The queue calls it `taskQueueId`.
+	WorkerPoolID string `json:"workerPoolId"`
+
+	// Who is in charge of the group; the same for all of its tasks. It limits who may add
+	// tasks to the group and who may cancel or rerun them.
+	SchedulerID string `json:"schedulerId"`
+
+	// Group that the task belongs to: tasks made for one purpose, such as one push.
+	// Defaults to the `taskId`.
+	TaskGroupID string `json:"taskGroupId"`
+
+	// Tasks that must end before this one may start; `requires` says how they must end.
+	Dependencies client.List[string] `json:"dependencies"`
+
+	// Whether all dependencies have to complete (`all-completed`), or merely to end in
+	// whatever way (`all-resolved`).
+	Requires string `json:"requires"`
+
+	// Additional routing keys under which the events of this task are published, each
+	// prefixed with `route.`.
+	Routes client.List[string] `json:"routes"`
+
+	// Which pending task of a queue goes first. Each level needs a scope of its own.
+	Priority string `json:"priority"`
+
+	// How many times to start over when a worker is lost.
+	Retries int `json:"retries"`
+
+	// When the task was made, by the clock of whoever made it.
+	Created timestamp.Time `json:"created"`
+
+	// When the task must have ended; if it has not, the queue resolves it as an exception.
+	// At most five days after creation.
+	Deadline timestamp.Time `json:"deadline"`
+
+	// Scopes that the task may use while it runs.
+	Scopes client.List[string] `json:"scopes"`
+
+	// What the worker is to do, in the form that the workers of this queue understand.
+	Payload json.RawMessage `json:"payload"`
+
+	// What a human needs to recognize a task.
+	Metadata TaskMetadata `json:"metadata"`
+
+	// Labels for finding tasks of a kind; events carry them.
+	Tags map[string]string `json:"tags"`
+
+	// Room for data of other services and tools. Put yours under a name of your own,
+	// and keep it small.
+	Extra json.RawMessage `json:"extra"`
+
+	// When the queue forgets the task and all of its artifacts. Defaults to one year after
+	// the deadline.
+	Expires timestamp.Time `json:"expires,omitzero"`
+
+	// Project that the task is accounted to; names may be nested with `/`. It can be used
+	// to grant access to the tasks of a project.
+	ProjectID string `json:"projectId,omitzero"`
+}
+
+// TaskMetadata: what a human needs to recognize a task.
+type TaskMetadata struct {
+	// Short name, shown in lists.
+	Name string `json:"name"`
+
+	// What the task does and why, in Markdown.
+	Description string `json:"description"`
+
+	// Whom to ask about the task, usually an e-mail address.
+	Owner string `json:"owner"`
+
+	// Where the recipe of the task is kept: a link to a file at a revision.
+	Source string `json:"source"`
+}
+
 // UpdateWorkerPoolRequest: the part of a worker pool that its owner decides on.
 // It takes the place of the whole earlier definition. So that a pool can be read,
 // edited and written back, some of what the service added may be sent along.
@@ -384,6 +1069,10 @@ type WorkerFull struct {
 // WorkerLifecycle: how long a worker may take over things before it is given up.
 // Not every provider can tell all of them.
 type WorkerLifecycle struct {
+	// Seconds after its registration at which a worker is old: it gets no more tasks and
+	// ends once it has none. 0: workers do not grow old.
+	MaxAge *int64 `json:"maxAge,omitzero"`
+
 	// Seconds that a worker may go without asking the queue for work or renewing a claim.
 	// Then it is taken for dead and removed. The least that is allowed is the length of a
 	// claim.
@@ -416,6 +1105,39 @@ type WorkerPoolErrorList struct {
 	// Pass this as `continuationToken` to get the next page. Absent on the last page;
 	// a page may be empty and still have one.
 	ContinuationToken string `json:"continuationToken,omitzero"`
+}
+
+// WorkerPoolErrorStats: how many errors there were in the last seven days, of one pool
+// or of all.
+type WorkerPoolErrorStats struct {
+	WorkerPoolID json.RawMessage `json:"workerPoolId"`
+
+	// The figures.
+	Totals WorkerPoolErrorStatsTotals `json:"totals"`
+}
+
+// WorkerPoolErrorStatsTotals: the figures.
+type WorkerPoolErrorStatsTotals struct {
+	// Errors in the last seven days.
+	Total float64 `json:"total"`
+
+	// Errors of each of the last seven days, by its date.
+	Daily json.RawMessage `json:"daily"`
+
+	// Errors of each of the last 24 hours, by the time at which it began.
+	Hourly json.RawMessage `json:"hourly"`
+
+	// Errors by what they are called.
+	Title json.RawMessage `json:"title"`
+
+	// Errors by the code that the provider gave, or else by their kind.
+	Code json.RawMessage `json:"code"`
+
+	// Errors by the launch configuration that they are about.
+	LaunchConfig json.RawMessage `json:"launchConfig"`
+
+	// Errors by the pool that they are about.
+	WorkerPool json.RawMessage `json:"workerPool"`
 }
 
 // WorkerPoolError: something that went wrong while making or running the workers of a
@@ -502,6 +1224,81 @@ type WorkerPoolFull struct {
 	WorkerPoolID string `json:"workerPoolId,omitzero"`
 }
 
+// WorkerPoolLaunchConfigList: one page of what the workers of a pool are made from.
+type WorkerPoolLaunchConfigList struct {
+	// The launch configurations on this page.
+	WorkerPoolLaunchConfigs client.List[WorkerPoolLaunchConfigListWorkerPoolLaunchConfig] `json:"workerPoolLaunchConfigs"`
+
+	// Pass this as `continuationToken` to get the next page. Absent on the last page;
+	// a page may be empty and still have one.
+	ContinuationToken string `json:"continuationToken,omitzero"`
+}
+
+// WorkerPoolLaunchConfigListWorkerPoolLaunchConfig: a launch configuration.
+type WorkerPoolLaunchConfigListWorkerPoolLaunchConfig struct {
+	// Its id, which no other launch configuration of the pool ever has.
+	LaunchConfigID string `json:"launchConfigId"`
+
+	// The pool that it is of.
+	WorkerPoolID string `json:"workerPoolId"`
+
+	// Whether it is used no more.
+	IsArchived bool `json:"isArchived"`
+
+	// What workers are made from, in the form of the provider.
+	Configuration json.RawMessage `json:"configuration"`
+
+	// When the pool got it.
+	Created timestamp.Time `json:"created"`
+
+	// When it was last changed, archived or taken up again.
+	LastModified timestamp.Time `json:"lastModified"`
+}
+
+// WorkerPoolListStats: how many workers pools have and what they can carry.
+type WorkerPoolListStats struct {
+	// One entry for each pool.
+	WorkerPoolsStats client.List[WorkerPoolListStatsWorkerPoolsStats] `json:"workerPoolsStats"`
+
+	// Pass this as `continuationToken` to get the next page. Absent on the last page;
+	// a page may be empty and still have one.
+	ContinuationToken string `json:"continuationToken,omitzero"`
+}
+
+// WorkerPoolListStatsWorkerPoolsStats: the figures of one pool.
+type WorkerPoolListStatsWorkerPoolsStats struct {
+	// Identifier of the pool, which is also the `taskQueueId` that its workers serve.
+	WorkerPoolID string `json:"workerPoolId"`
+
+	// How many tasks the workers that are not stopped can run at once.
+	CurrentCapacity int64 `json:"currentCapacity"`
+
+	// How many tasks the workers that are asked for but not registered yet can run at
+	// once.
+	RequestedCapacity int64 `json:"requestedCapacity"`
+
+	// How many tasks the workers that are running can run at once.
+	RunningCapacity int64 `json:"runningCapacity"`
+
+	// How many tasks the workers that are shutting down can run at once.
+	StoppingCapacity int64 `json:"stoppingCapacity"`
+
+	// How many tasks the workers that are stopped can run at once.
+	StoppedCapacity int64 `json:"stoppedCapacity"`
+
+	// How many workers are asked for but not registered yet.
+	RequestedCount int64 `json:"requestedCount"`
+
+	// How many workers are running.
+	RunningCount int64 `json:"runningCount"`
+
+	// How many workers are shutting down.
+	StoppingCount int64 `json:"stoppingCount"`
+
+	// How many workers are stopped.
+	StoppedCount int64 `json:"stoppedCount"`
+}
+
 // WorkerPoolList: one page of worker pools.
 type WorkerPoolList struct {
 	// The pools on this page.
@@ -554,4 +1351,72 @@ type WorkerPoolStatsLaunchConfigStats struct {
 
 	// How many workers are stopped.
 	StoppedCount int64 `json:"stoppedCount"`
+}
+
+// WorkerResponse: what the queue and the worker-manager know of a worker.
+type WorkerResponse struct {
+	// First part of `workerPoolId`, for clients that name the two parts apart.
+	ProvisionerID string `json:"provisionerId"`
+
+	// Second part of `workerPoolId`, for clients that name the two parts apart.
+	WorkerType string `json:"workerType"`
+
+	// Group of the worker, such as a region.
+	WorkerGroup string `json:"workerGroup"`
+
+	// Name of the worker within its group.
+	WorkerID string `json:"workerId"`
+
+	// The last 20 runs that it claimed, the latest at the end.
+	RecentTasks client.List[TaskRun] `json:"recentTasks"`
+
+	// When the queue forgets it, unless it is active again before.
+	Expires timestamp.Time `json:"expires"`
+
+	// When it asked for work for the first time.
+	FirstClaim timestamp.Time `json:"firstClaim"`
+
+	// How many tasks it can run at once. 0 if nobody made it for a pool, so that it is not
+	// known.
+	Capacity *int64 `json:"capacity,omitzero"`
+
+	// When it last asked for work or renewed a claim, to the minute or so.
+	LastDateActive timestamp.Time `json:"lastDateActive,omitzero"`
+
+	// What it was made from.
+	LaunchConfigID string `json:"launchConfigId,omitzero"`
+
+	// The provider that made it, which need not be the pool's any more; `none` if none
+	// did.
+	ProviderID string `json:"providerId,omitzero"`
+
+	// Every change of its quarantine, oldest first; of very many the latest.
+	QuarantineDetails []WorkerResponseQuarantineDetail `json:"quarantineDetails,omitzero"`
+
+	// It gets no work before this time. Absent if it was never quarantined.
+	QuarantineUntil timestamp.Time `json:"quarantineUntil,omitzero"`
+
+	// Its state: `requested` until it registers, `running`, `stopping` while it is
+	// to end, `stopped`. One that claims tasks without having been made for a pool is
+	// `standalone`.
+	State string `json:"state,omitzero"`
+
+	// Identifier of the pool whose workers look for the task:
+	// `<provisionerId>/<workerType>`. The queue calls it `taskQueueId`.
+	WorkerPoolID string `json:"workerPoolId,omitzero"`
+}
+
+// WorkerResponseQuarantineDetail: one call of quarantineWorker.
+type WorkerResponseQuarantineDetail struct {
+	// Who made it.
+	ClientID string `json:"clientId"`
+
+	// When it was made.
+	UpdatedAt timestamp.Time `json:"updatedAt"`
+
+	// The end it gave the quarantine.
+	QuarantineUntil timestamp.Time `json:"quarantineUntil"`
+
+	// The reason it gave; empty if it gave none.
+	QuarantineInfo string `json:"quarantineInfo"`
 }

@@ -18,7 +18,8 @@
 //
 // 0 is success; 1 means that the thing asked for failed, including a graph or
 // task that did not complete where a command waits for it; 2 means that the
-// command line is wrong, and that nothing was done.
+// command line is wrong, and that nothing was done. A diff exits with 1 where
+// there are differences, and with 2 where it failed.
 package main
 
 import (
@@ -79,6 +80,10 @@ func run(ctx context.Context, args []string, in io.Reader, out, errOut io.Writer
 		return exitUsage
 	}
 	fmt.Fprintf(errOut, "taskfleet: %s\n", explain(err))
+	var coded *codedError
+	if errors.As(err, &coded) {
+		return coded.code
+	}
 	return exitFailed
 }
 
@@ -105,6 +110,14 @@ func usagef(format string, args ...any) error { return &usageError{fmt.Sprintf(f
 
 // A silentError is a failure that the command has told already.
 type silentError struct{ error }
+
+// A codedError is a failure with an exit code of its own.
+type codedError struct {
+	error
+	code int
+}
+
+func (e *codedError) Unwrap() error { return e.error }
 
 // explain adds to an error what its reader may not know: which credentials were
 // used, and what to do next.
@@ -139,6 +152,7 @@ func newRootCommand() *cobra.Command {
 A whole platform on this machine, at work:         taskfleet up
 The same as a service:                             taskfleet serve
 What a platform is asked to do:                    taskfleet graph, task, pool, creds, loops
+How its workers are, and what they cost:           taskfleet provisioner
 
 ` + credentialsDoc,
 		Example: `  taskfleet up
@@ -150,7 +164,7 @@ What a platform is asked to do:                    taskfleet graph, task, pool, 
 	group(root)
 	root.AddCommand(platformCommands()...)
 	root.AddCommand(
-		newWorkerCommand(), newGraphCommand(), newTaskCommand(), newPoolCommand(), newCredsCommand(), newLoopsCommand(),
+		newWorkerCommand(), newGraphCommand(), newTaskCommand(), newPoolCommand(), newProvisionerCommand(), newCredsCommand(), newLoopsCommand(),
 		newBenchCommand(), newVersionCommand(),
 	)
 	return root

@@ -349,7 +349,7 @@ func metricsHandler(r *prometheus.Registry, c Config) http.Handler {
 
 // platformCommands are those that need the platform in the binary.
 func platformCommands() []*cobra.Command {
-	return []*cobra.Command{newUpCommand(), newServeCommand(), newConfigCommand()}
+	return []*cobra.Command{newUpCommand(), newServeCommand(), newConfigCommand(), newProvisionerCommand()}
 }
 
 func newServeCommand() *cobra.Command {

@@ -141,7 +141,7 @@ func (s *simulation) run(cmd *cobra.Command, files []string) error {
 		return err
 	}
 	// Most memory is short-lived, and there is little of it at a time.
-	defer debug.SetGCPercent(debug.SetGCPercent(400))
+	defer debug.SetGCPercent(debug.SetGCPercent(800))
 	points, err := s.simulate(cmd, traces, settings)
 	if err != nil {
 		return err
@@ -246,7 +246,7 @@ func (s *simulation) simulate(cmd *cobra.Command, traces []simulate.Trace, setti
 			return nil, err
 		}
 	}
-	return points, errors.Join(cmd.Context().Err())
+	return points, cmd.Context().Err()
 }
 
 func (s *simulation) draw(traces []simulate.Trace, points []simulate.Point) error {
@@ -360,8 +360,11 @@ type progress struct {
 }
 
 func newProgress(w io.Writer, runs int) *progress {
-	file, _ := terminal(w)
-	return &progress{file: file, done: make([]float64, runs)}
+	p := &progress{done: make([]float64, runs)}
+	if file, ok := terminal(w); ok {
+		p.file = file
+	}
+	return p
 }
 
 func (p *progress) set(i int, share float64) {

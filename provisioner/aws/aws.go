@@ -54,7 +54,7 @@ type Provider struct {
 	list      []*instance                  // the same
 	ended     map[string]timestamp.Time    // seen terminated and cleared away, with the time
 	notices   map[string]notice            // of instances that are not known yet
-	said      map[string]timestamp.Time    // complaints, so that they are not made each second
+	versions  map[string]uint64            // of what Look shows, by pool
 	watchers  []func()
 }
 
@@ -118,7 +118,7 @@ func New(c Config) (*Provider, error) {
 		instances: map[string]*instance{},
 		ended:     map[string]timestamp.Time{},
 		notices:   map[string]notice{},
-		said:      map[string]timestamp.Time{},
+		versions:  map[string]uint64{},
 	}
 	if p.verifier.Certificates == nil {
 		p.verifier.Certificates = identity.Published()

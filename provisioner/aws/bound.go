@@ -8,7 +8,6 @@ import (
 	"strconv"
 
 	"github.com/aws/aws-sdk-go-v2/aws"
-	"github.com/aws/aws-sdk-go-v2/service/ec2"
 	"github.com/aws/aws-sdk-go-v2/service/ec2/types"
 
 	"github.com/taskfleet/taskfleet/provisioner/fleet"
@@ -45,6 +44,8 @@ const (
 	intentHere  = "taskfleet.the.intent.is.to.be.written.here"
 	workersHere = 987654321
 )
+
+var maxCountHere = []byte(`"MaxCount":` + strconv.Itoa(workersHere))
 
 // A request is what an intent asks for.
 type request struct {
@@ -170,13 +171,18 @@ func tagged(specs []types.TagSpecification, tags []types.Tag, kinds ...types.Res
 }
 
 // request is what an intent for workers of some of the offers asks for.
-func (b *bound) request(p *Provider, id string, spot bool, offers []int, workers, capacity int64) json.RawMessage {
+func (b *bound) request(id string, spot bool, offers []int, workers, capacity int64) json.RawMessage {
 	if b.run != nil {
 		text := bytes.ReplaceAll(b.run, []byte(intentHere), []byte(id))
-		return bytes.Replace(text, []byte(strconv.Itoa(workersHere)), strconv.AppendInt(nil, workers, 10), 1)
+		return bytes.Replace(text, maxCountHere, strconv.AppendInt([]byte(`"MaxCount":`), workers, 10), 1)
 	}
-	input, _ := json.Marshal(b.fleetInput(p, id, spot, offers, workers, capacity))
-	text, _ := json.Marshal(request{b.account, b.region, createFleet, spot, b.capacities, b.zones, input})
+	text, _ := json.Marshal(struct {
+		request
+		Input fleetInput `json:"input"` // instead of the request's
+	}{
+		request{Account: b.account, Region: b.region, Action: createFleet, Spot: spot, Capacity: b.capacities, Zones: b.zones},
+		b.fleetInput(id, spot, offers, workers, capacity),
+	})
 	return text
 }
 
@@ -216,8 +222,8 @@ type (
 )
 
 // fleetInput has EC2 choose among the offers: for spot by price and by how deep
-// the markets are, which only it knows; on demand in the order of our scores.
-func (b *bound) fleetInput(p *Provider, id string, spot bool, offers []int, workers, capacity int64) fleetInput {
+// the markets are, which only it knows; on demand in their order.
+func (b *bound) fleetInput(id string, spot bool, offers []int, workers, capacity int64) fleetInput {
 	in := fleetInput{ClientToken: id, Type: types.FleetTypeInstant}
 	least, most := int64(0), int64(0)
 	for _, i := range offers {
@@ -237,13 +243,6 @@ func (b *bound) fleetInput(p *Provider, id string, spot bool, offers []int, work
 	} else {
 		in.TargetCapacitySpecification.DefaultTargetCapacityType = types.DefaultTargetCapacityTypeOnDemand
 		in.OnDemandOptions = &fleetOnDemand{types.FleetOnDemandAllocationStrategyPrioritized}
-		offers = slices.Clone(offers)
-		slices.SortStableFunc(offers, func(i, j int) int {
-			markets := b.markets[0]
-			si := markets[i].score(b.spec, &b.offers[i], p.config.OnDemandPrice)
-			sj := markets[j].score(b.spec, &b.offers[j], p.config.OnDemandPrice)
-			return compare(si, sj)
-		})
 	}
 	where := make([]int, len(b.fleet)) // of a template in LaunchTemplateConfigs, from 1
 	for rank, i := range offers {
@@ -279,16 +278,6 @@ func (b *bound) fleetInput(p *Provider, id string, spot bool, offers []int, work
 	return in
 }
 
-func compare(a, b float64) int {
-	switch {
-	case a < b:
-		return -1
-	case a > b:
-		return 1
-	}
-	return 0
-}
-
 // read takes a request apart.
 func (p *Provider) read(in *fleet.Intent) (*request, *place, error) {
 	r := &request{}
@@ -300,14 +289,4 @@ func (p *Provider) read(in *fleet.Intent) (*request, *place, error) {
 		return nil, nil, fmt.Errorf("the intent %s is for account %s and region %s, which the provider does not have any more; put them back into its configuration until all workers there have ended", in.ID, r.Account, r.Region)
 	}
 	return r, pl, nil
-}
-
-func (r *request) runInstances() (*ec2.RunInstancesInput, error) {
-	in := &ec2.RunInstancesInput{}
-	return in, json.Unmarshal(r.Input, in)
-}
-
-func (r *request) createFleet() (*ec2.CreateFleetInput, error) {
-	in := &ec2.CreateFleetInput{}
-	return in, json.Unmarshal(r.Input, in)
 }

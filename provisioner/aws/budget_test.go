@@ -185,3 +185,40 @@ func BenchmarkPass(b *testing.B) {
 		}
 	}
 }
+
+// One round of a worker's life as a simulation has it: a plan, its launch and
+// the end, against the fake.
+func BenchmarkRound(b *testing.B) {
+	for name, config := range forms {
+		b.Run(name, func(b *testing.B) {
+			w := newWorld(b, awsfake.Config{Boot: awsfake.Boot{Shutdown: time.Second}}, nil)
+			w.define(config)
+			ctx := b.Context()
+			n := w.need(5)
+			for b.Loop() {
+				w.pass(2 * time.Second)
+				plan, err := w.p.Plan(ctx, w.now(), n)
+				if err != nil {
+					b.Fatal(err)
+				}
+				var list []fleet.Target
+				for _, s := range w.p.Launch(ctx, w.now(), plan.Intents[0]).Started {
+					list = append(list, fleet.Target{Ref: s.Ref, Idle: true})
+				}
+				for len(list) > 0 {
+					gone, err := w.p.Stop(ctx, w.now(), list, fleet.Now)
+					if err != nil {
+						b.Fatal(err)
+					}
+					if len(gone) > 0 {
+						break
+					}
+					w.pass(30 * time.Second)
+					if _, err := w.p.Look(ctx, w.now()); err != nil {
+						b.Fatal(err)
+					}
+				}
+			}
+		})
+	}
+}

@@ -123,12 +123,16 @@ func (p *Provider) hear(now timestamp.Time, e event) bool {
 		return false
 	}
 	i.visible = true
-	if to == terminated && i.asked == 0 && !i.wasUp && !i.proven && i.reason == "" && i.state != terminated {
-		// It failed to start, and the event does not say why. EC2 does when asked.
-		if p.reach(now, i, shuttingDown) {
-			i.wanted, i.place.sweep.wanted = true, true
+	if to == terminated && i.state != terminated && i.asked == 0 && !i.taken && i.reason == "" {
+		// The event does not say why, and it matters whether it has shut itself
+		// down, failed to start or was ended by somebody else. EC2 says it when
+		// asked.
+		if !i.wanted {
+			p.reach(now, i, shuttingDown)
+			i.over, i.wanted, i.place.sweep.wanted = now, true, true
+			return true
 		}
-		return true
+		return false
 	}
 	return p.reach(now, i, to)
 }
@@ -145,6 +149,7 @@ func (p *Provider) warn(i *instance, n notice) bool {
 			return false
 		}
 		i.taken = true
+		p.touch(i)
 		at := n.at
 		if !n.event.Time.IsZero() {
 			at = min(at, timestamp.Of(n.event.Time))
@@ -216,14 +221,21 @@ func (pl *place) sweepNumber(p *Provider) uint64 {
 
 func (p *Provider) runEvents(ctx context.Context, pl *place) {
 	for ctx.Err() == nil {
-		_, err := p.receive(ctx, timestamp.Of(p.config.Now()), pl, pollWait)
-		if err == nil || ctx.Err() != nil {
-			continue
+		began := p.config.Now()
+		n, err := p.receive(ctx, timestamp.Of(began), pl, pollWait)
+		pause := time.Duration(0)
+		switch {
+		case ctx.Err() != nil:
+			return
+		case err != nil:
+			p.config.Log.Error("EC2 events could not be read; instances are swept for every minute meanwhile", "account", pl.account.ID, "region", pl.region, "error", err)
+			pause = pollAgain
+		case n == 0:
+			pause = tendEvery - p.config.Now().Sub(began) // a service that does not wait
 		}
-		p.config.Log.Error("EC2 events could not be read; instances are swept for every minute meanwhile", "account", pl.account.ID, "region", pl.region, "error", err)
 		select {
 		case <-ctx.Done():
-		case <-time.After(pollAgain):
+		case <-time.After(pause):
 		}
 	}
 }

@@ -3,11 +3,13 @@ package aws
 import (
 	"cmp"
 	"context"
+	"encoding/json"
 	"fmt"
 	"slices"
 	"time"
 
 	"github.com/aws/aws-sdk-go-v2/aws"
+	"github.com/aws/aws-sdk-go-v2/service/ec2"
 	"github.com/aws/aws-sdk-go-v2/service/ec2/types"
 
 	"github.com/taskfleet/taskfleet/provisioner/fleet"
@@ -101,11 +103,19 @@ func (p *Provider) land(id string) {
 	}
 }
 
+// read decodes the input of the call.
+func (l *launching) read(input any) bool {
+	err := json.Unmarshal(l.request.Input, input)
+	if err != nil {
+		l.faults = append(l.faults, fleet.Fault{Class: fleet.Wrong, LaunchConfigID: l.in.LaunchConfigID, Description: fmt.Sprintf("The request of intent %s cannot be read: %v.", l.in.ID, err)})
+	}
+	return err == nil
+}
+
 // run calls RunInstances.
 func (l *launching) run(ctx context.Context) {
-	in, err := l.request.runInstances()
-	if err != nil {
-		l.fail(fmt.Errorf("read the request: %w", err), "", "")
+	in := &ec2.RunInstancesInput{}
+	if !l.read(in) {
 		return
 	}
 	zone := ""
@@ -137,14 +147,13 @@ func (l *launching) run(ctx context.Context) {
 // fleet calls CreateFleet, and reads both what was launched and what was
 // refused.
 func (l *launching) fleet(ctx context.Context) {
-	in, err := l.request.createFleet()
-	if err != nil {
-		l.fail(fmt.Errorf("read the request: %w", err), "", "")
+	in := &ec2.CreateFleetInput{}
+	if !l.read(in) {
 		return
 	}
 	out, err := l.place.EC2.CreateFleet(ctx, in)
 	if err != nil {
-		v := l.p.explain(err, l.in.LaunchConfigID)
+		v := explainCall(err)
 		if slices.Contains([]string{"InvalidLaunchTemplateName.NotFoundException", "InvalidLaunchTemplateId.NotFound", "InvalidLaunchTemplateId.VersionNotFound"}, v.code) {
 			// Deleted behind our back: the next plan makes it again.
 			l.p.forgetTemplates(l.place, in)
@@ -206,6 +215,9 @@ func (p *Provider) asked(pl *place, asked, zone, kind string, spot bool) string 
 // start notes an instance that was launched. The caller holds p.mu.
 func (l *launching) start(id string, f Facts, m *market) {
 	p := l.p
+	if p.instances[id] == nil {
+		m.launched++
+	}
 	i := p.add(l.now, l.place, id, l.in.PoolID, l.in.ID, f, m)
 	capacity := max(l.request.Capacity[f.Type], 1)
 	if len(l.request.Capacity) == 1 {
@@ -217,7 +229,6 @@ func (l *launching) start(id string, f Facts, m *market) {
 		Ref: i.sighting.Ref, LaunchConfigID: l.in.LaunchConfigID, Capacity: capacity,
 		Market: m.name, Price: millionths(m.dollars(p.config.OnDemandPrice)), Facts: i.sighting.Facts,
 	})
-	m.launched++
 }
 
 // granted has a market that may have been closed open again.
@@ -273,7 +284,7 @@ func (l *launching) refusals(list []types.CreateFleetError) {
 
 // fail takes an error of a call for one market.
 func (l *launching) fail(err error, zone, kind string) {
-	v := l.p.explain(err, l.in.LaunchConfigID)
+	v := explainCall(err)
 	l.p.mu.Lock()
 	m := l.p.market(l.place, zone, kind, l.request.Spot)
 	l.p.mu.Unlock()

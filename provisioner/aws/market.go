@@ -93,7 +93,11 @@ func (m *market) guess(list func(region, kind string) float64) float64 {
 	}
 	d := list(m.place.region, m.kind)
 	if d == 0 {
-		d = guessVCPU * float64(vcpus(m.kind))
+		n := int64(guessVCPUs)
+		if m.kind != "" {
+			n = vcpus(m.kind)
+		}
+		d = guessVCPU * float64(n)
 	}
 	if m.spot {
 		d *= guessSpot
@@ -103,8 +107,9 @@ func (m *market) guess(list func(region, kind string) float64) float64 {
 
 // Where a price is not known.
 const (
-	guessVCPU = 0.048 // dollars an hour of a virtual processor
-	guessSpot = 0.35  // part of the on-demand price
+	guessVCPU  = 0.048 // dollars an hour of a virtual processor
+	guessVCPUs = 4     // of a type that is not known
+	guessSpot  = 0.35  // part of the on-demand price
 )
 
 // score is what a unit of work costs in a market, with what is lost by

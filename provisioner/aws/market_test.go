@@ -44,7 +44,7 @@ func TestASoldOutMarketIsClosedAndAnotherServes(t *testing.T) {
 // A plan is for at least ten markets, so that EC2 has a choice.
 func TestAFleetHasAllOpenMarkets(t *testing.T) {
 	w := newWorld(t, awsfake.Config{}, nil)
-	w.define(wide)
+	w.define(strings.Replace(wide, `{"instanceType": "m7i.xlarge"}`, `{"instanceType": "m7i.xlarge"}, {"instanceType": "c7i.24xlarge"}`, 1)) // the last is no match
 	w.look()
 	plan := w.plan(w.need(7))
 	if len(plan.Intents) != 1 {

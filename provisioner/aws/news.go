@@ -107,7 +107,7 @@ func (p *Provider) readNews(ctx context.Context, now timestamp.Time, pl *place) 
 			continue
 		}
 		if err := c.do(p, ctx, now, pl); err != nil {
-			p.config.Log.Warn("could not be read; it is tried again", "what", c.name, "account", pl.account.ID, "region", pl.region, "error", p.explain(err, "").text)
+			p.config.Log.Warn("could not be read; it is tried again", "what", c.name, "account", pl.account.ID, "region", pl.region, "error", explainCall(err).text)
 			p.mu.Lock()
 			n.due[i] = now.Add(min(c.every, 10*choreAgain))
 			p.mu.Unlock()

@@ -46,6 +46,9 @@ func (p *Provider) Plan(ctx context.Context, now timestamp.Time, n fleet.Need) (
 	plan := planning{p: p, now: now, pool: n.Pool.ID, provider: n.Pool.ProviderID}
 	p.mu.Lock()
 	candidates := make([]candidate, 0, len(n.From))
+	if len(p.pools[n.Pool.ID]) > 2*len(n.From)+20 {
+		delete(p.pools, n.Pool.ID) // of definitions that are no more
+	}
 	for _, c := range n.From {
 		b, err := p.bind(n.Pool, c.LaunchConfig)
 		if err != nil {
@@ -66,7 +69,11 @@ func (p *Provider) Plan(ctx context.Context, now timestamp.Time, n fleet.Need) (
 		}
 	}
 	plan.fill(lanes, n.Capacity, n.Room)
-	if len(plan.Intents) == 0 && plan.why != "" {
+	switch {
+	case len(plan.Intents) > 0:
+	case plan.unused > 0 && plan.unused == len(n.From):
+		plan.complain(fleet.KindConfig, "", "No launch configuration is used", "All have the initialWeight 0. Give one a greater weight.")
+	case plan.why != "":
 		plan.complain(fleet.KindCapacity, plan.about, "No worker can be had now", plan.why)
 	}
 	return plan.Plan, nil
@@ -84,20 +91,16 @@ type planning struct {
 	now        timestamp.Time
 	pool       string // its id
 	provider   string
-	why, about string // nothing can be launched
+	unused     int    // launch configurations with the weight 0
+	why, about string // nothing can be launched, and of which
 }
 
-// repeatAfter is when a complaint that is still true is made again.
-const repeatAfter = 10 * time.Minute
-
-// complain makes a complaint, unless it was made a short while ago. The caller
-// holds p.mu.
 func (l *planning) complain(kind, launchConfigID, title, description string) {
-	key := kind + " " + l.pool + " " + launchConfigID
-	if t, has := l.p.said[key]; has && l.now.Sub(t) < repeatAfter {
-		return
+	for _, c := range l.Complaints {
+		if c.Kind == kind && c.LaunchConfigID == launchConfigID {
+			return
+		}
 	}
-	l.p.said[key] = l.now
 	l.Complaints = append(l.Complaints, fleet.Complaint{Kind: kind, LaunchConfigID: launchConfigID, Title: title, Description: description})
 }
 
@@ -107,10 +110,15 @@ func (l *planning) lane(c candidate, waiting time.Duration) *lane {
 	out := &lane{bound: b, workers: c.Workers, room: b.most - c.Existing, existing: c.Existing}
 	switch {
 	case b.weight == 0:
-		l.because(c.ID, "Its initialWeight is 0, so that it is not used.")
+		l.unused++
 		return nil
 	case out.room < b.capacity || out.workers < 1:
-		l.because(c.ID, fmt.Sprintf("There is as much of it as its workerManager.maxCapacity, %d, allows.", b.most))
+		return nil // there is as much of it as there may be
+	}
+	if b.place.blind(l.now) {
+		l.Retry = earlier(l.Retry, b.place.sweep.next)
+		l.complain(kinds[b.place.sweep.why.class], c.ID, "Instances cannot be listed", fmt.Sprintf("Nothing is launched in %s of account %s, because what is launched there could not be seen. %s",
+			b.region, b.account, b.place.sweep.why.text))
 		return nil
 	}
 	var retry timestamp.Time
@@ -262,8 +270,9 @@ func (l *planning) buy(x *lane, need, room int64) (got int64) {
 	if open = x.fitting(open, room-got); len(open) == 0 || need <= got || x.workers < 1 {
 		return got
 	}
+	open = x.choice(l.p, open)
+	best := &x.offers[open[0]]
 	least, most := x.capacities(open)
-	best := &x.offers[x.best(l.p, open)]
 	// A fleet of machines of different capacity may exceed its target by a machine
 	// but one unit.
 	target := min(need-got, room-got-(most-1))
@@ -284,6 +293,34 @@ func (l *planning) buy(x *lane, need, room int64) (got int64) {
 		return got
 	}
 	return got + l.intend(x, open, workers, min(target, workers*least))
+}
+
+// EC2 does not know what a machine is worth to us, nor what we have seen of its
+// market. So it is given the best of them to choose from: as many as make for
+// a good choice, and those that are about as good.
+const (
+	goodChoice = 10
+	aboutAsLow = 1.5 // times the lowest score
+)
+
+// choice is what EC2 is given to choose from, the best first.
+func (x *lane) choice(p *Provider, offers []int) []int {
+	type scored struct {
+		offer int
+		score float64
+	}
+	all := make([]scored, len(offers))
+	for k, i := range offers {
+		all[k] = scored{i, x.markets[index(x.spot)][i].score(x.spec, &x.offers[i], p.config.OnDemandPrice)}
+	}
+	slices.SortStableFunc(all, func(a, b scored) int { return cmp.Compare(a.score, b.score) })
+	var out []int
+	for k, s := range all {
+		if k < goodChoice || s.score <= all[0].score*aboutAsLow {
+			out = append(out, s.offer)
+		}
+	}
+	return out
 }
 
 // fitting are those of the offers that are not larger than room.
@@ -342,7 +379,6 @@ func (l *planning) afford(x *lane, workers int64) int64 {
 	if calls <= ahead || machines < 1 {
 		pl.turns.wait(l.now, l.pool)
 		l.Retry = earlier(l.Retry, max(pl.launches.retry(l.now, ahead+1), pl.launched.retry(l.now, 1)))
-		l.because(x.id, fmt.Sprintf("Launches in %s are at the limit of AWS's request rates; pools take turns.", pl.region))
 		return 0
 	}
 	if machines < workers {
@@ -368,7 +404,7 @@ func (l *planning) within(x *lane, workers int64, o *offer) int64 {
 	if left := max(0, (q.limit-q.used-q.planned)/each); left < workers {
 		l.Retry = earlier(l.Retry, l.now.Add(30*time.Second))
 		if left == 0 {
-			l.complain(fleet.KindQuota, x.id, "", fmt.Sprintf("Account %s may have %d virtual processors %s in %s; the provisioner's instances have %d, and an %s needs %d. Raise the quota (%s), or use another account or region.",
+			l.complain(fleet.KindQuota, x.id, "The account's quota is exhausted", fmt.Sprintf("Account %s may have %d virtual processors %s in %s; the provisioner's instances have %d, and an %s needs %d. Raise the quota (%s), or use another account or region.",
 				x.place.account.ID, q.limit, howOf(x.spot), x.place.region, q.used+q.planned, o.kind, each, quotaCodes[index(x.spot)]))
 		}
 		return left
@@ -396,7 +432,7 @@ func (l *planning) intend(x *lane, offers []int, workers, capacity int64) int64 
 	in := &fleet.Intent{
 		ID: id, PoolID: l.pool, ProviderID: l.provider, LaunchConfigID: x.id,
 		Workers: workers, Capacity: capacity, Created: l.now,
-		Request: x.request(p, id, x.spot, offers, workers, capacity),
+		Request: x.request(id, x.spot, offers, workers, capacity),
 	}
 	pl.launches.take(1)
 	pl.launched.take(workers)

@@ -103,14 +103,29 @@ func (p *Provider) Parse(config json.RawMessage) ([]*fleet.LaunchConfig, error) 
 			return nil, fmt.Errorf("%s is the same launch configuration as %s (%s); leave one out, or give each workerManager.launchConfigId a value of its own", c.at, other, spec.id)
 		}
 		seen[spec.id] = c.at
+		named := c.WorkerManager.LaunchConfigID != ""
 		c.WorkerManager.LaunchConfigID = spec.id
 		text, err := json.Marshal(c.launchConfig)
 		if err != nil {
 			return nil, err
 		}
-		all = append(all, &fleet.LaunchConfig{ID: spec.id, Config: text, Capacity: spec.capacity, Canary: canary})
+		told, err := c.told(spec)
+		if err != nil {
+			return nil, err
+		}
+		all = append(all, &fleet.LaunchConfig{ID: spec.id, Named: named, Config: text, Capacity: spec.capacity, WorkerConfig: told, Canary: canary})
 	}
 	return all, nil
+}
+
+// told is the configuration that workers get: the pool's, with the capacity that
+// is counted for them if that is the same for all.
+func (c *launchConfig) told(s *spec) (json.RawMessage, error) {
+	m := merge(nil, c.WorkerConfig)
+	if !slices.ContainsFunc(s.offers, func(o offer) bool { return o.capacity != s.capacity }) {
+		m["capacity"] = s.capacity
+	}
+	return json.Marshal(m)
 }
 
 // A placed launch configuration knows where in the pool's configuration it is.

@@ -47,7 +47,7 @@ func (p *Provider) Preview(_ context.Context, config json.RawMessage) ([]fleet.S
 
 func (b *bound) preview(p *Provider, spot bool, i int) (json.RawMessage, error) {
 	var s shown
-	if err := json.Unmarshal(b.request(p, "intent-id", spot, []int{i}, 1, b.offers[i].capacity), &s.request); err != nil {
+	if err := json.Unmarshal(b.request("intent-id", spot, []int{i}, 1, b.offers[i].capacity), &s.request); err != nil {
 		return nil, err
 	}
 	further := b.runData

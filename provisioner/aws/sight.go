@@ -35,6 +35,7 @@ type instance struct {
 	absent  int            // sweeps in a row that have not shown it
 	wanted  bool           // is to be looked at by itself
 	missing int            // looks at itself that have not found it
+	over    timestamp.Time // when an event said that it has ended, without saying why
 	unsure  bool           // only the books have it: Unknown until it is found, or not
 	tried   int            // places that it was looked for in, if unsure
 	asked   timestamp.Time // when its termination was requested; 0: not
@@ -132,6 +133,7 @@ func (p *Provider) add(now timestamp.Time, pl *place, id, poolID, intentID strin
 		i.sighting.Ref = fleet.Ref{WorkerPoolID: poolID, WorkerGroup: pl.region, WorkerID: id}
 		p.instances[id] = i
 		p.list = append(p.list, i)
+		p.touch(i)
 		pl.count++
 		if n, has := p.notices[id]; has {
 			delete(p.notices, id)
@@ -140,6 +142,7 @@ func (p *Provider) add(now timestamp.Time, pl *place, id, poolID, intentID strin
 	}
 	if i.unsure {
 		i.unsure = false
+		p.touch(i)
 		i.move(pl)
 		i.sighting.State = fleet.Alive
 	}
@@ -170,6 +173,7 @@ func (i *instance) move(pl *place) {
 // drop takes an instance out of memory. The caller holds p.mu.
 func (p *Provider) drop(i *instance) {
 	p.release(i)
+	p.touch(i)
 	i.place.count--
 	last := len(p.list) - 1
 	p.list[i.index] = p.list[last]
@@ -241,6 +245,7 @@ func (p *Provider) reach(now timestamp.Time, i *instance, s stage) bool {
 	if i.state == stopped && s == running {
 		i.state = running // somebody has started it again
 		i.sighting.Ends = 0
+		p.touch(i)
 		return true
 	}
 	if s <= i.state {
@@ -249,6 +254,7 @@ func (p *Provider) reach(now timestamp.Time, i *instance, s stage) bool {
 	i.state = s
 	switch s {
 	case stopped, shuttingDown:
+		p.touch(i)
 		// Of a worker that never registered nothing is to be replaced before it is
 		// known how it ended.
 		if i.proven && (i.sighting.Ends == 0 || i.sighting.Ends > now) {
@@ -269,6 +275,7 @@ func (p *Provider) reach(now timestamp.Time, i *instance, s stage) bool {
 // end says how a terminated instance ended. The caller holds p.mu.
 func (p *Provider) end(i *instance) {
 	p.release(i)
+	p.touch(i)
 	i.unsure = false
 	i.state = terminated
 	code, _, _ := strings.Cut(i.reason, ":")
@@ -302,6 +309,7 @@ const interruptedDetail = "EC2 has taken the spot instance back"
 // lose gives an instance up that EC2 does not have. The caller holds p.mu.
 func (p *Provider) lose(i *instance) {
 	p.release(i)
+	p.touch(i)
 	i.unsure, i.wanted = false, false
 	i.state = terminated
 	i.sighting.State = fleet.Lost
@@ -326,6 +334,17 @@ func (p *Provider) Look(ctx context.Context, now timestamp.Time) (fleet.Sight, e
 
 // sight is the memory of the provider.
 type sight struct{ p *Provider }
+
+// touch notes that something has changed about an instance that Look shows. The
+// caller holds p.mu.
+func (p *Provider) touch(i *instance) { p.versions[i.sighting.WorkerPoolID]++ }
+
+// Version numbers what is seen of a pool's workers; see [fleet.Versioned].
+func (s sight) Version(pool string) uint64 {
+	s.p.mu.Lock()
+	defer s.p.mu.Unlock()
+	return s.p.versions[pool] + 1
+}
 
 // Of finds a worker. One that is not known is looked for.
 func (s sight) Of(r fleet.Ref) (fleet.Sighting, bool) {
@@ -354,6 +373,7 @@ func (s sight) find(r fleet.Ref) (fleet.Sighting, bool) {
 			i.sighting = fleet.Sighting{Ref: r, State: fleet.Unknown, Detail: "The instance has not been found yet."}
 			p.instances[r.WorkerID] = i
 			p.list = append(p.list, i)
+			p.touch(i)
 			pl.count++
 			return i.sighting, true
 		}

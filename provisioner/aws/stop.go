@@ -152,7 +152,7 @@ func (p *Provider) terminateBatch(ctx context.Context, now timestamp.Time, pl *p
 		}
 		return missing, nil
 	}
-	v := p.explain(err, "")
+	v := explainCall(err)
 	if v.class == fleet.Throttled && !v.unknown {
 		pl.terminates.throttled(now)
 		pl.terminated.throttled(now)

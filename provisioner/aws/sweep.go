@@ -20,6 +20,7 @@ type sweep struct {
 	next     timestamp.Time // when there is another
 	done     timestamp.Time // when the last one succeeded; 0: none has
 	failures int            // in a row
+	why      verdict        // on the last failure
 	wanted   bool           // some instances are to be looked at by themselves
 }
 
@@ -28,6 +29,15 @@ const (
 	pageSize     = 1000
 	listsAMinute = 3 // calls that list things, by place, with up to 2,000 instances
 )
+
+// blindAfter is how long instances are launched where they cannot be listed.
+const blindAfter = 5 * time.Minute
+
+// blind reports whether nothing is to be launched at a place, because it could
+// not be seen.
+func (pl *place) blind(now timestamp.Time) bool {
+	return pl.sweep.failures > 0 && (pl.sweep.done == 0 || now.Sub(pl.sweep.done) >= blindAfter)
+}
 
 // most is how many calls that list things are made in a minute: what a sweep
 // needs and one more, or as many as all need that are of ordinary size.
@@ -53,6 +63,7 @@ func (p *Provider) tend(ctx context.Context, now timestamp.Time, pl *place) {
 		p.mu.Lock()
 		if err != nil {
 			pl.sweep.failures++
+			pl.sweep.why = explainCall(err)
 			pl.sweep.next = now.Add(min(time.Duration(pl.sweep.failures)*20*time.Second, sweepEvery))
 		} else {
 			pl.sweep.failures, pl.sweep.done = 0, now
@@ -60,7 +71,7 @@ func (p *Provider) tend(ctx context.Context, now timestamp.Time, pl *place) {
 		}
 		p.mu.Unlock()
 		if err != nil {
-			p.config.Log.Error("instances could not be listed; workers there are as they were last seen", "account", pl.account.ID, "region", pl.region, "error", p.explain(err, "").text)
+			p.config.Log.Error("instances could not be listed; workers there are as they were last seen", "account", pl.account.ID, "region", pl.region, "error", explainCall(err).text)
 			return
 		}
 	}
@@ -76,8 +87,8 @@ func (p *Provider) sweepPlace(ctx context.Context, now timestamp.Time, pl *place
 	number := pl.sweep.number
 	p.mu.Unlock()
 	in := &ec2.DescribeInstancesInput{Filters: []types.Filter{
-		filter("tag:"+tagCluster, p.config.Cluster),
 		filter("instance-state-name", "pending", "running", "shutting-down", "stopping", "stopped"),
+		filter("tag:"+tagCluster, p.config.Cluster),
 	}, MaxResults: aws.Int32(pageSize)}
 	first := pl.sweep.done == 0
 	for {
@@ -115,12 +126,14 @@ func (p *Provider) sweepPlace(ctx context.Context, now timestamp.Time, pl *place
 		}
 		if i.shown == number {
 			if m := i.market; m != nil && m.spot {
-				m.fade(now)
 				m.hours += sweepEvery.Hours()
 			}
 		} else if i.added < now && i.state != terminated {
 			p.absent(i)
 		}
+	}
+	for _, m := range pl.markets {
+		m.fade(now)
 	}
 	for id, at := range p.ended {
 		if now.Sub(at) > forgetEnded {
@@ -133,15 +146,19 @@ func (p *Provider) sweepPlace(ctx context.Context, now timestamp.Time, pl *place
 		}
 	}
 	for id, f := range p.flights {
-		if now.Sub(f.planned) > forgetFlight {
+		if age := now.Sub(f.planned); age > forgetFlight || f.paid && age > forgetPlanned {
 			p.land(id)
 		}
 	}
 	return nil
 }
 
-// forgetFlight is when an intent is not expected to be launched any more.
-const forgetFlight = time.Hour
+// When an intent is not expected to be launched any more: one that has been,
+// without a clear answer, and one that has not.
+const (
+	forgetFlight  = time.Hour
+	forgetPlanned = 2 * time.Minute
+)
 
 // spent takes what was launched before this process from the limits. The caller
 // holds p.mu.
@@ -156,9 +173,9 @@ func (p *Provider) spent(now timestamp.Time, pl *place, i *instance) {
 // p.mu.
 func (p *Provider) absent(i *instance) {
 	i.absent++
-	if i.state == shuttingDown && i.visible {
+	if i.state == shuttingDown && i.visible && (i.asked != 0 || i.taken || i.reason != "") {
 		// What has been shutting down and is no longer among those that have not
-		// terminated has terminated.
+		// terminated has terminated, and it is known why.
 		p.end(i)
 		return
 	}
@@ -195,7 +212,7 @@ func (p *Provider) lookAtWanted(ctx context.Context, now timestamp.Time, pl *pla
 	defer p.mu.Unlock()
 	if err != nil {
 		pl.sweep.wanted = true
-		p.config.Log.Warn("instances could not be looked at", "account", pl.account.ID, "region", pl.region, "error", p.explain(err, "").text)
+		p.config.Log.Warn("instances could not be looked at", "account", pl.account.ID, "region", pl.region, "error", explainCall(err).text)
 		return
 	}
 	for r := range found {
@@ -225,6 +242,10 @@ const (
 func (p *Provider) notFound(now timestamp.Time, i *instance) {
 	i.wanted = false
 	i.missing++
+	if i.over != 0 {
+		p.end(i)
+		return
+	}
 	if i.absent < 2 {
 		return // the next sweep asks again
 	}

@@ -121,7 +121,7 @@ func (p *Provider) prepare(ctx context.Context, now timestamp.Time, b *bound, pl
 		if !exists {
 			plan.Retry = earlier(plan.Retry, st.retry)
 			if why != nil {
-				f := p.explain(why, b.id)
+				f := explainCall(why)
 				plan.complain(kinds[f.class], b.id, "A launch template could not be made", f.text)
 			}
 		}

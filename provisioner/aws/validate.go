@@ -54,7 +54,7 @@ func (v *validation) ask(err error, at, what string) bool {
 	if err == nil {
 		return true
 	}
-	switch x := v.p.explain(err, ""); {
+	switch x := explainCall(err); {
 	case !x.unknown && (x.class == fleet.Wrong || x.class == fleet.Denied || x.class == fleet.Quota):
 		v.find("%s: %s: %s", at, what, x.text)
 	default:
@@ -131,7 +131,7 @@ func (v *validation) images(ctx context.Context, at string, b *bound, requests [
 		arch[id] = ""
 		out, err := b.place.EC2.DescribeImages(ctx, &ec2.DescribeImagesInput{ImageIds: []string{id}})
 		if !v.ask(err, at, "launchConfig.ImageId "+id) {
-			if x := v.p.explain(err, ""); x.unknown || x.class == fleet.Denied {
+			if x := explainCall(err); x.unknown || x.class == fleet.Denied {
 				return nil, false
 			}
 			continue
@@ -330,7 +330,7 @@ func (v *validation) dryRuns(ctx context.Context, at string, b *bound, requests 
 			continue
 		}
 		if err != nil {
-			if x := v.p.explain(err, ""); !x.unknown && x.class == fleet.SoldOut {
+			if x := explainCall(err); !x.unknown && x.class == fleet.SoldOut {
 				continue
 			}
 		}

@@ -28,7 +28,7 @@ const (
 	decideEvery = time.Second // at most; what happens meanwhile gathers
 
 	intentLife = 15 * time.Minute // then an unanswered intent is given up
-	learnEvery = time.Minute      // statistics are kept
+	keepEvery  = time.Minute
 )
 
 // SaidGoodbye is the reason of a worker that removed itself.
@@ -56,6 +56,10 @@ type Config struct {
 	// WakeAt asks for a pass over a pool at a time, at the latest. May be nil,
 	// where there are passes every few seconds anyway.
 	WakeAt func(pool string, at timestamp.Time)
+
+	// KeepEvery is how often what has been learnt of a pool is written into the
+	// books; 0 is a minute.
+	KeepEvery time.Duration
 
 	// PoolsAtOnce is how many pools a pass works on at the same time; 0 is 1.
 	PoolsAtOnce int
@@ -93,8 +97,9 @@ type memory struct {
 	decided timestamp.Time // when the last decision was made
 	last    sizing.Decision
 	in      sizing.Inputs
-	booting map[Ref]string // workers that were seen requested, with their markets
-	told    string         // the last decision that was written down
+	booting map[Ref]string    // workers that were seen requested, with their markets
+	calm    map[string]uint64 // versions of the sights of providers that left nothing to do
+	told    string            // the last decision that was written down
 	toldAt  timestamp.Time
 }
 
@@ -112,13 +117,11 @@ func New(c Config) *Controller {
 	if c.Left == nil {
 		c.Left = func([]*Pool) {}
 	}
-	if c.Looked == nil {
-		c.Looked = func(string, int, error) {}
-	}
 	if c.WakeAt == nil {
 		c.WakeAt = func(string, timestamp.Time) {}
 	}
 	c.PoolsAtOnce = max(c.PoolsAtOnce, 1)
+	c.KeepEvery = cmp.Or(c.KeepEvery, keepEvery)
 	return &Controller{Config: c, said: map[string]said{}, mind: map[string]*memory{}}
 }
 
@@ -189,7 +192,9 @@ func (c *Controller) Pass(ctx context.Context, now timestamp.Time, ids []string)
 			p.blind[id] = err
 			c.Log.Error("a provider cannot tell which workers it has", "provider", id, "error", err)
 		}
-		c.Looked(id, p.count(id), err)
+		if c.Looked != nil {
+			c.Looked(id, p.count(id), err)
+		}
 	}
 	if p.books, err = c.Book.Read(ctx, ids); err != nil {
 		return false, err

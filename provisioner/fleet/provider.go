@@ -257,6 +257,14 @@ func (l Life) String() string {
 	return [...]string{"alive", "exited", "failed", "lost", "unknown"}[l]
 }
 
+// A Versioned Sight numbers what it shows, so that the workers of a pool need
+// not be looked at again, each pass, as long as nothing has changed about any.
+type Versioned interface {
+	// Version is another one after anything that may have Of answer differently
+	// about a worker of the pool. It is never 0.
+	Version(pool string) uint64
+}
+
 // Sightings is a Sight of few workers.
 type Sightings map[Ref]Sighting
 

@@ -517,7 +517,7 @@ func (p *pass) note(ctx context.Context, o *Pool, m *memory, in sizing.Inputs, d
 // keep keeps what was learnt about a pool, now and then.
 func (p *pass) keep(ctx context.Context, o *Pool, m *memory) error {
 	m.mu.Lock()
-	if !m.dirty || p.now >= m.kept && p.now.Sub(m.kept) < learnEvery {
+	if !m.dirty || p.now >= m.kept && p.now.Sub(m.kept) < p.KeepEvery {
 		m.mu.Unlock()
 		return nil
 	}

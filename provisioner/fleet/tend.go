@@ -5,6 +5,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
+	"slices"
 	"strings"
 	"time"
 )
@@ -15,13 +17,14 @@ import (
 func (p *pass) tend(ctx context.Context, o *Pool, m *memory) (live []*Worker, trouble error) {
 	t := &tending{pass: p, o: o, m: m, demand: p.demand[o.ID], deaf: p.demand == nil, leave: map[string][]*Worker{}}
 	workers := p.books.Workers[o.ID]
+	_, _ = o.Settings() // parsed, if they can be; an error is reported by who needs them
 	for _, w := range workers {
 		if err := t.one(ctx, w); err != nil {
 			trouble = fmt.Errorf("worker %s/%s: %w", w.WorkerGroup, w.WorkerID, err)
 		}
 	}
-	for reason, list := range t.leave {
-		if err := p.drain(ctx, o, list, reason); err != nil {
+	for _, reason := range slices.Sorted(maps.Keys(t.leave)) {
+		if err := p.drain(ctx, o, t.leave[reason], reason); err != nil {
 			trouble = err
 		}
 	}
@@ -30,6 +33,10 @@ func (p *pass) tend(ctx context.Context, o *Pool, m *memory) (live []*Worker, tr
 	}
 	if err := t.finish(ctx); err != nil {
 		trouble = err
+	}
+	m.calm = nil
+	if trouble == nil && !t.busy && len(t.ask) == 0 && len(t.end) == 0 {
+		m.calm = t.versions
 	}
 	for _, w := range workers {
 		if w.State != Stopped {
@@ -57,6 +64,13 @@ type tending struct {
 	provider Provider
 	sight    Sight
 	blind    error
+	manual   bool
+	calm     bool // nothing has changed since a pass that left nothing to do
+
+	versions map[string]uint64 // of sights, by provider
+	busy     bool              // somebody has been interrupted
+
+	patient map[string]time.Duration // until workers have to have registered, by market
 }
 
 type ended struct {
@@ -67,6 +81,8 @@ type ended struct {
 func (t *tending) one(ctx context.Context, w *Worker) error {
 	if w.ProviderID != t.of || t.provider == nil {
 		t.of, t.provider, t.sight, t.blind = w.ProviderID, t.Providers[w.ProviderID], t.sights[w.ProviderID], t.pass.blind[w.ProviderID]
+		_, t.manual = t.provider.(Manual)
+		t.compare(w.ProviderID)
 	}
 	switch {
 	case t.provider == nil && t.now >= w.Expires:
@@ -76,6 +92,9 @@ func (t *tending) one(ctx context.Context, w *Worker) error {
 	case t.blind != nil:
 		return nil // reported with the pool, or by the log
 	}
+	if t.calm && w.State == Running && w.Proven {
+		return t.running(ctx, w)
+	}
 	s, seen := t.sight.Of(w.Ref)
 	if !seen || s.State != Alive && s.State != Unknown {
 		t.lost(w, s, seen)
@@ -83,6 +102,7 @@ func (t *tending) one(ctx context.Context, w *Worker) error {
 	}
 	t.learn(w)
 	if !s.Ends.IsZero() && w.Ends.IsZero() && w.State != Stopping {
+		t.busy = true
 		return t.interrupted(ctx, w, s)
 	}
 	switch w.State {
@@ -93,6 +113,19 @@ func (t *tending) one(ctx context.Context, w *Worker) error {
 	default:
 		t.stopping(w)
 		return nil
+	}
+}
+
+// compare finds out whether a provider has seen nothing new in the pool.
+func (t *tending) compare(provider string) {
+	t.calm = false
+	if s, ok := t.sight.(Versioned); ok {
+		v := s.Version(t.o.ID)
+		t.calm = t.m.calm[provider] == v
+		if t.versions == nil {
+			t.versions = map[string]uint64{}
+		}
+		t.versions[provider] = v
 	}
 }
 
@@ -135,15 +168,9 @@ func (t *tending) requested(ctx context.Context, w *Worker) error {
 	if !t.o.Made(w) {
 		return t.stop(ctx, w, Ending{Reason: "it is not wanted any more"})
 	}
-	settings, err := t.o.Settings()
+	patience, err := t.patience(w.Market)
 	if err != nil {
 		return err
-	}
-	patience := Seconds(settings.Lifecycle.RegistrationTimeout)
-	if patience == 0 {
-		t.m.mu.Lock()
-		patience = t.m.stats.RegistrationTimeout(w.Market)
-		t.m.mu.Unlock()
 	}
 	if t.now.Sub(w.Created) < patience {
 		t.WakeAt(t.o.ID, w.Created.Add(patience))
@@ -160,12 +187,32 @@ func (t *tending) requested(ctx context.Context, w *Worker) error {
 	})
 }
 
+// patience is how long workers of a market have to register.
+func (t *tending) patience(market string) (time.Duration, error) {
+	d, known := t.patient[market]
+	if known {
+		return d, nil
+	}
+	settings, err := t.o.Settings()
+	if err != nil {
+		return 0, err
+	}
+	if d = Seconds(settings.Lifecycle.RegistrationTimeout); d == 0 {
+		t.m.mu.Lock()
+		d = t.m.stats.RegistrationTimeout(market)
+		t.m.mu.Unlock()
+	}
+	if t.patient == nil {
+		t.patient = map[string]time.Duration{}
+	}
+	t.patient[market] = d
+	return d, nil
+}
+
 // running notices that a worker has proven itself, or that its time is up.
 func (t *tending) running(ctx context.Context, w *Worker) error {
-	settings, err := t.o.Settings()
-	_, manual := t.Providers[w.ProviderID].(Manual)
 	switch {
-	case t.now >= w.Expires && manual:
+	case t.now >= w.Expires && t.manual:
 		return t.stop(ctx, w, Ending{Reason: "the time that it was made known for is over"})
 	case t.now >= w.Expires:
 		return t.stop(ctx, w, Ending{
@@ -180,10 +227,10 @@ func (t *tending) running(ctx context.Context, w *Worker) error {
 		t.leave[reason] = append(t.leave[reason], w)
 		return nil
 	}
-	if manual || err != nil { // which is reported with the pool
+	if t.manual || t.o.settings == nil { // which is reported with the pool
 		return nil
 	}
-	lifecycle := settings.Lifecycle
+	lifecycle := &t.o.settings.Lifecycle
 	if age := Seconds(lifecycle.MaxAge); age > 0 && t.now.Sub(w.Registered) >= age && !t.deaf && t.demand.of(w.Ref).Claims == 0 {
 		return t.drain(ctx, t.o, []*Worker{w}, fmt.Sprintf("it has reached the age of %v that workers of the pool may have", age))
 	}

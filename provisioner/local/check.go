@@ -14,7 +14,7 @@ import (
 )
 
 var (
-	poolFields      = []string{"capacityPerInstance", "lifecycle", "maxCapacity", "minCapacity", "scalingRatio", "schedule", "sizing", "workerConfig"}
+	poolFields      = []string{"capacityPerInstance", "lifecycle", "maxCapacity", "minCapacity", "scalingRatio", "schedule", "scopes", "secrets", "sizing", "workerConfig"}
 	lifecycleFields = []string{"maxAge", "registrationTimeout", "reregistrationTimeout"}
 )
 
@@ -70,7 +70,7 @@ func (p *Provider) Parse(config json.RawMessage) ([]*fleet.LaunchConfig, error) 
 	if n, ok := lifecycle["registrationTimeout"]; ok && string(n) == "0" {
 		return nil, errors.New("config.lifecycle.registrationTimeout is 0; it must be at least 1 second")
 	}
-	for _, name := range []string{"minCapacity", "maxCapacity", "scalingRatio", "lifecycle", "sizing", "schedule"} {
+	for _, name := range []string{"minCapacity", "maxCapacity", "scalingRatio", "lifecycle", "sizing", "schedule", "scopes", "secrets"} {
 		delete(pool, name)
 	}
 	id, err := fleet.NameLaunchConfig(pool)

@@ -42,10 +42,19 @@ type World struct {
 	Patience time.Duration
 }
 
+// A Difference is something that an imitation of a cloud does in another way than the cloud, so that no provider can
+// pass a test of the suite there.
+type Difference struct {
+	Test string // its name
+	Why  string
+	Show func(*testing.T) // takes the test's place: fails if the imitation is not different any more
+}
+
 // Run runs the suite. world makes a World without workers, whose workers end
-// when they are asked to; it is called once for each test.
-func Run(t *testing.T, world func(*testing.T) World) {
-	for name, test := range map[string]func(*testing.T, *subject){
+// when they are asked to; it is called once for each test. Tests that an imitation
+// cannot pass are replaced by the proof that it cannot.
+func Run(t *testing.T, world func(*testing.T) World, differences ...Difference) {
+	tests := map[string]func(*testing.T, *subject){
 		"a started worker is listed with its intent, and comes to life": listed,
 		"a repeated intent starts nothing":                              repeated,
 		"a repeated intent is answered by the next server":              repeatedLater,
@@ -66,7 +75,18 @@ func Run(t *testing.T, world func(*testing.T) World) {
 		"stopping one worker leaves the others as they are":             neighbours,
 		"a worker killed while nobody watches is not called alive":      unwatched,
 		"a worker is known by its own proof alone":                      identified,
-	} {
+	}
+	for _, d := range differences {
+		if tests[d.Test] == nil {
+			t.Fatalf("a difference is about the test %q, which there is not", d.Test)
+		}
+		delete(tests, d.Test)
+		t.Run("instead of: "+d.Test, func(t *testing.T) {
+			t.Logf("the imitation is different: %s", d.Why)
+			d.Show(t)
+		})
+	}
+	for name, test := range tests {
 		t.Run(name, func(t *testing.T) {
 			s := &subject{World: world(t)}
 			if s.Now == nil {

@@ -2,6 +2,8 @@ package simulate
 
 import (
 	"context"
+	"fmt"
+	"maps"
 	"math/rand/v2"
 	"slices"
 	"time"
@@ -40,6 +42,7 @@ type engine struct {
 	arrived  int     // of arrivals, done
 	left     int     // tasks that are not done
 	lastDone timestamp.Time
+	moved    timestamp.Time // when something ran last, or nothing was to be run
 	full     timestamp.Time // of the last pass over all pools
 
 	policy        sizing.Policy
@@ -131,8 +134,27 @@ func (e *engine) run() error {
 			e.now = at
 		}
 		what(e)
+		if err := e.stuck(); err != nil {
+			return err
+		}
 	}
 	return e.ctx.Err()
+}
+
+// stuck is an error where nothing has run for a day though tasks wait: it may be
+// that nothing ever will.
+func (e *engine) stuck() error {
+	if e.series.waiting == 0 || e.series.busy > 0 {
+		e.moved = e.now
+	}
+	if e.now.Sub(e.moved) < 24*time.Hour {
+		return nil
+	}
+	why := "nothing was complained of"
+	for _, kind := range slices.Sorted(maps.Keys(e.firstComplaint)) {
+		why = e.firstComplaint[kind]
+	}
+	return fmt.Errorf("%d tasks have waited for a day and none has run; the provisioner says: %s", e.series.waiting, why)
 }
 
 // over reports whether what happens from a time on matters no more: all tasks
@@ -288,9 +310,7 @@ func (e *engine) restart() {
 		panic(err) // it was open before
 	}
 	e.control = e.world.controller(e)
-	for _, p := range e.pools {
-		p.wake()
-	}
+	e.full = e.now.Add(-fullEvery)
 }
 
 // addTasks puts the tasks of traces into the pools of the same index.
@@ -374,21 +394,17 @@ func (e *engine) tellAt(id int32) timestamp.Time {
 	return e.start.Add(time.Duration(e.tasks[id].Arrival)*time.Millisecond - e.Boot)
 }
 
-// findOrphans counts machines that nobody knows for too long.
+// findOrphans counts machines that are in no books for too long.
 func (e *engine) findOrphans() {
 	for _, m := range e.alive {
-		switch {
-		case m.row != nil || e.intended[m.token] != nil:
-			m.unknown = 0
-		case m.unknown.IsZero():
-			m.unknown = e.now
-		case !m.orphan && e.now.Sub(m.unknown) > orphanAfter:
+		if m.row != nil || e.intended[m.token] != nil {
+			m.known = e.now
+		} else if !m.orphan && e.now.Sub(m.known) > orphanAfter {
 			m.orphan = true
 			e.orphans++
 		}
 	}
 }
 
-// orphanAfter is how long a machine may run without anybody knowing it. (The
-// tests want 0 after a crash.)
+// orphanAfter is how long a machine may run without being in the books.
 const orphanAfter = 3 * time.Minute

@@ -20,14 +20,12 @@ type machine struct {
 	runs     []*run
 	ran      int // runs so far
 	released timestamp.Time
-	free     bool // in the pool's free
-	leaving  bool // it takes no more tasks
-	gone     bool // EC2 has ended it, or begun to
-	left     bool // it ended itself
-	unknown  timestamp.Time
-	orphan   bool
-	price    float64
-	dead     bool
+	free     bool           // in the pool's free
+	leaving  bool           // it takes no more tasks
+	gone     bool           // EC2 has ended it, or begun to
+	left     bool           // it ended itself
+	known    timestamp.Time // when it last was in the books, or was launched
+	orphan   bool           // it has been in none for long
 }
 
 const (
@@ -55,7 +53,7 @@ func (e *engine) happened(h awsfake.Happening) {
 	}
 	switch h.Kind {
 	case awsfake.Launched:
-		m.token, m.price, m.dead = h.Instance.ClientToken, h.Instance.Price, h.Instance.Dead
+		m.token, m.known = h.Instance.ClientToken, timestamp.Of(h.At)
 		e.alive = append(e.alive, m)
 	case awsfake.Booted:
 		e.register(m)

@@ -79,7 +79,7 @@ func (o *Options) fill() error {
 	}
 	for name, x := range map[string]float64{"dead": o.Dead, "sold-out": o.SoldOut, "known": o.Known} {
 		if !(x >= 0 && x <= 1) {
-			return fmt.Errorf("%s is %g; it is a share, so it must be from 0%% to 100%%", name, 100*x)
+			return fmt.Errorf("%s is %g%%; it is a share, so it must be from 0%% to 100%%", name, 100*x)
 		}
 	}
 	switch {
@@ -109,11 +109,10 @@ func Run(ctx context.Context, traces []Trace, o Options) (*Result, error) {
 		chance:     rand.New(rand.NewPCG(o.Seed, 3)),
 		complaints: map[string]int{}, firstComplaint: map[string]string{},
 	}
-	// What is announced comes before the first task does.
-	if o.Known > 0 {
-		e.start = e.start.Add(10 * o.Boot.Round(time.Minute))
+	if o.Known > 0 { // what is announced comes before the first task does
+		e.start = e.start.Add(o.Boot.Truncate(10*time.Minute) + 10*time.Minute)
 	}
-	e.book = &book{engine: e}
+	e.book, e.moved = &book{engine: e}, e.now
 	w, err := newWorld(e)
 	if err != nil {
 		return nil, err

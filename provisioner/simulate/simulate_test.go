@@ -139,12 +139,22 @@ func TestEveryTaskIsCompletedAndEveryMachinePaidOnce(t *testing.T) {
 
 // TestDrainsKillNoWorkAtHand drains workers just as tasks come for them.
 func TestDrainsKillNoWorkAtHand(t *testing.T) {
-	traces := invent(t, "diurnal", Shape{Length: 30 * time.Hour, Rate: 1500, Run: 20 * time.Second})
-	r := simulated(t, traces, Options{Policy: "reactive", Idle: time.Second, Boot: 20 * time.Second})
+	draw := rand.New(rand.NewPCG(1, 1))
+	trace := Trace{Name: "rush"}
+	for burst := int64(0); burst < 300; burst++ {
+		at := burst * 50_000
+		for range 70 {
+			trace.Tasks = append(trace.Tasks, Task{Arrival: at, Duration: 3000 + draw.Int64N(5000)})
+		}
+		for range 20 { // for those who are about to be drained
+			trace.Tasks = append(trace.Tasks, Task{Arrival: at + 22_000 + draw.Int64N(14_000), Duration: 2000})
+		}
+	}
+	r := simulated(t, []Trace{trace}, Options{Policy: "reactive", Idle: time.Second, Boot: 20 * time.Second})
 	if r.BusyKilled != 0 || r.Retries != 0 {
 		t.Errorf("%d were killed at work, %d runs lost", r.BusyKilled, r.Retries)
 	}
-	if r.Drains < 20_000 || r.DrainsTooLate < 20 {
+	if r.Drains < 20_000 || r.DrainsTooLate < 10 {
 		t.Errorf("only %d drains, %d of which came too late: this tests nothing", r.Drains, r.DrainsTooLate)
 	}
 }
@@ -206,7 +216,7 @@ func TestAThousandWorkersInABootTime(t *testing.T) {
 
 // TestTwoThousandWorkersWithinTheLimits has them come and go.
 func TestTwoThousandWorkersWithinTheLimits(t *testing.T) {
-	traces := invent(t, "steps", Shape{Length: 3 * time.Hour, Every: 90 * time.Minute, Size: 2000, Run: 20 * time.Minute})
+	traces := invent(t, "steps", Shape{Length: time.Hour, Every: time.Hour, Size: 2000, Run: 20 * time.Minute})
 	r := simulated(t, traces, Options{Policy: "reactive", Interruptions: 0.05})
 	if r.Throttled != 0 || r.DescribesPerMinute > 3 {
 		t.Errorf("%d calls were throttled, and there were up to %d calls that list things in a minute", r.Throttled, r.DescribesPerMinute)
@@ -214,7 +224,10 @@ func TestTwoThousandWorkersWithinTheLimits(t *testing.T) {
 }
 
 func TestAReplacementIsRequestedAtTheNotice(t *testing.T) {
-	traces := invent(t, "steps", Shape{Length: time.Hour, Every: 4 * time.Hour, Size: 40, Run: 3 * time.Hour})
+	trace := Trace{Name: "long", Tasks: make([]Task, 40)}
+	for i := range trace.Tasks {
+		trace.Tasks[i].Duration = (4 * time.Hour).Milliseconds()
+	}
 	var launches, warnings []time.Time
 	o := Options{Policy: "reactive", Interruptions: 0.2}
 	o.happened = func(h awsfake.Happening) {
@@ -227,7 +240,7 @@ func TestAReplacementIsRequestedAtTheNotice(t *testing.T) {
 			}
 		}
 	}
-	r := simulated(t, traces, o)
+	r := simulated(t, []Trace{trace}, o)
 	if len(warnings) < 5 {
 		t.Fatalf("only %d of %d interruptions came while all worked", len(warnings), r.Interrupted)
 	}
@@ -364,6 +377,9 @@ func TestAPoolsOwnConfigurationIsSimulated(t *testing.T) {
 	}
 	if _, err = run(`{"maxCapacity": 20, "instanceTypes": []}`, Options{}); err == nil || !strings.Contains(err.Error(), "region") {
 		t.Errorf("a pool without regions: %v", err)
+	}
+	if _, err = run(`{"maxCapacity": 0, "regions": [{"region": "eu-west-1"}], "instanceTypes": [{"instanceType": "m5.large"}]}`, Options{}); err == nil || !strings.Contains(err.Error(), "50 tasks have waited for a day") {
+		t.Errorf("a pool that may have no workers: %v", err)
 	}
 	if _, err = run(`{"minCapacity": 20, "maxCapacity": 30, "regions": [{"region": "eu-west-1"}], "instanceTypes": [{"instanceType": "m5.large"}]}`, Options{Max: 10}); err == nil || !strings.Contains(err.Error(), "minCapacity") {
 		t.Errorf("a pool with too small a maximum: %v", err)

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"slices"
@@ -42,7 +43,9 @@ const longest = 100 * 365 * 24 * 3600 * 1000
 // ReadFile reads a trace; see [Read]. It is named after the file.
 func ReadFile(file string) (Trace, error) {
 	f, err := os.Open(file)
-	if err != nil {
+	if errors.Is(err, fs.ErrNotExist) {
+		return Trace{}, fmt.Errorf("there is no trace at %s; name a file, or invent one with taskfleet provisioner trace", file)
+	} else if err != nil {
 		return Trace{}, err
 	}
 	defer f.Close()

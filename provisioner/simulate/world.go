@@ -131,8 +131,17 @@ func (w *world) controller(e *engine) *fleet.Controller {
 				p.wakeBy(at)
 			}
 		},
-		Step: e.step,
+		Step: e.step, KeepEvery: e.keepEvery(),
 	})
+}
+
+// keepEvery is rare where no controller comes after another one, as it takes
+// time.
+func (e *engine) keepEvery() time.Duration {
+	if e.crash != nil {
+		return time.Minute
+	}
+	return 24 * time.Hour
 }
 
 // watch counts what the cloud's own statistics do not tell.

@@ -1,28 +1,36 @@
 package sizing
 
 import (
+	"fmt"
 	"math"
 	"time"
 )
 
 // Ratio starts capacity in proportion to what is pending, as worker-manager
 // does, but counts what is requested once. A worker goes when it has been idle
-// for IdleTimeout (ten minutes unless the owner chose otherwise).
+// for IdleTimeout, ten minutes unless the owner chose otherwise.
 type Ratio struct{}
 
 // Name is "ratio".
 func (Ratio) Name() string { return "ratio" }
 
 // Decide makes one decision.
-func (Ratio) Decide(in Inputs, _ *Statistics) Decision {
+func (Ratio) Decide(in Inputs, st *Statistics) Decision {
+	st.Observe(in)
 	var d Decision
 	s := supplyOf(in)
-	ratio := ratioOf(in)
-	busy := in.Working - in.Spare
-	wanted := int64(math.Ceil(float64(in.Pending) * ratio)) // free capacity for what is pending
-	target := min(max(busy+wanted, in.Min), in.Max)
-	d.Start = s.start(target - s.live)
-	d.expire(in, s, func(int64) time.Duration { return idleTimeout(in, 10*time.Minute) })
+	wanted := int64(math.Ceil(float64(in.Pending) * ratioOf(in))) // free capacity for what is pending
+	missing := max(in.Working-in.Spare+wanted, in.Min) - s.live
+	d.Start = s.start(missing)
+	idle := idleTimeout(in, 10*time.Minute)
+	d.expire(in, s, idle)
+	why := fmt.Sprintf("a worker may be idle for %s", idle)
+	if r := ratioOf(in); r < 1 {
+		why = fmt.Sprintf("what is pending wants capacity %d at a ratio of %g; %s", wanted, r, why)
+	}
+	d.term("wanted", float64(wanted))
+	d.term("idleTimeout", idle.Seconds())
+	d.explain(in, s, missing, why)
 	return d
 }
 

@@ -24,6 +24,7 @@ type rises struct {
 	} `json:"next"`
 	Lately float64        `json:"lately"` // tasks that arrived, each fading with the time since
 	At     timestamp.Time `json:"at"`     // what Lately is of
+	Mean   float64
 
 	// What is under way: a sample every step, the last of them in the ring.
 	running bool
@@ -49,8 +50,8 @@ const (
 	step   = 15 * time.Second // between samples
 	spans  = 8                // times: 1, 2, 4 ... 128 steps, to half an hour
 	ring   = 1<<(spans-1) + 1
-	rungs  = 44 // buckets of rises: 0 to 4, then four an octave to thousands
-	levels = 8  // of arrivals just before: none, then each 2.8 times the last
+	rungs  = 44    // buckets of rises: 0 to 4, then four an octave to thousands
+	levels = 3 * 6 // of arrivals just before: none, then each 2.8 times the last
 
 	lately  = 5 * time.Minute  // what just before means
 	longest = 15 * time.Minute // between observations: more is a gap of which nothing is known
@@ -84,12 +85,21 @@ func (r *rises) fading(now timestamp.Time) float64 {
 }
 
 func (r *rises) level(now timestamp.Time) int {
-	x := r.fading(now)
-	if x < .5 {
-		return 0
+	level := 0
+	if x := r.fading(now); x >= .5 {
+		level = min(1+int(math.Log2(2*x)/2), levels/3-1)
 	}
-	return min(1+int(math.Log2(2*x)/1.5), levels-1)
+	level *= 3
+	switch off := float64(r.demand) - r.Mean; {
+	case off > math.Sqrt(r.Mean+1)*posK:
+		level += 2
+	case off >= -math.Sqrt(r.Mean+1)*posK:
+		level++
+	}
+	return level
 }
+
+var posK = .5
 
 func (r *rises) observe(now timestamp.Time, demand int64) {
 	gap := !r.running || now < r.at || now.Sub(r.at) > longest
@@ -137,6 +147,7 @@ func (r *rises) take() {
 			next.Times += 1. / 8
 		}
 	}
+	r.Mean += (float64(r.demand) - r.Mean) * (step.Seconds() / lately.Seconds())
 	r.ring[r.n%ring] = sample{demand: r.demand, top: r.demand, level: int8(r.level(r.at))}
 	r.n++
 	r.top, r.came = r.demand, 0

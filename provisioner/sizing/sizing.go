@@ -11,9 +11,9 @@ import (
 )
 
 // A Policy decides from what a pool looks like now, and from what has been
-// learnt about it, how much capacity to start and which idle workers may go.
-// It is pure: the same inputs and statistics give the same decision, and it
-// changes neither.
+// learnt about it, how much capacity to start and which idle workers may go. It
+// notes what it sees in the statistics; apart from that, the same inputs and
+// statistics give the same decision.
 type Policy interface {
 	// Name is what configuration calls the policy.
 	Name() string
@@ -97,9 +97,9 @@ type Term struct {
 	Value float64 `json:"value"`
 }
 
-// DefaultWaitPrice is the WaitPrice of a pool whose owner chose none: a minute
-// of waiting is worth as much as a minute of machine.
-const DefaultWaitPrice = 1
+// DefaultWaitPrice is the WaitPrice of a pool whose owner chose none: somebody
+// waits for a task who costs more than the machine does.
+const DefaultWaitPrice = 5
 
 // Policies are all of them; the first is the default.
 func Policies() []Policy {
@@ -149,20 +149,17 @@ func (s supply) start(missing int64) int64 {
 	return min((missing+s.per-1)/s.per, s.room/s.per) * s.per
 }
 
-// expire drains the workers that have been idle for at least limit(rank),
-// rank being the idle capacity that the queue would use before the worker,
-// least recently used first and never below the pool's minimum, and says when
-// the next one's time is up.
-func (d *Decision) expire(in Inputs, s supply, limit func(rank int64) time.Duration) {
-	left := s.live // what is left of live capacity
-	rank := s.idle
+// expire drains the workers that have been idle for at least the limit, least
+// recently used first and never below the pool's minimum, and says when the
+// next one's time is up.
+func (d *Decision) expire(in Inputs, s supply, limit time.Duration) {
+	left := s.live
 	for i, w := range slices.Backward(in.Idle) {
 		c := max(w.Capacity, 1)
-		rank -= c
 		if left-c < in.Min {
 			continue
 		}
-		until := w.Since.Add(limit(rank))
+		until := w.Since.Add(limit)
 		switch {
 		case left > in.Max || until <= in.Now:
 			d.Drain = append(d.Drain, i)

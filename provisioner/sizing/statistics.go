@@ -209,9 +209,9 @@ type leaving struct {
 	of     [buckets]float32
 }
 
-// end is how many of the running tasks are expected to end within that many
+// ends is how many of the running tasks are expected to end within that many
 // seconds. It reads what Observe has made.
-func (st *Statistics) end(tasks []Running, now timestamp.Time) (n float64) {
+func (st *Statistics) ends(tasks []Running, now timestamp.Time) (n float64) {
 	all := st.leaving[""]
 	if all == nil {
 		return 0
@@ -228,8 +228,7 @@ func (st *Statistics) end(tasks []Running, now timestamp.Time) (n float64) {
 	return n
 }
 
-// Observe notes what a pool looks like. It is to be called before every
-// decision.
+// Observe notes what a pool looks like. Policies do so with every decision.
 func (st *Statistics) Observe(in Inputs) {
 	st.Rises.observe(in.Now, in.Pending+running(in))
 	if st.leaving == nil || in.Now < st.leavingAt || in.Now.Sub(st.leavingAt) > time.Minute {

@@ -1,6 +1,7 @@
 package sizing
 
 import (
+	"fmt"
 	"math"
 	"time"
 )
@@ -30,6 +31,9 @@ func (WorkerManager) Decide(in Inputs, _ *Statistics) Decision {
 	} else if missing > 0 {
 		d.Wake = in.Now.Add(loop - into)
 	}
-	d.expire(in, s, func(int64) time.Duration { return idleTimeout(in, 10*time.Minute) })
+	d.expire(in, s, idleTimeout(in, 10*time.Minute))
+	d.term("adjusted", float64(adjusted))
+	d.term("desired", float64(desired))
+	d.explain(in, s, missing, fmt.Sprintf("%d more than are taken to be idle, and what boots is taken off twice", adjusted))
 	return d
 }

@@ -46,20 +46,20 @@ const LaunchConfigID = "static"
 
 // config is a pool's configuration; schemas/config-static.yml says the same.
 type config struct {
-	Lifecycle    map[string]json.RawMessage `json:"lifecycle"`
+	Lifecycle    map[string]json.RawMessage `json:"lifecycle"` // scopes and secrets are fleet.Settings
 	WorkerConfig json.RawMessage            `json:"workerConfig"`
 }
 
 const longestReregistrationTimeout = 30 * 24 * 3600 // seconds; credentials last 31 days at most
 
 // Parse reads a pool's configuration, which may only say what workers are told
-// when they register and how long their credentials last.
+// when they register, and what credentials they get for how long.
 func (Provider) Parse(raw json.RawMessage) ([]*fleet.LaunchConfig, error) {
 	var fields map[string]json.RawMessage
 	if err := json.Unmarshal(raw, &fields); err != nil || fields == nil {
 		return nil, errors.New("config is not a JSON object")
 	}
-	if err := only("config", fields, "lifecycle", "workerConfig"); err != nil {
+	if err := only("config", fields, "lifecycle", "scopes", "secrets", "workerConfig"); err != nil {
 		return nil, err
 	}
 	var c config

@@ -19,11 +19,13 @@ import (
 
 // Options say what to run.
 type Options struct {
-	Binary      string // made by Build
-	Data        string // directory for all that the server keeps; it may be one that an earlier server has left
-	Database    string // postgres://...; empty means SQLite in Data
-	Listen      string // host:port; empty means a free port, another one each time
-	CheckOutput bool   // whether the server checks what it answers against its schemas
+	Binary      string   // made by Build
+	Data        string   // directory for all that the server keeps; it may be one that an earlier server has left
+	Database    string   // postgres://...; empty means SQLite in Data
+	Listen      string   // host:port; empty means a free port, another one each time
+	Config      string   // text of a configuration file, for what is not said here; may be empty
+	Environment []string // NAME=value, beside ours
+	CheckOutput bool     // whether the server checks what it answers against its schemas
 }
 
 // A Server is a running `taskfleet serve`.
@@ -64,7 +66,15 @@ func Start(ctx context.Context, o Options) (*Server, error) {
 		return nil, err
 	}
 	defer log.Close()
-	s.process = exec.Command(o.Binary, "serve", "--data", o.Data, "--listen", cmp.Or(o.Listen, "127.0.0.1:0"))
+	args := []string{"serve", "--data", o.Data, "--listen", cmp.Or(o.Listen, "127.0.0.1:0")}
+	if o.Config != "" {
+		config := filepath.Join(o.Data, "config.yml")
+		if err := os.WriteFile(config, []byte(o.Config), 0o600); err != nil {
+			return nil, err
+		}
+		args = append(args, "--config", config)
+	}
+	s.process = exec.Command(o.Binary, args...)
 	s.process.Env = o.environment()
 	s.process.Stdout, s.process.Stderr = log, log
 	if err := s.process.Start(); err != nil {
@@ -89,7 +99,8 @@ func (o Options) environment() []string {
 	if o.Database != "" {
 		environment = append(environment, "TASKFLEET_DATABASE="+o.Database)
 	}
-	return append(environment, fmt.Sprintf("TASKFLEET_CHECK_OUTPUT=%t", o.CheckOutput))
+	environment = append(environment, fmt.Sprintf("TASKFLEET_CHECK_OUTPUT=%t", o.CheckOutput))
+	return append(environment, o.Environment...)
 }
 
 // waitUntilReady polls: there is nothing to wait on in another process that does not listen yet.

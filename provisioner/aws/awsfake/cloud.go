@@ -15,6 +15,13 @@
 // Everything is off until [Config] turns it on: an empty Config is a cloud in
 // which every call succeeds and every instance boots at once.
 //
+// What it leaves out says so with UnsupportedOperation (fleets that keep
+// themselves up, instance requirements) or is missing as an action. Simpler than
+// in AWS are: networks (one default VPC, no exhausted subnets), IAM (everything is
+// allowed that [Cloud.Deny] does not deny), spot prices (who bid too little is not
+// launched, but never interrupted for it), and encryption, placement groups,
+// reservations and dedicated hosts, which launches may name to no effect.
+//
 // Invariants:
 //
 //   - The model has no goroutines and no timers. State moves when somebody

@@ -52,12 +52,16 @@ func anyMatches(patterns, values []string) bool {
 		}
 	}
 	for _, p := range patterns {
-		if (strings.IndexByte(p, '*') >= 0 || strings.IndexByte(p, '?') >= 0) &&
+		if isPattern(p) &&
 			slices.ContainsFunc(values, func(v string) bool { return wildMatch(p, v) }) {
 			return true
 		}
 	}
 	return false
+}
+
+func isPattern(p string) bool {
+	return strings.IndexByte(p, '*') >= 0 || strings.IndexByte(p, '?') >= 0
 }
 
 // wildMatch matches * and ? as EC2's filters do.

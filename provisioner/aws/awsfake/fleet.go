@@ -331,8 +331,8 @@ func (f *fleet) sortSpot(o *types.SpotOptionsRequest) (spread int) {
 	return max(spread, 1)
 }
 
-// grantOf is what one pool will give.
-type grantOf struct {
+// promise is what one pool will give.
+type promise struct {
 	pool *pool
 	n    int
 }
@@ -346,83 +346,71 @@ func (f *fleet) fill(lifecycle int, target float64, spread int, least float64) {
 		name = types.InstanceLifecycleSpot
 	}
 	pools := f.pools[lifecycle]
-	var grants []grantOf
-	var vcpus int // promised, and not yet counted by the region
+	var promises []promise
 	left := target
-	share := math.Ceil(target / float64(min(spread, max(len(pools), 1))))
-	for pass := range 2 {
-		if pass == 0 && spread == 1 {
-			continue
+	buyIn := func(p *pool, units float64) *Error {
+		n, reason := f.grant(p, int(math.Ceil(units/p.weight)))
+		if n > 0 {
+			// Until it is bought it is taken, so that no pool gives it twice.
+			f.region.reserve(p.market, n)
+			promises = append(promises, promise{p, n})
+			left -= float64(n) * p.weight
 		}
-		for i := range pools {
-			p := &pools[i]
-			if left <= 0 {
-				break
-			}
-			want := left
-			if pass == 0 {
-				want = min(left, share)
-			}
-			n := int(math.Ceil(want / p.weight))
-			had := 0
-			for _, g := range grants {
-				if g.pool.market == p.market {
-					had += g.n
-				}
-			}
-			p.market.used += had
-			got, reason := f.region.grant(p.market, n, p.maxPrice)
-			p.market.used -= had
-			if f.tokens != nil && got > 0 {
-				if taken := int(f.tokens.take(f.region.cloud.now, float64(got))); taken < got {
-					got, reason = taken, requestLimitExceeded()
-				}
-			}
-			if got > 0 {
-				grants = append(grants, grantOf{p, got})
-				left -= float64(got) * p.weight
-				vcpus += got * int(p.market.machine.vcpus)
-				f.region.vcpusPromised(lifecycle, got*int(p.market.machine.vcpus))
-			}
-			if reason != nil && pass == 1 {
-				f.failed(reason, p.about, name)
-			}
+		return reason
+	}
+	if spread > 1 {
+		share := math.Ceil(target / float64(min(spread, max(len(pools), 1))))
+		for i := 0; i < len(pools) && left > 0; i++ {
+			buyIn(&pools[i], min(left, share))
 		}
 	}
-	f.region.vcpusPromised(lifecycle, -vcpus)
-	if target-left < least {
-		for _, g := range grants {
-			if f.tokens != nil {
-				f.tokens.give(float64(g.n))
-			}
+	for i := 0; i < len(pools) && left > 0; i++ {
+		if reason := buyIn(&pools[i], left); reason != nil {
+			f.failed(reason, pools[i].about, name)
 		}
+	}
+	for _, p := range promises {
+		f.region.reserve(p.pool.market, -p.n)
+		if target-left < least && f.tokens != nil {
+			f.tokens.give(float64(p.n))
+		}
+	}
+	if target-left < least {
 		return
 	}
-	if len(grants) == 0 && lifecycle == 1 && len(f.out.Errors) > 0 && len(pools) > 0 && onlyInsufficient(f.out.Errors) {
+	if len(promises) == 0 && lifecycle == 1 && len(pools) > 0 && onlyInsufficient(f.out.Errors) {
 		f.failed(failure("UnfulfillableCapacity", "Unable to fulfill capacity due to your request configuration. Please adjust your request and try again."), pools[0].about, name)
 	}
-	for _, g := range grants {
-		f.buy(g, name)
+	for _, p := range promises {
+		f.buy(p, name)
 	}
+}
+
+// grant asks a pool's market, and the resource limit.
+func (f *fleet) grant(p *pool, want int) (int, *Error) {
+	n, reason := f.region.grant(p.market, want, p.maxPrice)
+	if f.tokens != nil && n > 0 {
+		if taken := int(f.tokens.take(f.region.cloud.now, float64(n))); taken < n {
+			return taken, requestLimitExceeded()
+		}
+	}
+	return n, reason
 }
 
 func onlyInsufficient(errs []types.CreateFleetError) bool {
 	return !slices.ContainsFunc(errs, func(e types.CreateFleetError) bool { return *e.ErrorCode != "InsufficientInstanceCapacity" })
 }
 
-// vcpusPromised counts vCPUs as in use while a fleet is put together.
-func (r *region) vcpusPromised(lifecycle, n int) { r.vcpus[lifecycle] += n }
-
-func (f *fleet) buy(g grantOf, lifecycle types.InstanceLifecycle) {
-	p := g.pool
-	started := f.region.take(p.spec, p.market, p.subnet, g.n, f.token, nil, 0)
+func (f *fleet) buy(p promise, lifecycle types.InstanceLifecycle) {
+	started := f.region.take(p.pool.spec, p.pool.market, p.pool.subnet, p.n, f.token, nil)
 	ids := make([]string, len(started))
 	for i, s := range started {
 		ids[i] = s.id
 	}
+	where := p.pool.subnet
 	f.out.Instances = append(f.out.Instances, types.CreateFleetInstance{
-		InstanceIds: ids, InstanceType: types.InstanceType(p.market.Type), Lifecycle: lifecycle, LaunchTemplateAndOverrides: p.about,
-		AvailabilityZone: &p.subnet.zone, AvailabilityZoneId: &p.subnet.zoneID, SubnetId: &p.subnet.id,
+		InstanceIds: ids, InstanceType: types.InstanceType(p.pool.market.Type), Lifecycle: lifecycle, LaunchTemplateAndOverrides: p.pool.about,
+		AvailabilityZone: &where.zone, AvailabilityZoneId: &where.zoneID, SubnetId: &where.id,
 	})
 }
 

@@ -51,7 +51,7 @@ func (i *instance) alive() bool {
 	return i.state == types.InstanceStateNamePending || i.state == types.InstanceStateNameRunning
 }
 
-// start makes an instance of a market and sets its fate.
+// start makes an instance of a market.
 func (r *region) start(spec *launchSpec, m *market, s *subnet, rsv *reservation, index int32, token string) *instance {
 	c := r.cloud
 	i := &instance{
@@ -63,9 +63,20 @@ func (r *region) start(spec *launchSpec, m *market, s *subnet, rsv *reservation,
 		i.spotRequest = "sir-" + i.id[len(i.id)-8:]
 	}
 	r.launches++
-	m.used++
-	r.vcpus[lifecycleIndex(m.Spot)] += int(m.machine.vcpus)
+	r.reserve(m, 1)
 
+	i.fate(c)
+	r.live = append(r.live, i)
+	c.instances[i.id] = i
+	c.records = append(c.records, i)
+	c.stats.Launched++
+	c.tell(Launched, i)
+	r.stateChanged(i)
+	return i
+}
+
+// fate draws when an instance will be seen, run, boot and be interrupted.
+func (i *instance) fate(c *Cloud) {
 	if v := c.config.Consistency; v.Delay > 0 || v.TailShare > 0 {
 		delay := v.Delay
 		if c.draws.visible.Float64() < v.TailShare {
@@ -74,7 +85,7 @@ func (r *region) start(spec *launchSpec, m *market, s *subnet, rsv *reservation,
 		i.visible = c.now.Add(below(c.draws.visible, delay))
 	}
 	boot := c.config.Boot
-	took := time.Duration(float64(logNormal(c.draws.boot, boot.Median, boot.Sigma)) * boot.factor(m.Type))
+	took := time.Duration(float64(logNormal(c.draws.boot, boot.Median, boot.Sigma)) * boot.factor(i.market.Type))
 	i.dead = c.draws.dead.Float64() < boot.Dead
 	share := boot.Running
 	if share <= 0 {
@@ -84,23 +95,15 @@ func (r *region) start(spec *launchSpec, m *market, s *subnet, rsv *reservation,
 	if !i.dead {
 		c.after(c.now.Add(took), i.alive, i.boot)
 	}
-	if m.Spot && m.Hazard > 0 {
+	if m := i.market; m.Spot && m.Hazard > 0 {
 		warning := c.now.Add(exponential(c.draws.interrupt, float64(time.Hour)/m.Hazard))
 		if m.Rebalance > 0 {
-			if early := warning.Add(-below(c.draws.interrupt, m.Rebalance)); early.After(c.now) {
+			if early := warning.Add(-below(c.draws.rebalance, m.Rebalance)); early.After(c.now) {
 				c.after(early, i.alive, i.recommend)
 			}
 		}
 		c.after(warning, i.alive, i.warn)
 	}
-
-	r.live = append(r.live, i)
-	c.instances[i.id] = i
-	c.records = append(c.records, i)
-	c.stats.Launched++
-	c.tell(Launched, i)
-	r.stateChanged(i)
-	return i
 }
 
 func (b *Boot) factor(instanceType string) float64 {
@@ -195,7 +198,7 @@ func (i *instance) become(state types.InstanceStateName) {
 	}
 	c := i.region.cloud
 	if lag := c.config.Consistency.States; lag > 0 {
-		c.after(c.now.Add(below(c.draws.visible, lag)), nil, show)
+		c.after(c.now.Add(below(c.draws.states, lag)), nil, show)
 	} else {
 		show(c)
 	}

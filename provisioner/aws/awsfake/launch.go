@@ -305,15 +305,21 @@ func (r *region) insufficient(m *market) *Error {
 	return failure("InsufficientInstanceCapacity", "We currently do not have sufficient %s capacity in the Availability Zone you requested (%s). Our system will be working on provisioning additional capacity. You can currently get %s capacity by not specifying an Availability Zone in your request or choosing another one.", m.Type, m.Zone, m.Type)
 }
 
-// take starts n instances.
-func (r *region) take(spec *launchSpec, m *market, s *subnet, n int, token string, rsv *reservation, from int) []*instance {
+// reserve counts n more instances of a market as in use; fewer if n is negative.
+func (r *region) reserve(m *market, n int) {
+	m.used += n
+	r.vcpus[lifecycleIndex(m.Spot)] += n * int(m.machine.vcpus)
+}
+
+// take starts n instances, in one reservation or, if that is nil, each in its own.
+func (r *region) take(spec *launchSpec, m *market, s *subnet, n int, token string, shared *reservation) []*instance {
 	started := make([]*instance, n)
 	for i := range started {
-		own := rsv
+		own := shared
 		if own == nil {
 			own = &reservation{r.cloud.draws.id("r-")}
 		}
-		started[i] = r.start(spec, m, s, own, int32(from+i), token)
+		started[i] = r.start(spec, m, s, own, int32(i), token)
 	}
 	return started
 }

@@ -328,6 +328,11 @@ func (e *EC2) DescribeSpotPriceHistory(ctx context.Context, in *ec2.DescribeSpot
 				names = append(names, string(t))
 			}
 		}
+		for _, f := range in.Filters { // the same in another way, which spares the other markets
+			if aws.ToString(f.Name) == "instance-type" && !slices.ContainsFunc(f.Values, isPattern) {
+				names = slices.DeleteFunc(slices.Clone(names), func(name string) bool { return !slices.Contains(f.Values, name) })
+			}
+		}
 		until := s.cloud.now
 		if in.EndTime != nil && in.EndTime.Before(until) {
 			until = *in.EndTime

@@ -151,7 +151,7 @@ func runInstances(s scope, in *ec2.RunInstancesInput) (*ec2.RunInstancesOutput, 
 		tokens.give(float64(high - n))
 	}
 	rsv := &reservation{r.cloud.draws.id("r-")}
-	started := r.take(spec, m, where, n, aws.ToString(in.ClientToken), rsv, 0)
+	started := r.take(spec, m, where, n, aws.ToString(in.ClientToken), rsv)
 	give := func() any {
 		out := &ec2.RunInstancesOutput{ReservationId: &rsv.id, OwnerId: &r.account.id, Groups: []types.GroupIdentifier{}}
 		for _, i := range started {
@@ -202,7 +202,7 @@ func maxPrice(p *string) (float64, error) {
 
 // choose finds the zone that gives most, among those the launch allows.
 func (r *region) choose(spec *launchSpec, m *machine, spot bool, want int, maxPrice float64) (where *subnet, best *market, got int, reason *Error) {
-	first := r.cloud.draws.az.IntN(len(r.subnets))
+	first := r.cloud.draws.zone.IntN(len(r.subnets))
 	for k := range r.subnets {
 		s := r.subnets[(first+k)%len(r.subnets)]
 		if spec.zone != "" && s.zone != spec.zone || spec.subnet != nil && s != spec.subnet || !offered(m, s.zone) {

@@ -95,14 +95,16 @@ func (c *Cloud) after(at time.Time, live func() bool, fire func(*Cloud)) {
 
 // streams are the sources of chance, one a feature.
 type streams struct {
-	seed                                                           uint64
-	ids, boot, dead, visible, interrupt, events, faults, leaks, az *rand.Rand
+	seed uint64
+
+	ids, boot, dead, visible, states, interrupt, rebalance, events, faults, leaks, zone *rand.Rand
 }
 
 func newStreams(seed uint64) streams {
 	s := streams{seed: seed}
-	s.ids, s.boot, s.dead, s.visible = s.of("ids"), s.of("boot"), s.of("dead"), s.of("visible")
-	s.interrupt, s.events, s.faults, s.leaks, s.az = s.of("interrupt"), s.of("events"), s.of("faults"), s.of("leaks"), s.of("az")
+	s.ids, s.boot, s.dead = s.of("ids"), s.of("boot"), s.of("dead")
+	s.visible, s.states, s.interrupt, s.rebalance = s.of("visible"), s.of("states"), s.of("interrupt"), s.of("rebalance")
+	s.events, s.faults, s.leaks, s.zone = s.of("events"), s.of("faults"), s.of("leaks"), s.of("zone")
 	return s
 }
 
