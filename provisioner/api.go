@@ -45,8 +45,8 @@ it is to end, and *stopped* when nothing of it is left. What goes wrong is kept 
 		listProviders,
 		createWorkerPool, updateWorkerPool, deleteWorkerPool, listWorkerPoolLaunchConfigs, workerPoolStats, workerPool,
 		listWorkerPools, listWorkerPoolsStats, reportWorkerError, workerPoolErrorStats, listWorkerPoolErrors,
-		listWorkersForWorkerGroup, getWorker, createWorker, updateWorker, removeWorker, shouldWorkerTerminate,
-		listWorkersForWorkerPool, registerWorker, reregisterWorker, listQueueWorkers, queueJoinedWorker,
+		listWorkersForWorkerGroup, showWorker, createWorker, updateWorker, removeWorker, shouldWorkerTerminate,
+		listWorkersForWorkerPool, registerWorker, reregisterWorker, listWorkers, getWorker,
 	},
 	Exchanges: []api.Exchange{
 		poolCreated, poolUpdated, poolError, launchConfigCreated, launchConfigUpdated, launchConfigArchived, workerRequested, workerRunning, workerStopped, workerRemoved,

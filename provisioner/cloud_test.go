@@ -166,7 +166,7 @@ func (c *Cloud) Plan(_ context.Context, _ timestamp.Time, n fleet.Need) (p fleet
 				return p, err
 			}
 			if x.Workers <= 0 || x.Capacity > n.Room || x.Capacity > n.Capacity && intents[x.ID] != nil ||
-				n.Capacity <= 0 || config.Manager.Most > 0 && x.Existing+x.Capacity > config.Manager.Most {
+				n.Capacity <= 0 || config.Manager.Most > 0 && x.Existing+int64(have[x.ID])+x.Capacity > config.Manager.Most {
 				continue
 			}
 			share := (float64(x.Existing) + have[x.ID]) / cmp.Or(config.Manager.Weight, 1)

@@ -77,7 +77,7 @@ func TestMachinesThatAreThere(t *testing.T) {
 				t.Fatalf("registering: %d %v", code, out)
 			}
 			last = out["secret"].(string)
-			time.Sleep(time.Hour)
+			time.Sleep(time.Minute)
 		}
 		code, out := s.call("worker/racks/p/rack/shelf/m-1", "POST", "/worker/reregister", map[string]any{
 			"workerPoolId": "p/rack", "workerGroup": "shelf", "workerId": "m-1", "secret": last,
@@ -94,7 +94,7 @@ func TestMachinesThatAreThere(t *testing.T) {
 
 		// It is there however quiet it is, and however much is pending nobody starts another.
 		s.add("p/rack", 9)
-		time.Sleep(5 * time.Hour)
+		time.Sleep(10 * time.Minute)
 		synctest.Wait()
 		if n := len(s.rows("p/rack", "")); n != 1 {
 			t.Errorf("%d workers", n)
@@ -110,16 +110,16 @@ func TestMachinesThatAreThere(t *testing.T) {
 		if code, _ := register(secret); code != 400 {
 			t.Errorf("registered with the old secret: %d", code)
 		}
-		out = s.ask(200, "POST", path, map[string]any{"expires": timestamp.Now().Add(time.Hour)})
+		out = s.ask(200, "POST", path, map[string]any{"expires": timestamp.Now().Add(10 * time.Minute)})
 		if out["capacity"] != 4.0 {
 			t.Errorf("what was left out has changed: %v", out)
 		}
-		if code, out := register(another); code != 200 || out["expires"] != timestamp.Now().Add(time.Hour).String() {
+		if code, out := register(another); code != 200 || out["expires"] != timestamp.Now().Add(10*time.Minute).String() {
 			t.Errorf("credentials outlive the worker: %d %v", code, out)
 		}
 
 		// Its time comes, and its name can be used again.
-		time.Sleep(time.Hour + 10*time.Second)
+		time.Sleep(10*time.Minute + 10*time.Second)
 		synctest.Wait()
 		if out := s.ask(200, "GET", path, nil); out["state"] != "stopped" {
 			t.Errorf("after its time: %v", out)
@@ -197,6 +197,7 @@ func TestErrorsAreCounted(t *testing.T) {
 		s := newStage(t, db)
 		s.do([]string{"pool", "p/build", "max=3"})
 		s.do([]string{"pool", "p/quiet", "max=3"})
+		s.stop() // nothing has to happen by itself
 		for _, e := range []string{`{"code": "InsufficientInstanceCapacity"}`, `{"code": 5}`, `{}`} {
 			if err := db.Do(t.Context(), func(tx *store.Tx) error {
 				o, err := findPool(tx, "p/build")

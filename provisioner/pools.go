@@ -1,11 +1,11 @@
 package provisioner
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
 	"reflect"
-	"slices"
 
 	"github.com/taskfleet/taskfleet/api"
 	"github.com/taskfleet/taskfleet/provisioner/fleet"
@@ -32,66 +32,12 @@ type poolDescription struct {
 	stats
 }
 
-// stats are figures of a pool's workers.
-type stats struct {
-	CurrentCapacity   int64 `json:"currentCapacity"` // of all that are not stopped
-	RequestedCount    int64 `json:"requestedCount"`
-	RunningCount      int64 `json:"runningCount"`
-	StoppingCount     int64 `json:"stoppingCount"`
-	StoppedCount      int64 `json:"stoppedCount"`
-	RequestedCapacity int64 `json:"requestedCapacity"`
-	RunningCapacity   int64 `json:"runningCapacity"`
-	StoppingCapacity  int64 `json:"stoppingCapacity"`
-	StoppedCapacity   int64 `json:"stoppedCapacity"`
-}
-
-func (s *stats) add(state string, count, capacity int64) {
-	switch state {
-	case fleet.Requested:
-		s.RequestedCount += count
-		s.RequestedCapacity += capacity
-	case fleet.Running:
-		s.RunningCount += count
-		s.RunningCapacity += capacity
-	case fleet.Stopping:
-		s.StoppingCount += count
-		s.StoppingCapacity += capacity
-	case fleet.Stopped:
-		s.StoppedCount += count
-		s.StoppedCapacity += capacity
-		return
-	}
-	s.CurrentCapacity += capacity
-}
-
 func describePool(o *fleet.Pool, s stats) poolDescription {
 	return poolDescription{
 		WorkerPoolID:   o.ID,
 		poolDefinition: poolDefinition{o.ProviderID, o.Description, o.Owner, o.EmailOnError, o.Config},
 		Created:        o.Created, LastModified: o.LastModified, stats: s,
 	}
-}
-
-// count returns the figures of pools.
-func count(tx *store.Tx, ids ...string) (map[string]stats, error) {
-	rows, err := tx.Query(`
-		SELECT worker_pool_id, state, count(*), CAST(sum(capacity) AS BIGINT) FROM worker
-		 WHERE worker_pool_id IN (SELECT value FROM json_each($1)) GROUP BY worker_pool_id, state`, ids)
-	if err != nil {
-		return nil, err
-	}
-	out := map[string]stats{}
-	for rows.Next() {
-		var id, state string
-		var n, capacity int64
-		if err := rows.Scan(&id, &state, &n, &capacity); err != nil {
-			return nil, err
-		}
-		s := out[id]
-		s.add(state, n, capacity)
-		out[id] = s
-	}
-	return out, rows.Err()
 }
 
 func describe(tx *store.Tx, o *fleet.Pool) (poolDescription, error) {
@@ -142,6 +88,9 @@ What the workers are given by config.scopes and config.secrets, the caller has t
 	if err := c.Authorize(scope.Vars{"providerId": c.Body.ProviderID}); err != nil {
 		return out, err
 	}
+	if same, err := p.repeated(ctx, c.Path.WorkerPoolID, c.Body); same != nil || err != nil {
+		return *cmp.Or(same, &out), err
+	}
 	read, err := p.accept(ctx, c.Caller(), c.Path.WorkerPoolID, c.Body)
 	if err != nil {
 		return out, err
@@ -181,6 +130,22 @@ What the workers are given by config.scopes and config.secrets, the caller has t
 	}
 	return out, err
 })
+
+// repeated is the pool, if there is one of just this definition.
+func (p *Provisioner) repeated(ctx context.Context, id string, d poolDefinition) (same *poolDescription, err error) {
+	err = p.db.View(ctx, func(tx *store.Tx) error {
+		o, err := findPool(tx, id)
+		if isNotFound(err) || err == nil && (o.Going() || difference(o, d) != "") {
+			return nil
+		} else if err != nil {
+			return err
+		}
+		out, err := describe(tx, o)
+		same = &out
+		return err
+	})
+	return same, err
+}
 
 type poolUpdate struct {
 	poolDefinition
@@ -330,60 +295,6 @@ var listWorkerPools = api.Declare(api.Spec{
 	})
 	return out, err
 })
-
-type poolStats struct {
-	LaunchConfigStats []launchConfigStats `json:"launchConfigStats"`
-}
-
-type launchConfigStats struct {
-	WorkerPoolID   string `json:"workerPoolId"`
-	LaunchConfigID string `json:"launchConfigId"`
-	stats
-}
-
-var workerPoolStats = api.Declare(api.Spec{
-	Name: "workerPoolStats", Route: "GET /worker-pool/<workerPoolId...>/stats", Scopes: scope.Scope("worker-manager:get-worker-pool:<workerPoolId>"),
-	Output:    "v1/worker-pool-stats.json#",
-	Stability: api.Experimental, Category: "Worker Pools", Title: "Count a pool's workers",
-	Doc: "Returns how many workers a pool has in which state, for each configuration that they were made from.",
-}, func(ctx context.Context, p *Provisioner, c api.Call[poolPath, api.None]) (out poolStats, err error) {
-	err = p.db.View(ctx, func(tx *store.Tx) error {
-		o, err := findPool(tx, c.Path.WorkerPoolID)
-		if err != nil {
-			return err
-		}
-		out.LaunchConfigStats, err = countByLaunchConfig(tx, o)
-		return err
-	})
-	return out, err
-})
-
-func countByLaunchConfig(tx *store.Tx, o *fleet.Pool) ([]launchConfigStats, error) {
-	rows, err := tx.Query(`
-		SELECT launch_config_id, state, count(*), CAST(sum(capacity) AS BIGINT) FROM worker
-		 WHERE worker_pool_id = $1 GROUP BY launch_config_id, state ORDER BY launch_config_id`, o.ID)
-	if err != nil {
-		return nil, err
-	}
-	var list []launchConfigStats // the current ones first, even those without workers
-	for _, c := range o.LaunchConfigs {
-		list = append(list, launchConfigStats{WorkerPoolID: o.ID, LaunchConfigID: c.ID})
-	}
-	for rows.Next() {
-		var id, state string
-		var n, capacity int64
-		if err := rows.Scan(&id, &state, &n, &capacity); err != nil {
-			return nil, err
-		}
-		i := slices.IndexFunc(list, func(s launchConfigStats) bool { return s.LaunchConfigID == id })
-		if i < 0 {
-			i = len(list)
-			list = append(list, launchConfigStats{WorkerPoolID: o.ID, LaunchConfigID: id})
-		}
-		list[i].add(state, n, capacity)
-	}
-	return list, rows.Err()
-}
 
 type providerList struct {
 	Providers         []providerDescription `json:"providers"`

@@ -1,5 +1,6 @@
 // Package provisioner keeps as many workers as there is work for: it is the
-// worker-manager service.
+// worker-manager service (API), and beside it a service of our own that tells
+// operators what happens and why, and lets them interfere (Operations).
 //
 // A worker pool says of what kind its workers are, which provider makes them
 // and how many there may be. Package fleet compares what there is with what

@@ -312,12 +312,14 @@ func (s *stage) work(ctx context.Context, term <-chan struct{}, o Order) (err er
 		return nil
 	}
 	for idleSince := time.Now(); time.Since(idleSince) < idleTime; {
-		code, out := s.call(me, "GET", "/workers/"+o.Ref.String()+"/should-terminate", nil)
-		if code != 200 {
-			return fmt.Errorf("asking: %d %v", code, out["message"])
-		}
-		if out["terminate"] == true {
-			return nil
+		if mood != "proud" { // one that is never asks whether it should go
+			code, out := s.call(me, "GET", "/workers/"+o.Ref.String()+"/should-terminate", nil)
+			if code != 200 {
+				return fmt.Errorf("asking: %d %v", code, out["message"])
+			}
+			if out["terminate"] == true {
+				return nil
+			}
 		}
 		wait, busy := time.Second, s.claim(o.Ref)
 		if busy {

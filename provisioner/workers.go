@@ -35,7 +35,7 @@ func describeWorker(w *fleet.Worker) workerDescription {
 	}
 }
 
-var getWorker = api.Declare(api.Spec{
+var showWorker = api.Declare(api.Spec{
 	Name: "worker", Route: "GET /workers/<workerPoolId...>/<workerGroup>/<workerId>",
 	Scopes: scope.Scope("worker-manager:get-worker:<workerPoolId>/<workerGroup>/<workerId>"), Output: "v1/worker-full.json#",
 	Stability: api.Stable, Category: "Workers", Title: "Get a worker",

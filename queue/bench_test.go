@@ -79,6 +79,13 @@ func cpu(b *testing.B) (stop func()) {
 func BenchmarkClaim(b *testing.B) {
 	benchmark(b, func(b *testing.B, s *stage) {
 		s.queue.seed(b, b.N)
+		var names []string
+		for i := range 100 {
+			names = append(names, fmt.Sprint("grp/w", i))
+		}
+		if err := s.db.Do(b.Context(), func(tx *store.Tx) error { return addWorkers(tx, "prov/wt", names) }); err != nil {
+			b.Fatal(err)
+		}
 		b.ResetTimer()
 		defer cpu(b)()
 		for i := range b.N {

@@ -17,7 +17,15 @@
 //     one or a hundred thousand others wait for it.
 //
 // Workers wait for work in claimWork; the transaction that makes a run pending
-// wakes as many of them as there are runs.
+// wakes as many of them as there are runs, those first that had work last. So
+// those that are not needed are the same ones all the time, and idle long enough
+// to be ended. With several replicas each wakes its own; the first to look gets
+// the run, and the others have looked in vain.
+//
+// A worker has a row, too, which each claim of it holds until it is committed.
+// Who ends workers takes the row for itself, sees that there is no claim, and
+// marks it (Drain): from then on no claim succeeds. What a provisioner sizes
+// pools by is read from indexes alone (Demand, Upcoming).
 package queue
 
 import (

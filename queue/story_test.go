@@ -250,19 +250,28 @@ func (s *stage) do(f []string) string {
 		}
 	case "claim-run": // claim-run A/0 WORKER: by the method claimTask
 		return s.status(s.call("POST", s.run(f[1])+"/claim", map[string]any{"workerGroup": "grp", "workerId": f[2]}))
-	case "drain": // drain WORKER…: those that it drained
+	case "drain", "retire": // drain WORKER…: those that it drained; retire WORKER…: those that have nothing
 		var drained []Worker
 		if err := s.db.Do(s.t.Context(), func(tx *store.Tx) (err error) {
 			var list []Worker
 			for _, id := range f[1:] {
 				list = append(list, Worker{"grp", id})
 			}
-			drained, err = s.queue.DrainAny(tx, "prov/wt", list)
+			drain := s.queue.DrainAny
+			if f[0] == "retire" {
+				drain = s.queue.Retire
+			}
+			drained, err = drain(tx, "prov/wt", list)
 			return err
 		}); err != nil {
 			return err.Error()
 		}
 		return workerList(drained)
+	case "admit": // admit WORKER: there is another one of this name
+		if err := s.db.Do(s.t.Context(), func(tx *store.Tx) error { return s.queue.Admit(tx, "prov/wt", Worker{"grp", f[1]}) }); err != nil {
+			return err.Error()
+		}
+		return "ok"
 	case "quarantine": // quarantine WORKER FOR-HOW-LONG [REASON]
 		d, err := time.ParseDuration(f[2])
 		if err != nil {

@@ -30,9 +30,16 @@ func TestADrainedWorkerHasNoClaim(t *testing.T) {
 		claimed, refused := 0, 0
 		for round := range rounds {
 			crew := make([]Worker, workers)
+			var known []string                   // before they claim
 			gone := make([]atomic.Bool, workers) // its drain was committed
 			for i := range crew {
 				crew[i] = Worker{"grp", fmt.Sprintf("w%d-%d", round, i)}
+				if i%8 > 0 {
+					known = append(known, crew[i].String())
+				}
+			}
+			if err := db.Do(t.Context(), func(tx *store.Tx) error { return addWorkers(tx, "prov/wt", known) }); err != nil {
+				t.Fatal(err)
 			}
 			var left atomic.Int64
 			left.Store(workers)

@@ -7,13 +7,13 @@
 // once. What remains different is hidden here, or marked by a comment that
 // PostgreSQL gets replaced and SQLite reads over:
 //
-//	/*identity*/     after INTEGER: a number that the database hands out, growing
-//	/*bytewise*/     COLLATE "C": order and compare text by its bytes
-//	/*skip locked*/  FOR UPDATE SKIP LOCKED
-//	/*for update*/   FOR UPDATE
-//	/*for share*/    FOR SHARE
-//	/*for key share*/ FOR KEY SHARE: against FOR UPDATE and DELETE, not against UPDATE
-//	/*json*/         ::json, after text whose members ->> reads
+//	/*identity*/        after INTEGER: a number that the database hands out, growing
+//	/*bytewise*/        COLLATE "C": order and compare text by its bytes
+//	/*skip locked*/     FOR UPDATE SKIP LOCKED
+//	/*for update*/      FOR UPDATE
+//	/*for share*/       FOR SHARE
+//	/*for key share*/   FOR KEY SHARE: against FOR UPDATE and DELETE, not against UPDATE
+//	/*json*/            ::json, after text whose members ->> reads
 //
 // Parameters are $1, $2, …; they may repeat. Column types that mean the same
 // on both are TEXT, BIGINT, DOUBLE PRECISION and BOOLEAN. Three conventions

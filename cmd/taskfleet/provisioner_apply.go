@@ -236,15 +236,20 @@ func (c *poolChange) foresee(ctx context.Context, s *session, d *workermanager.C
 	}
 	workers, err := poolWorkers(ctx, s, c.id, "")
 	if forbidden(err) {
-		c.say("What becomes of its %s cannot be told: %v.", count(c.stored.RunningCount+c.stored.RequestedCount, "worker"), err)
+		c.say("What becomes of its %s cannot be told: %s", count(c.stored.RunningCount+c.stored.RequestedCount, "worker"), sentence(err.Error()))
 		return nil
 	} else if err != nil {
 		return err
 	}
 	kept, err := c.made(ctx, s, d)
-	if err != nil {
-		c.say("Which workers are replaced cannot be told: %v.", err)
+	if e, ok := errors.AsType[*client.Error](err); ok && e.StatusCode == 400 {
+		c.say("The platform will refuse it: %s", sentence(e.Message))
 		return nil
+	} else if forbidden(err) {
+		c.say("Which workers are replaced cannot be told: %v", sentence(err.Error()))
+		return nil
+	} else if err != nil {
+		return err
 	}
 	var stay, capacity int64
 	var replaced []provisioner.WorkerState
@@ -285,17 +290,14 @@ func (c *poolChange) replace(workers []provisioner.WorkerState) {
 			tasks += w.Claims
 		}
 	}
-	go_ := "The idle ones go at once"
-	if working == len(workers) {
-		go_ = "They go"
-	}
-	switch {
+	what := numbered(int64(len(workers)), "worker is replaced", "workers are replaced")
+	switch idle := len(workers) - working; {
 	case working == 0:
-		c.say("%s: none of them runs a task, so they go at once.", numbered(int64(len(workers)), "worker is replaced", "workers are replaced"))
-	case working == len(workers):
-		c.say("%s, and get no more tasks: they finish the %s that they run, and go.", numbered(int64(len(workers)), "worker is replaced", "workers are replaced"), plural(int(tasks), "task"))
+		c.say("%s at once: none of them runs a task.", what)
+	case idle == 0:
+		c.say("%s when done with what they run, %s; they get no more.", what, count(tasks, "task"))
 	default:
-		c.say("%s. %s, %s when the %s are done that they run.", numbered(int64(len(workers)), "worker is replaced", "workers are replaced"), go_, plural(working, "other"), plural(int(tasks), "task"))
+		c.say("%s: %d at once, because they run nothing, and %d when done with what they run, %s.", what, idle, working, count(tasks, "task"))
 	}
 }
 

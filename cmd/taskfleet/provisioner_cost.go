@@ -123,7 +123,10 @@ func costRow(c provisioner.WorkerPoolCost) []string {
 
 // hours words a number of hours.
 func hours(h float64) string {
-	if h < 100 {
+	switch {
+	case h < 1:
+		return took(time.Duration(h * float64(time.Hour)))
+	case h < 100:
 		return fmt.Sprintf("%.1fh", h)
 	}
 	return fmt.Sprintf("%.0fh", h)

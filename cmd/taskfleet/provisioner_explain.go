@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"io"
 	"slices"
+	"strings"
+	"unicode"
 
 	"github.com/spf13/cobra"
 
@@ -80,9 +82,8 @@ type explained struct {
 
 // How much is shown of what there may be a lot of.
 const (
-	shownHindrances = 8
-	shownNext       = 6
-	shownBefore     = 4
+	shownNext   = 6
+	shownBefore = 3
 )
 
 func (x *explained) print(w io.Writer) error {
@@ -95,20 +96,16 @@ func (x *explained) print(w io.Writer) error {
 	}
 	head := func(text string) { fmt.Fprintf(w, "\n%s\n", b.paint(bold, text)) }
 	if len(x.Decisions) > 0 {
-		head("What it was decided from")
+		head("What that was decided from, " + age(x.Decisions[0].At, x.At) + " ago")
 		if err := printTerms(w, &x.Decisions[0]); err != nil {
 			return err
 		}
 	}
-	if len(x.Hindrances) > 0 {
-		head("What stands in the way")
-		for i, h := range x.Hindrances {
-			if i == shownHindrances && len(x.Hindrances) > shownHindrances+1 {
-				fmt.Fprint(w, bullet(fmt.Sprintf("and %d more; taskfleet provisioner markets %s shows closed markets", len(x.Hindrances)-i, x.WorkerPoolID), width))
-				break
-			}
-			fmt.Fprint(w, bullet(h, width))
+	for i, h := range x.hindrances() {
+		if i == 0 {
+			head("What stands in the way")
 		}
+		fmt.Fprint(w, bullet(h, width))
 	}
 	if len(x.Intents) > 0 {
 		head("Requests without an answer")
@@ -148,6 +145,24 @@ func (x *explained) print(w io.Writer) error {
 	return nil
 }
 
+// hindrances are what stands in the way of more workers, markets that are closed
+// for one reason taken together.
+func (x *explained) hindrances() (list []string) {
+	for _, h := range x.Hindrances {
+		if !slices.ContainsFunc(x.markets, func(m market) bool { return strings.HasPrefix(h, "The market "+m.Market+" is ") }) {
+			list = append(list, h)
+		}
+	}
+	for _, c := range closures(x.markets) {
+		text := fmt.Sprintf("%d of %s %s not open (%s)", len(c.markets), count(len(x.markets), "market"), isAre(int64(len(c.markets))), some(c.markets, 2))
+		if c.reason != "" {
+			text += ": " + c.reason
+		}
+		list = append(list, sentence(text))
+	}
+	return list
+}
+
 // printConfigs prints what workers are made from, where there is more to say
 // than that it works.
 func (x *explained) printConfigs(w io.Writer, head func(string)) error {
@@ -184,7 +199,11 @@ func printTerms(w io.Writer, d *provisioner.Decision) error {
 	}
 	var computed []row
 	for _, t := range d.Terms {
-		computed = append(computed, row{t.Name, amount(t.Value)})
+		r := row{spaced(t.Name), amount(t.Value)}
+		if t.Value == 0 || r.name == "start" || slices.ContainsFunc(seen, func(s row) bool { return strings.TrimPrefix(s.name, "tasks ") == r.name && s.value == r.value }) {
+			continue // says nothing, or is said elsewhere
+		}
+		computed = append(computed, r)
 	}
 	computed = append(computed, row{"start", number(d.Start)}, row{"asked for", number(d.Started)}, row{"idle workers to end", number(d.Drain)})
 	if d.Excess > 0 {
@@ -202,6 +221,18 @@ func printTerms(w io.Writer, d *provisioner.Decision) error {
 		t.add(a.name, a.value, b.name, b.value)
 	}
 	return t.print(w)
+}
+
+// spaced is a name of several words with spaces between them.
+func spaced(name string) string {
+	var b strings.Builder
+	for _, r := range name {
+		if unicode.IsUpper(r) {
+			b.WriteByte(' ')
+		}
+		b.WriteRune(unicode.ToLower(r))
+	}
+	return b.String()
 }
 
 // A due is something that happens at a time.
@@ -226,15 +257,16 @@ func (x *explained) next() (list []due) {
 	for _, i := range x.Intents {
 		add(i.NextAttempt, "The request %s is repeated", i.IntentID)
 	}
-	first := map[timestamp.Time]int{} // markets that open together
+	closed, first := int64(0), timestamp.Time(0)
 	for _, m := range x.markets {
 		if m.Until > x.At {
-			first[m.Until]++
+			closed++
+			if first.IsZero() || m.Until < first {
+				first = m.Until
+			}
 		}
 	}
-	for at, n := range first {
-		add(at, "%s probed", numbered(int64(n), "closed market is", "closed markets are"))
-	}
+	add(first, "The first of %s is probed", numbered(closed, "closed market", "closed markets"))
 	slices.SortFunc(list, func(a, b due) int { return cmp.Or(cmp.Compare(a.at, b.at), cmp.Compare(a.text, b.text)) })
 	return list
 }

@@ -65,9 +65,9 @@ func newMarketsCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use: "markets POOL", Short: "Show where the workers of a pool can be bought",
 		Long: `Shows where the workers of a pool can be bought: a zone, a type of machine and a way of paying for it. A market that
-refused is closed for a while, which doubles each time, and then probed with one worker. $/TASK is what markets are
-compared by: the price of an hour for one task, divided by the utility of the machine. LOST/H is how many of the
-machines bought there are taken away in an hour. What was bought and refused counts from the start of the server.`,
+refused is closed for a while, which doubles each time, and then probed with one worker. LOST/H is how many of the
+machines bought there are taken away in an hour. What was bought and refused counts from the start of the server. The
+best offer comes first; taskfleet provisioner prices compares them.`,
 		Example: "  taskfleet provisioner markets aws/build\n  taskfleet provisioner markets aws/build --closed",
 		Args:    cobra.ExactArgs(1), ValidArgsFunction: completePools,
 		RunE: withSession(brief, func(ctx context.Context, s *session, cmd *cobra.Command, args []string) error {
@@ -98,32 +98,50 @@ func printMarkets(w io.Writer, pool string, list []market, closed bool, now time
 		_, err := fmt.Fprintf(w, text, pool)
 		return err
 	}
-	t := table{head: []string{"MARKET", "STATE", "$/HOUR", "$/TASK", "BOUGHT", "REFUSED", "LOST/H"}}
-	var order []string
-	reasons := map[string][]string{} // markets by why they are not open
+	t := table{head: []string{"MARKET", "STATE", "$/HOUR", "BOUGHT", "REFUSED", "LOST/H"}}
 	for _, m := range list {
 		state := m.State
 		if m.Until > now {
 			state += " " + took(m.Until.Sub(now))
 		}
-		t.add(m.Market, state, moneyOr(m.Price), moneyOr(perTask(m.Price, m.Capacity, m.Utility)), number(m.Launched), number(m.Refused), amount(m.Interruptions))
-		if m.Reason != "" && m.State != "open" {
-			if reasons[m.Reason] == nil {
-				order = append(order, m.Reason)
-			}
-			reasons[m.Reason] = append(reasons[m.Reason], m.Market)
-		}
+		t.add(m.Market, state, moneyOr(m.Price), number(m.Launched), number(m.Refused), amount(m.Interruptions))
 	}
 	if err := t.print(w); err != nil {
 		return err
 	}
-	for i, reason := range order {
+	for i, c := range closures(list) {
 		if i == 0 {
 			fmt.Fprintln(w, "\nNot open:")
 		}
-		fmt.Fprint(w, bullet(some(reasons[reason], 4)+": "+reason, lineWidth(w)))
+		fmt.Fprint(w, bullet(some(c.markets, 4)+": "+c.reason, lineWidth(w)))
 	}
 	return nil
+}
+
+// A closure is why some markets are not open.
+type closure struct {
+	reason  string
+	markets []string
+	until   timestamp.Time // when the first of them is tried again; 0: not known
+}
+
+// closures are why markets are not open, in the order of the list.
+func closures(list []market) (all []closure) {
+	for _, m := range list {
+		if m.State == "open" {
+			continue
+		}
+		i := slices.IndexFunc(all, func(c closure) bool { return c.reason == m.Reason })
+		if i < 0 {
+			i, all = len(all), append(all, closure{reason: m.Reason})
+		}
+		c := &all[i]
+		c.markets = append(c.markets, m.Market)
+		if c.until.IsZero() || !m.Until.IsZero() && m.Until < c.until {
+			c.until = m.Until
+		}
+	}
+	return all
 }
 
 // some lists the first few of many.
@@ -151,8 +169,8 @@ func newPricesCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use: "prices [POOL...]", Short: "Show what workers would cost now, the best offer first",
 		Long: `Shows what the workers of some pools, or of all, would cost in each market, in dollars an hour, the best offer first.
-$/TASK is what markets are compared by: the price of an hour for one task, divided by the utility of the machine. SAVES
-is how much less spot costs than the same machine on demand.`,
+TASKS is how many a worker runs at once, UTILITY what its machine is worth. $/TASK is what markets are compared by: the
+price of an hour, divided by both. SAVES is how much less spot costs than the same machine on demand.`,
 		Example:           "  taskfleet provisioner prices aws/build\n  taskfleet provisioner prices --json | jq '.[0]'",
 		ValidArgsFunction: completeAnyPools,
 		RunE: withSession(brief, func(ctx context.Context, s *session, cmd *cobra.Command, args []string) error {
@@ -204,18 +222,25 @@ func printPrices(w io.Writer, list []price, pools bool) error {
 		_, err := fmt.Fprintln(w, "there are no markets to buy workers in")
 		return err
 	}
-	t := table{head: []string{"MARKET", "$/HOUR", "$/TASK", "SAVES", "CAPACITY", "UTILITY", "STATE"}}
+	t := table{head: []string{"MARKET", "$/HOUR", "$/TASK", "SAVES", "TASKS", "UTILITY"}}
 	if pools {
 		t.head = slices.Insert(t.head, 0, "POOL")
+	}
+	states := slices.ContainsFunc(list, func(p price) bool { return p.State != "open" })
+	if states {
+		t.head = append(t.head, "STATE")
 	}
 	for _, p := range list {
 		saves := "-"
 		if p.Saving != nil {
 			saves = fmt.Sprintf("%.0f%%", 100**p.Saving)
 		}
-		row := []string{p.Market, moneyOr(p.Price), moneyOr(p.PerTask), saves, number(p.Capacity), utility(p.Utility), p.State}
+		row := []string{p.Market, moneyOr(p.Price), moneyOr(p.PerTask), saves, number(p.Capacity), utility(p.Utility)}
 		if pools {
 			row = slices.Insert(row, 0, p.WorkerPoolID)
+		}
+		if states {
+			row = append(row, p.State)
 		}
 		t.add(row...)
 	}
@@ -294,7 +319,7 @@ func printSpecs(w io.Writer, specs []provisioner.PreviewSpec, prices map[string]
 			fmt.Fprintln(w)
 		}
 		fmt.Fprintf(w, "%s\n", brushFor(w).paint(bold, "launch configuration "+id))
-		t := table{head: []string{"MARKET", "CAPACITY", "UTILITY", "$/HOUR", "$/TASK"}}
+		t := table{head: []string{"MARKET", "TASKS", "UTILITY", "$/HOUR", "$/TASK"}}
 		for _, c := range configs[id] {
 			price := prices[c.Market]
 			if price == nil {

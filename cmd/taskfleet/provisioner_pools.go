@@ -49,7 +49,8 @@ func newPoolListCommand(path string) *cobra.Command {
 				return printJSON(cmd.OutOrStdout(), pools)
 			}
 			if len(pools) == 0 {
-				fmt.Fprintf(cmd.ErrOrStderr(), "There are no worker pools. Create one with %s apply -f FILE.\n", path)
+				_, err := fmt.Fprintf(cmd.OutOrStdout(), "There are no worker pools. Create one with %s apply -f FILE.\n", path)
+				return err
 			}
 			t := table{head: []string{"POOL", "PROVIDER", "CAPACITY", "MAX", "STARTING", "RUNNING", "STOPPING"}}
 			for _, p := range pools {
@@ -120,7 +121,7 @@ func showPool(ctx context.Context, s *session, w io.Writer, p *workermanager.Wor
 	}
 	fmt.Fprintf(w, "pool      %s\nprovider  %s\nowner     %s\n", p.WorkerPoolID, provider, p.Owner)
 	if p.Description != "" {
-		fmt.Fprintf(w, "about     %s\n", strings.TrimLeft(wrap(p.Description, lineWidth(w), "          "), " "))
+		fmt.Fprintf(w, "about     %s", strings.TrimLeft(wrap(p.Description, lineWidth(w), "          "), " "))
 	}
 	fmt.Fprintf(w, "changed   %s\nworkers   %s\n", when(p.LastModified, now), workersInWords(p))
 	// A pool whose queue the caller may not look at is shown all the same.

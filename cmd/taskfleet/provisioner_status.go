@@ -193,10 +193,27 @@ func (f *fleetState) judgePool(x *examination) {
 		for _, c := range why.LaunchConfigs {
 			if c.State == "waiting" {
 				stuck = true
-				say(f.wrong, "taskfleet provisioner errors "+id, "workers of %s cannot be started: %s in a row; the next is made at %s.",
-					c.LaunchConfigID, numbered(c.Failures, "failure", "failures"), when(c.StartAfter, f.At))
+				what := ""
+				if i := slices.IndexFunc(why.Errors, func(e provisioner.ExplanationError) bool { return e.LaunchConfigID == c.LaunchConfigID }); i >= 0 {
+					what = ": " + strings.TrimRight(why.Errors[i].Title, ".")
+				}
+				say(f.wrong, "taskfleet provisioner errors "+id, "workers of %s cannot be started%s. It failed %s in a row; the next try is at %s.",
+					c.LaunchConfigID, what, numbered(c.Failures, "time", "times"), when(c.StartAfter, f.At))
 			}
 		}
+	}
+	closed := 0
+	for _, m := range x.markets {
+		if m.State != "open" {
+			closed++
+		}
+	}
+	markets := "taskfleet provisioner markets " + id + " --closed"
+	if closed > 0 && closed == len(x.markets) && x.Pending > 0 && !stuck {
+		stuck = true
+		say(f.wrong, markets, "%s, and none of its %s is open: %s", waiting, count(closed, "market"), sentence(closures(x.markets)[0].reason))
+	} else if closed > 0 {
+		say(f.note, markets, "%d of its %s %s not open.", closed, count(len(x.markets), "market"), isAre(int64(closed)))
 	}
 	full := x.Max != nil && capacity >= *x.Max
 	switch {
@@ -217,15 +234,6 @@ func (f *fleetState) judgePool(x *examination) {
 		}
 		say(f.note, "taskfleet provisioner errors "+id, "%s in the last hour%s", numbered(x.Errors, "error", "errors"), cmp.Or(latest, "."))
 	}
-	closed := 0
-	for _, m := range x.markets {
-		if m.State != "open" {
-			closed++
-		}
-	}
-	if closed > 0 {
-		say(f.note, "taskfleet provisioner markets "+id+" --closed", "%d of its %s %s not open.", closed, count(len(x.markets), "market"), isAre(int64(closed)))
-	}
 	if x.Quarantined > 0 {
 		say(f.note, "taskfleet provisioner workers list "+id+" --activity quarantined", "workers for %s are in quarantine.", numbered(x.Quarantined, "task", "tasks"))
 	}
@@ -243,11 +251,11 @@ func (f *fleetState) print(w io.Writer, all bool) error {
 		}
 		fmt.Fprintln(w)
 	}
-	list(red, "WRONG", f.Wrong)
-	list(yellow, "WORTH KNOWING", f.Notes)
 	if len(f.Wrong) == 0 {
 		fmt.Fprintf(w, "%s\n\n", b.paint(green, "Nothing is wrong."))
 	}
+	list(red, "WRONG", f.Wrong)
+	list(yellow, "WORTH KNOWING", f.Notes)
 	t := table{head: []string{"PROVIDER", "TYPE", "STATE", "LOOKED AT", "WORKERS"}}
 	for _, x := range f.Providers {
 		state, looked := "ok", "never"

@@ -58,7 +58,7 @@ func money(d float64) string {
 	case a == 0:
 		return "$0"
 	case a < 0.0001:
-		return fmt.Sprintf("$%.2g", d)
+		return "<$0.0001"
 	case a < 1:
 		return fmt.Sprintf("$%.4f", d)
 	case a < 1000:

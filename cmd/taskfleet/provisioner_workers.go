@@ -134,7 +134,7 @@ func printWorkers(w io.Writer, workers []provisioner.WorkerState, now timestamp.
 
 // workerTable is workers of one pool.
 func workerTable(workers []provisioner.WorkerState, now timestamp.Time) table {
-	t := table{head: []string{"WORKER", "ACTIVITY", "FOR", "TASKS", "AGE", "WHERE", "$/HOUR"}}
+	t := table{head: []string{"WORKER", "ACTIVITY", "TASKS", "AGE", "WHERE"}}
 	for _, x := range workers {
 		where := x.Market
 		if where == "" {
@@ -144,7 +144,10 @@ func workerTable(workers []provisioner.WorkerState, now timestamp.Time) table {
 		if !x.Current && x.State == "running" && activity != "draining" {
 			activity += ", old"
 		}
-		t.add(x.WorkerID, activity, age(doing(&x), now), fmt.Sprintf("%d of %d", x.Claims, x.Capacity), age(x.Created, now), where, moneyOr(x.Price))
+		if since := doing(&x); !since.IsZero() {
+			activity += " " + age(since, now)
+		}
+		t.add(x.WorkerID, activity, fmt.Sprintf("%d/%d", x.Claims, x.Capacity), age(x.Created, now), where)
 	}
 	return t
 }
@@ -257,10 +260,7 @@ func (w *workerRecord) print(out io.Writer, now timestamp.Time) error {
 	if w.Market != "" {
 		line("bought", "%s at %s an hour", w.Market, moneyOr(w.Price))
 		if w.Price != nil {
-			line("cost", "%s until now", money(w.Cost))
-			if w.State == "stopped" {
-				line("cost", "%s", money(w.Cost))
-			}
+			line("cost", "%s%s", money(w.Cost), map[bool]string{true: "", false: " until now"}[w.State == "stopped"])
 		}
 	}
 	made := w.LaunchConfigID
@@ -281,7 +281,7 @@ func (w *workerRecord) print(out io.Writer, now timestamp.Time) error {
 	}
 	at("taken away", w.Ends)
 	if w.State == "running" {
-		at("expires", w.Expires)
+		at("renews by", w.Expires)
 	}
 	w.printQueue(out, now)
 	for i, e := range w.Errors {

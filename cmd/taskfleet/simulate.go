@@ -141,7 +141,7 @@ func (s *simulation) run(cmd *cobra.Command, files []string) error {
 		return err
 	}
 	// Most memory is short-lived, and there is little of it at a time.
-	defer debug.SetGCPercent(debug.SetGCPercent(800))
+	defer debug.SetGCPercent(debug.SetGCPercent(300))
 	points, err := s.simulate(cmd, traces, settings)
 	if err != nil {
 		return err
@@ -314,7 +314,7 @@ func (s *simulation) show(out io.Writer, traces []simulate.Trace, points []simul
 	if err := t.print(out); err != nil {
 		return err
 	}
-	fmt.Fprintln(out, "\nWaits in seconds. BOUND is what was paid, by the least without waiting. IDLE are machines that ran nothing.")
+	fmt.Fprintln(out, "\nWaits in seconds. BOUND: paid, by the least without waiting. IDLE: machines that ran nothing.")
 	for _, p := range points {
 		fmt.Fprintln(out)
 		for _, line := range aftermath(p.Result) {
@@ -337,9 +337,9 @@ func aftermath(r *simulate.Result) (lines []string) {
 		calls = append(calls, fmt.Sprintf("%s %d", action, r.APICallsByAction[name]))
 	}
 	more := ""
-	if len(calls) > 3 {
-		more = fmt.Sprintf(", %d others", len(calls)-3)
-		calls = calls[:3]
+	if len(calls) > 2 {
+		more = ", others"
+		calls = calls[:2]
 	}
 	lines = append(lines,
 		fmt.Sprintf("%d API calls: %s%s; %d throttled", r.APICalls, strings.Join(calls, ", "), more, r.Throttled),

@@ -73,8 +73,9 @@ type place struct {
 	lists                  pacer     // of what describes
 
 	markets map[marketKey]*market
-	count   int      // of instances
-	quota   [2]quota // on demand, spot
+	count   int        // of instances
+	quota   [2]quota   // on demand, spot
+	tended  sync.Mutex // by one at a time
 	sweep   sweep
 	news    news
 

@@ -1,7 +1,11 @@
 package aws
 
 import (
+	"bytes"
 	"context"
+	"errors"
+	"io"
+	"net/http"
 	"time"
 
 	"github.com/aws/aws-sdk-go-v2/aws"
@@ -75,6 +79,7 @@ func SDK(ctx context.Context, endpoint string) (func(Account, string) Clients, e
 	if err != nil {
 		return nil, err
 	}
+	base.HTTPClient = ownBodies{base.HTTPClient}
 	if endpoint != "" {
 		base.BaseEndpoint = &endpoint
 	}
@@ -95,4 +100,36 @@ func SDK(ctx context.Context, endpoint string) (func(Account, string) Clients, e
 		}
 		return Clients{EC2: ec2.NewFromConfig(c), SQS: sqs.NewFromConfig(c), Quotas: servicequotas.NewFromConfig(c)}
 	}, nil
+}
+
+// ownBodies gives each request a body of its own. The SDK closes the one that it
+// has made as soon as the first of the answer is there, when the transport may not
+// have seen yet that it was at its end; then the transport takes the request for
+// failed and drops the answer, and what was done is not known.
+type ownBodies struct{ aws.HTTPClient }
+
+func (c ownBodies) Do(r *http.Request) (*http.Response, error) {
+	if r.Body == nil || r.Body == http.NoBody {
+		return c.HTTPClient.Do(r)
+	}
+	body, err := io.ReadAll(r.Body)
+	if err := errors.Join(err, r.Body.Close()); err != nil {
+		return nil, err
+	}
+	own := r.Clone(r.Context())
+	own.Body = io.NopCloser(bytes.NewReader(body))
+	return c.HTTPClient.Do(own)
+}
+
+// Actions are what the role or user that the provisioner acts as has to be
+// allowed, by IAM's names. sqs is for the queues of EC2's events, iam:PassRole
+// for instance profiles, sts for accounts with a role, and ssm for images by
+// parameter.
+var Actions = []string{
+	"ec2:RunInstances", "ec2:CreateFleet", "ec2:CreateTags", "ec2:TerminateInstances", "ec2:DescribeInstances",
+	"ec2:CreateLaunchTemplate", "ec2:DescribeLaunchTemplates", "ec2:DeleteLaunchTemplate",
+	"ec2:DescribeSpotPriceHistory", "ec2:DescribeInstanceTypeOfferings", "servicequotas:GetServiceQuota",
+	"ec2:DescribeVolumes", "ec2:DeleteVolume", "ec2:DescribeNetworkInterfaces", "ec2:DeleteNetworkInterface",
+	"ec2:DescribeImages", "ec2:DescribeSecurityGroups", "ec2:DescribeSubnets", "ec2:DescribeKeyPairs", "ec2:DescribeInstanceTypes",
+	"sqs:ReceiveMessage", "sqs:DeleteMessage", "iam:PassRole", "sts:AssumeRole", "ssm:GetParameters",
 }

@@ -113,7 +113,7 @@ const (
 	raiseQuota  = "Raise the account's quota in the AWS console (Service Quotas, Amazon EC2), or use another account or region."
 	fixConfig   = "Correct the pool's launchConfig; `taskfleet provisioner pools validate` tries it out."
 	slower      = "Requests are made more slowly for a while. If this is frequent somebody else uses the account's limits, too; an account of its own helps."
-	allow       = "Allow it in the policy of the role or user that the provisioner acts as; the package provisioner/aws lists all that it calls."
+	allow       = "Allow it in the policy of the role or user that the provisioner acts as."
 	credentials = "Correct the provisioner's credentials, or the role it assumes."
 )
 

@@ -80,6 +80,7 @@ type launching struct {
 	started []fleet.Started
 	faults  []fleet.Fault
 	unknown bool
+	some    bool // instances have been launched
 }
 
 // answer closes the books on a call.
@@ -187,6 +188,7 @@ func (l *launching) fleet(ctx context.Context) {
 		l.granted(m)
 	}
 	p.mu.Unlock()
+	l.some = len(out.Instances) > 0
 	l.refusals(out.Errors)
 	if len(out.Instances) == 0 && len(out.Errors) == 0 {
 		l.failed(judge("UnfulfillableCapacity", "The fleet has no instances, and EC2 does not say why."), nil)
@@ -329,7 +331,16 @@ func (l *launching) failed(v verdict, markets []*market) {
 			b.spotRefused = l.now
 		}
 	}
-	f := fleet.Fault{Class: v.class, LaunchConfigID: l.in.LaunchConfigID, Description: v.text, Extra: map[string]any{
+	title := ""
+	if v.class == fleet.Wrong && l.some && len(markets) > 0 {
+		// It is right for others. A pool that works in part goes on.
+		for _, m := range markets {
+			m.refused++
+			p.refuse(l.now, &m.breaker, maxClosure, v.text)
+		}
+		v.class, title = fleet.SoldOut, "The provider refuses the launch configuration in a market"
+	}
+	f := fleet.Fault{Class: v.class, Title: title, LaunchConfigID: l.in.LaunchConfigID, Description: v.text, Extra: map[string]any{
 		"code": v.code, "account": l.place.account.ID, "region": l.place.region,
 	}}
 	if len(markets) > 0 {

@@ -9,6 +9,7 @@ import (
 
 	"github.com/aws/aws-sdk-go-v2/service/ec2"
 
+	provider "github.com/taskfleet/taskfleet/provisioner/aws"
 	"github.com/taskfleet/taskfleet/provisioner/aws/awsfake"
 	"github.com/taskfleet/taskfleet/provisioner/fleet"
 )
@@ -270,5 +271,102 @@ func TestInitialWeightAndPriceSteer(t *testing.T) {
 	}
 	if n["full"] < 100 || n["half"] < n["full"]*4/10 || n["half"] > n["full"]*6/10 || n["none"] != 0 || n["few"] != 7 || n["dear"] > 15 || len(w.rows) != 200 {
 		t.Errorf("%d of %v", len(w.rows), n)
+	}
+}
+
+// A market that was sold out and may not be any more is tried with one machine,
+// beside those that are open, if it is better than they are.
+func TestAMarketIsProbedBesideOthers(t *testing.T) {
+	w := newWorld(t, awsfake.Config{}, nil)
+	w.define(wide)
+	w.look()
+	best := spotMarket("us-east-1b", "c6i.xlarge")
+	for _, z := range zones {
+		w.cloud.SetPrice(spotMarket(z, "c6i.xlarge"), 0.05)
+	}
+	w.cloud.SetPrice(best, 0.03)
+	w.cloud.SetDepth(best, 1)
+	w.start(1)
+	w.pass(6 * time.Minute)
+	w.look()                                       // the prices
+	if _, faults := w.start(1); len(faults) != 0 { // EC2 takes another
+		t.Fatalf("%+v", faults)
+	}
+	state := func() (s string) {
+		markets, err := w.p.Markets(t.Context(), w.now(), w.pool.Config)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, m := range markets {
+			if m.Name == "us-east-1b/c6i.xlarge/spot" {
+				s = m.State
+			}
+		}
+		return s
+	}
+	for _, z := range zones {
+		for _, k := range kinds {
+			w.cloud.SetDepth(spotMarket(z, k), 1)
+		}
+	}
+	if started, _ := w.start(40); len(started) == 40 || state() != "closed" {
+		t.Fatalf("%d started, the market is %s", len(started), state())
+	}
+	for _, z := range zones {
+		for _, k := range kinds {
+			w.cloud.SetDepth(spotMarket(z, k), 0)
+		}
+	}
+	w.pass(time.Minute)
+	w.look()
+	// The best is tried with one machine.
+	if started, _ := w.start(2); len(started) != 2 || started[0].Market != "us-east-1b/c6i.xlarge/spot" || state() != "open" {
+		t.Fatalf("%d started, the market is %s", len(started), state())
+	}
+	w.cloud.SetPrice(spotMarket("us-east-1c", "c6i.xlarge"), 0.01)
+	w.pass(6 * time.Minute)
+	w.look()
+	plan := w.plan(w.need(9))
+	if len(plan.Intents) != 2 || plan.Intents[0].Workers != 1 || plan.Intents[1].Workers != 8 {
+		t.Fatalf("%+v", plan.Intents)
+	}
+	if in := input[ec2.CreateFleetInput](t, plan.Intents[0], "CreateFleet"); *in.LaunchTemplateConfigs[0].Overrides[0].AvailabilityZone != "us-east-1c" {
+		t.Errorf("the probe is %s", plan.Intents[0].Request)
+	}
+}
+
+// A spot request in the form of worker-manager keeps to maxPrice, too, and tags
+// of the pool's own are kept beside ours.
+func TestPlainSpotRequests(t *testing.T) {
+	w := newWorld(t, awsfake.Config{}, nil)
+	w.define(`{"maxCapacity": 10, "launchConfigs": [{"region": "us-east-1", "maxPrice": 0.07, "launchConfig": {"ImageId": "$x86_64", "InstanceType": "c7i.xlarge",
+		"TagSpecifications": [{"ResourceType": "instance", "Tags": [{"Key": "team", "Value": "build"}, {"Key": "taskfleet-pool", "Value": "another"}]}],
+		"InstanceMarketOptions": {"MarketType": "spot"}}}]}`)
+	w.look()
+	i := w.plan(w.need(2)).Intents[0]
+	in := input[ec2.RunInstancesInput](t, i, "RunInstances")
+	if *in.InstanceMarketOptions.SpotOptions.MaxPrice != "0.0700" || *in.MinCount != 1 || *in.MaxCount != 2 {
+		t.Errorf("%s", i.Request)
+	}
+	for s := range w.rows {
+		t.Errorf("%v", s)
+	}
+	w.launch(i)
+	for r := range w.rows {
+		x, _ := w.cloud.Instance(r.WorkerID)
+		if x.Tag("team") != "build" || x.Tag("taskfleet-pool") != "aws/build" || !x.Spot {
+			t.Errorf("%+v", x)
+		}
+	}
+}
+
+func TestPricesAndSizesOfInstanceTypes(t *testing.T) {
+	for kind, want := range map[string]float64{"c7i.large": 0.08925, "c7i.4xlarge": 0.714, "m5.24xlarge": 4.608, "t3.medium": 0.0832 / 2 * 2, "zz9.large": 0} {
+		if got := provider.ListPrice("us-east-1", kind); got < want*0.999 || got > want*1.001 {
+			t.Errorf("%s costs %g, want %g", kind, got, want)
+		}
+	}
+	if a, b := provider.ListPrice("us-east-1", "c7i.large"), provider.ListPrice("eu-central-1", "c7i.large"); a >= b {
+		t.Error(a, b)
 	}
 }

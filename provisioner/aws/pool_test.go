@@ -11,6 +11,7 @@ import (
 
 	provider "github.com/taskfleet/taskfleet/provisioner/aws"
 	"github.com/taskfleet/taskfleet/provisioner/aws/awsfake"
+	"github.com/taskfleet/taskfleet/provisioner/fleet"
 )
 
 // one is a pool with one plain launch configuration, of further fields in it and
@@ -262,5 +263,70 @@ func TestAProviderSaysWhatIsWrongWithItsOwnConfiguration(t *testing.T) {
 		if _, err := provider.New(c); err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("%v, want %s", err, want)
 		}
+	}
+}
+
+// Tags, zones without subnets, subnets and machines of several architectures in
+// one pool.
+func TestAPoolOfManyKinds(t *testing.T) {
+	w := newWorld(t, awsfake.Config{}, nil)
+	s := w.cloud.Surroundings(account, home)
+	w.define(`{"maxCapacity": 100,
+		"launchConfig": {"ImageId": "$x86_64", "TagSpecifications": [{"ResourceType": "instance", "Tags": [{"Key": "team", "Value": "build"}, {"Key": "Name", "Value": "x"}]}, {"ResourceType": "network-interface", "Tags": [{"Key": "net", "Value": "1"}]}]},
+		"regions": [{"region": "us-east-1"}],
+		"availabilityZones": [{"availabilityZone": "us-east-1a", "launchConfig": {"SubnetId": "` + s.Subnets["us-east-1a"] + `"}}, {"availabilityZone": "us-east-1b", "launchConfig": {"SubnetId": "` + s.Subnets["us-east-1b"] + `"}}],
+		"instanceTypes": [{"instanceType": "c7i.xlarge"}, {"instanceType": "c7g.xlarge", "launchConfig": {"ImageId": "$arm64"}}]}`)
+	w.look()
+	w.cloud.SellOut(awsfake.Market{Region: home, Zone: "us-east-1a", Type: "c7g.xlarge", Spot: true}, true)
+	w.cloud.SetDepth(awsfake.Market{Region: home, Zone: "us-east-1b", Type: "c7g.xlarge", Spot: true}, 2)
+	started, _ := w.start(6)
+	if len(started) != 6 {
+		t.Fatalf("%d started", len(started))
+	}
+	for _, x := range started {
+		i, _ := w.cloud.Instance(x.WorkerID)
+		if i.Tag("team") != "build" || i.Tag("Name") != "aws/build" || i.Tag("taskfleet-intent") == "" {
+			t.Errorf("%+v", i)
+		}
+		if x.Market != i.Zone+"/"+i.Type+"/spot" {
+			t.Errorf("%s is in %s", i.ID, x.Market)
+		}
+	}
+	// Refusals are of the market of their subnet.
+	for _, z := range []string{"us-east-1a", "us-east-1b"} {
+		for _, k := range []string{"c7i.xlarge", "c7g.xlarge"} {
+			w.cloud.SellOut(awsfake.Market{Region: home, Zone: z, Type: k, Spot: true}, true)
+		}
+	}
+	w.start(1)
+	markets, err := w.p.Markets(t.Context(), w.now(), w.pool.Config)
+	if err != nil || len(markets) != 8 {
+		t.Fatal(markets, err)
+	}
+	for _, m := range markets {
+		if (m.State == "closed") != strings.HasSuffix(m.Name, "/spot") {
+			t.Errorf("%+v", m)
+		}
+	}
+}
+
+// What is wrong in some markets keeps nobody from using the others.
+func TestAPoolThatIsWrongInPartWorksInPart(t *testing.T) {
+	w := newWorld(t, awsfake.Config{}, nil)
+	w.define(strings.Replace(wide, `{"instanceType": "m7i.xlarge"}`, `{"instanceType": "m7g.xlarge"}`, 1)) // whose architecture is another
+	w.look()
+	w.cloud.SetDepth(awsfake.Market{Region: home, Zone: "us-east-1a", Type: "c6i.xlarge", Spot: true}, 1)
+	started, faults := w.start(5)
+	if len(started) != 5 {
+		t.Fatalf("%d started: %+v", len(started), faults)
+	}
+	for _, f := range faults {
+		if f.Class != fleet.SoldOut || f.Title == "" && !strings.Contains(f.Description, "InsufficientInstanceCapacity") {
+			t.Errorf("%+v", f)
+		}
+	}
+	started, faults = w.start(5)
+	if len(started) != 5 || len(faults) != 0 {
+		t.Errorf("again: %d started: %+v", len(started), faults)
 	}
 }

@@ -351,3 +351,26 @@ func TestFewCallsListThings(t *testing.T) {
 	}
 	t.Log(most, len(w.rows), w.cloud.Stats().Calls)
 }
+
+// An instance that somebody stops is no longer a worker's, and is ended.
+func TestAStoppedInstanceIsOver(t *testing.T) {
+	w := newWorld(t, awsfake.Config{}, nil)
+	w.define(plain)
+	w.look()
+	w.start(1)
+	r := w.refs()[0]
+	// The cloud does not stop instances, so the list says it.
+	w.p.Hear(w.now(), r.WorkerID, "stopped")
+	if s := w.of(r); s.State != fleet.Alive || s.Detail != "Somebody has stopped the instance." {
+		t.Errorf("%v %s", s.State, s.Detail)
+	}
+	w.p.Hear(w.now(), r.WorkerID, "running")
+	w.p.Hear(w.now(), r.WorkerID, "pending")
+	w.p.Hear(w.now(), r.WorkerID, "confused")
+	w.stop(fleet.Now, false, r)
+	w.pass(time.Minute)
+	w.look()
+	if gone := w.stop(fleet.Now, false, r); len(gone) != 1 {
+		t.Error("it is not gone")
+	}
+}

@@ -53,6 +53,10 @@ func (p *Provider) due(now timestamp.Time, pl *place) bool {
 // tend does what is due at a place: the sweep first, then what else fits into
 // the limit on calls that list things.
 func (p *Provider) tend(ctx context.Context, now timestamp.Time, pl *place) {
+	if !pl.tended.TryLock() {
+		return // somebody else is at it
+	}
+	defer pl.tended.Unlock()
 	ctx, cancel := context.WithTimeout(ctx, callTimeout)
 	defer cancel()
 	p.mu.Lock()
@@ -84,13 +88,12 @@ func (p *Provider) tend(ctx context.Context, now timestamp.Time, pl *place) {
 func (p *Provider) sweepPlace(ctx context.Context, now timestamp.Time, pl *place) error {
 	p.mu.Lock()
 	pl.sweep.number++
-	number := pl.sweep.number
+	number, first := pl.sweep.number, pl.sweep.done == 0
 	p.mu.Unlock()
 	in := &ec2.DescribeInstancesInput{Filters: []types.Filter{
 		filter("instance-state-name", "pending", "running", "shutting-down", "stopping", "stopped"),
 		filter("tag:"+tagCluster, p.config.Cluster),
 	}, MaxResults: aws.Int32(pageSize)}
-	first := pl.sweep.done == 0
 	for {
 		p.mu.Lock()
 		pl.lists.called(now)

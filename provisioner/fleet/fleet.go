@@ -117,6 +117,7 @@ type LaunchConfig struct {
 
 	Proven     bool           // a worker that was made from it has worked
 	Failures   int64          // failed starts in a row
+	Credit     int64          // what has worked lately, against single workers that have not
 	StartAfter timestamp.Time // no start before
 }
 
@@ -125,10 +126,31 @@ const (
 	maxDelay   = 5 * time.Minute
 )
 
+// A worker that works is worth one, up to mostCredit, and one that does not
+// takes failureCost. So it takes about a third that fail for the configuration
+// to be stopped, five in a row if all worked before, and one if none has yet.
+const mostCredit, failureCost = 10, 2
+
+// Succeed notes that a worker has worked: starts need not wait.
+func (c *LaunchConfig) Succeed() {
+	c.Proven, c.Failures, c.StartAfter, c.Credit = true, 0, 0, min(c.Credit+1, mostCredit)
+}
+
+// Lose notes that a worker has not worked, and has the configuration wait
+// unless most do. It returns a sentence about that.
+func (c *LaunchConfig) Lose(now timestamp.Time) string {
+	if c.Failures == 0 && c.Credit >= failureCost {
+		c.Credit -= failureCost
+		return "Most workers that are made from the same launch configuration work, so others are started as before."
+	}
+	return c.Fail(now)
+}
+
 // Fail counts a failed start and makes the configuration wait. What fails while
 // it waits was started before, and is no news. It returns a sentence about the
 // wait.
 func (c *LaunchConfig) Fail(now timestamp.Time) string {
+	c.Credit = 0
 	if c.StartAfter <= now {
 		c.Failures++
 		c.StartAfter = now.Add(min(firstDelay<<min(c.Failures-1, 20), maxDelay))

@@ -127,7 +127,7 @@ func (p *pass) measure(o *Pool, s Settings, m *memory, live []*Worker, intents [
 	for _, w := range live {
 		seen := demand.of(w.Ref)
 		switch {
-		case w.State == Stopping || !o.Made(w):
+		case w.State == Stopping || !o.Made(w) || w.Leave != "":
 			in.Stopping += w.Capacity
 			if !w.Ends.IsZero() {
 				in.Pending += seen.Claims // they come back before long

@@ -177,14 +177,17 @@ func (t *tending) requested(ctx context.Context, w *Worker) error {
 		return nil
 	}
 	patience = patience.Round(time.Second)
-	t.unlearn(w, true)
-	return t.stop(ctx, w, Ending{
+	err = t.stop(ctx, w, Ending{
 		Reason: fmt.Sprintf("it did not register within %v", patience), Failed: true,
 		Complaint: &Complaint{
 			Kind: KindRegistration, Title: "A worker did not register",
 			Description: fmt.Sprintf("The worker was started %v ago and has not registered; it was ended. Look at its log, and whether it can reach the server.", patience),
 		},
 	})
+	if w.State == Stopping { // it did not register at the last moment
+		t.unlearn(w, true)
+	}
+	return err
 }
 
 // patience is how long workers of a market have to register.
@@ -255,7 +258,7 @@ func (t *tending) running(ctx context.Context, w *Worker) error {
 	t.Step("prove")
 	w.Proven = true
 	if c := t.o.LaunchConfig(w.LaunchConfigID); c != nil && t.o.Made(w) {
-		c.Proven, c.Failures, c.StartAfter = true, 0, 0
+		c.Succeed()
 	}
 	return nil
 }
@@ -340,7 +343,7 @@ func (t *tending) lost(w *Worker, s Sighting, seen bool) {
 		e.Failed = !w.Proven && lived < proofTime
 		e.Complaint = &Complaint{Kind: KindDied, Title: "A worker ended in failure", Description: "The worker ended unasked: " + s.Detail}
 	}
-	t.unlearn(w, w.State == Requested && failed)
+	t.unlearn(w, w.State == Requested && (exited || failed))
 	t.end = append(t.end, ended{w, e})
 }
 
@@ -371,14 +374,14 @@ func (t *tending) blame(w *Worker, e *Ending) {
 	}
 	switch {
 	case e.Failed:
-		wait := c.Fail(t.now)
+		wait := c.Lose(t.now)
 		if e.Complaint != nil {
 			e.Complaint.Description += "\n\n" + wait
 		}
 		t.WakeAt(t.o.ID, c.StartAfter)
 		t.Counted(t.o.ID, 0, 1)
 	case e.Proven && c != nil:
-		c.Proven, c.Failures, c.StartAfter = true, 0, 0
+		c.Succeed()
 	}
 }
 

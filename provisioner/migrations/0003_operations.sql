@@ -22,3 +22,6 @@ CREATE TABLE tally_position (
   one      BIGINT PRIMARY KEY, -- 1
   position BIGINT NOT NULL
 );
+
+-- What has worked lately, against single workers that have not.
+ALTER TABLE launch_config ADD COLUMN credit BIGINT NOT NULL DEFAULT 0;

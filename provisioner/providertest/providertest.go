@@ -42,8 +42,8 @@ type World struct {
 	Patience time.Duration
 }
 
-// A Difference is something that an imitation of a cloud does in another way than the cloud, so that no provider can
-// pass a test of the suite there.
+// A Difference is something that an imitation of a cloud does in another way
+// than the cloud, so that no provider can pass a test of the suite there.
 type Difference struct {
 	Test string // its name
 	Why  string

@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"github.com/taskfleet/taskfleet/provisioner/aws/awsfake"
+	"github.com/taskfleet/taskfleet/provisioner/sizing"
 )
 
 func invent(t testing.TB, kind string, s Shape) []Trace {
@@ -39,10 +40,13 @@ func simulated(t testing.TB, traces []Trace, o Options) *Result {
 var everything = Options{Policy: "reactive", Interruptions: 0.5, Dead: 0.05, SoldOut: 0.1, Chaos: true, Known: 0.5}
 
 func TestTheSameSeedGivesTheSameBytes(t *testing.T) {
-	traces := invent(t, "bursts", Shape{Length: 3 * time.Hour, Size: 60})
-	said := func(seed uint64) string {
+	traces := slices.Concat(
+		invent(t, "bursts", Shape{Length: 2 * time.Hour, Size: 40}),
+		invent(t, "graphs", Shape{Length: 4 * time.Hour, Size: 30, Rate: 5}),
+	)
+	said := func(policy string, seed uint64) string {
 		o := everything
-		o.Seed = seed
+		o.Policy, o.Seed = policy, seed
 		r := simulated(t, traces, o)
 		text, err := json.Marshal(struct {
 			*Result
@@ -53,11 +57,14 @@ func TestTheSameSeedGivesTheSameBytes(t *testing.T) {
 		}
 		return string(text)
 	}
-	if a, b := said(1), said(1); a != b {
-		t.Errorf("two runs with one seed differ:\n%s\n%s", a, b)
-	}
-	if said(1) == said(2) {
-		t.Error("another seed changes nothing")
+	for _, p := range sizing.Policies() {
+		one := said(p.Name(), 1)
+		if two := said(p.Name(), 1); one != two {
+			t.Errorf("two runs with one seed differ:\n%.1000s\n%.1000s", one, two)
+		}
+		if one == said(p.Name(), 2) {
+			t.Errorf("%s: another seed changes nothing", p.Name())
+		}
 	}
 }
 

@@ -39,17 +39,13 @@ func (d *Decision) explain(in Inputs, s supply, missing int64, why string) {
 	case missing <= 0:
 		b.WriteString(": start none")
 	}
-	if d.Start < missing {
-		if d.Start > 0 {
-			fmt.Fprintf(&b, " of %d that are wanted", missing)
-		} else if d.Excess == 0 {
-			fmt.Fprintf(&b, ": capacity %d is wanted", missing)
+	if d.Start < missing && d.Excess == 0 {
+		if d.Start == 0 {
+			b.WriteString(": start none")
 		}
-		switch {
-		case in.Stopping > 0:
-			fmt.Fprintf(&b, "; there is no room below the maximum of %d until stopping workers are gone", in.Max)
-		default:
-			fmt.Fprintf(&b, "; the maximum of %d leaves no room", in.Max)
+		fmt.Fprintf(&b, ", though more is wanted: the maximum of %d leaves no room", in.Max)
+		if in.Stopping > 0 {
+			b.WriteString(" until stopping workers are gone")
 		}
 	}
 	switch n := len(d.Drain); {
@@ -79,12 +75,16 @@ func (d *Decision) explainForecast(in Inputs, s supply, o *outlook, free int64, 
 	d.term("nextLater", next.later)
 
 	var b strings.Builder
-	fmt.Fprintf(&b, "within a boot time of %s", seconds(o.boot))
+	fmt.Fprintf(&b, "a worker takes %s to register", seconds(o.boot))
 	if due >= .5 {
-		fmt.Fprintf(&b, " %.0f more become pending and", due)
+		fmt.Fprintf(&b, ", within which %.0f known tasks become pending", due)
 	}
-	fmt.Fprintf(&b, " %.1f more end than come unannounced", o.ends)
-	if s.room/s.per > n {
+	if o.ends >= .5 {
+		fmt.Fprintf(&b, ", within which %.0f tasks more end than come unannounced", o.ends)
+	}
+	if next.worth {
+		n++ // that there is no room for
+	} else {
 		fmt.Fprintf(&b, "; one worker more would save %s of waiting, worth %s of machine, and be started in vain with a probability of %.0f %%",
 			seconds(next.saved), seconds(next.saved*o.price), 100*next.spare)
 	}

@@ -29,12 +29,12 @@ const (
 // now. Times are in seconds; index i of a list is (i+1)/perBoot boot times
 // from now.
 type outlook struct {
-	st      *Statistics
-	price   float64 // of waiting
-	boot    float64 // how long a worker takes to register, on the average
-	cost    float64 // of a start: what is paid until a worker registers, those included that never do
-	benefit float64 // of a worker that is there when a task comes: the start of one, and waiting for it
-	level   int     // of arrivals just before
+	st        *Statistics
+	price     float64 // of waiting
+	boot      float64 // how long a worker takes to register, on the average
+	cost      float64 // of a start: what is paid until a worker registers, those included that never do
+	benefit   float64 // of a worker that is there when a task comes: the start of one, and waiting for it
+	situation int
 
 	demand  float64          // pending, less what is free
 	ends    float64          // tasks that end within a boot time, less those that arrive unannounced
@@ -101,11 +101,11 @@ func starving(in Inputs, st *Statistics) bool {
 
 func (st *Statistics) outlook(in Inputs, s supply) *outlook {
 	st.Rises.tidy()
-	o := &outlook{st: st, price: max(in.WaitPrice, leastPrice), boot: st.boot(), level: st.Rises.level(in.Now)}
+	o := &outlook{st: st, price: max(in.WaitPrice, leastPrice), boot: st.boot(), situation: st.Rises.situation(in.Now)}
 	dead := st.dead("")
 	o.cost = o.boot + dead/(1-dead)*st.RegistrationTimeout("").Seconds()
 	o.benefit = o.cost + o.price*o.boot
-	o.ends = max(st.ends(in.Running, in.Now)-st.Rises.expected(o.level)*o.boot, 0)
+	o.ends = max(st.ends(in.Running, in.Now)-st.Rises.expected(o.situation)*o.boot, 0)
 	for i := range o.fresh {
 		o.fresh[i] = (1 - dead) * st.registered("", o.at(i))
 	}
@@ -186,7 +186,7 @@ func (o *outlook) worth(rank int64, age float64) float64 {
 		if age >= 0 {
 			usual = until / (age + until)
 		}
-		q := max(o.st.Rises.chance(o.level, span, rank+1, usual), p)
+		q := max(o.st.Rises.chance(o.situation, span, rank+1, usual), p)
 		gain += (q - p) * (o.benefit - (before+until)/2)
 		best = max(best, gain-(1-q)*until)
 		before, p = until, q

@@ -45,8 +45,9 @@ func bucketOf(ms int64) int {
 	return min(8*shift+int(u>>shift), buckets-1)
 }
 
-// add counts a duration. Beyond limit all that was counted is worth half.
-func (h *histogram) add(d time.Duration, limit float64) {
+// add counts a duration. Beyond the limit all that was counted is worth half
+// from then on, which it reports.
+func (h *histogram) add(d time.Duration, limit float64) (halved bool) {
 	if h.Count == nil {
 		h.Count = make(weights, buckets)
 	}
@@ -56,11 +57,13 @@ func (h *histogram) add(d time.Duration, limit float64) {
 	for _, n := range h.Count {
 		sum += n
 	}
-	if float64(sum) > limit {
-		for i := range h.Count {
-			h.Count[i] /= 2
-		}
+	if float64(sum) <= limit {
+		return false
 	}
+	for i := range h.Count {
+		h.Count[i] /= 2
+	}
+	return true
 }
 
 // tidy makes what atLeast reads.

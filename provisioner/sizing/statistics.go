@@ -28,6 +28,9 @@ type Statistics struct {
 type boots struct {
 	Took   histogram `json:"took"`
 	Failed float64   `json:"failed"` // that many never registered; fades as Took does
+
+	made bool
+	by   [buckets + 1]float64 // share that has registered by the edges of buckets
 }
 
 const (
@@ -36,11 +39,12 @@ const (
 	manyKinds = 300  // kinds of tasks that are told apart
 )
 
-// What is taken to be usual, until a few boots have been seen: workers register
-// after 75 s, within a factor of 1.5 most of the time, and one in fifty does not.
+// What is taken to be usual, until a few boots have been seen: half of the
+// workers register within 75 s, two thirds take between 58 and 96, and one in
+// fifty never does.
 const (
 	usualBoot   = 75.
-	usualSpread = .4
+	usualSpread = .25
 	usualDead   = .02
 	usualWeight = 3. // boots that it counts for
 )
@@ -83,8 +87,10 @@ func (st *Statistics) Booted(now timestamp.Time, class string, d time.Duration) 
 		return
 	}
 	for _, b := range []*boots{&st.Boots, st.market(class)} {
-		b.Took.add(d, manyBoots)
-		b.Failed *= 1 - 1./manyBoots
+		b.made = false
+		if b.Took.add(d, manyBoots) {
+			b.Failed /= 2
+		}
 	}
 }
 
@@ -110,15 +116,16 @@ func (st *Statistics) market(class string) *boots {
 // register at all do so. What is not known of the class is taken from the
 // pool, and what is not known of the pool is what is usual.
 func (st *Statistics) Boot(class string, q float64) time.Duration {
+	by := st.curve(class)
 	low, high := 0, buckets-1
 	for low < high { // the first bucket at whose upper edge q have registered
-		if mid := (low + high) / 2; st.registered(class, edges[mid+1]) >= q {
+		if mid := (low + high) / 2; by[mid+1] >= q {
 			high = mid
 		} else {
 			low = mid + 1
 		}
 	}
-	f0, f1 := st.registered(class, edges[low]), st.registered(class, edges[low+1])
+	f0, f1 := by[low], by[low+1]
 	part := 1.
 	if f1 > f0 {
 		part = min(max((q-f0)/(f1-f0), 0), 1)
@@ -132,16 +139,33 @@ func (st *Statistics) registered(class string, sec float64) float64 {
 	if sec <= 0 {
 		return 0
 	}
-	all := &st.Boots.Took
-	all.tidy()
-	usual := normal(math.Log(sec/usualBoot) / usualSpread)
-	pool := (all.total - all.atLeast(sec) + usualWeight*usual) / (all.total + usualWeight)
+	by := st.curve(class)
+	b := bucketOf(int64(sec * 1000))
+	part := min(max((sec-edges[b])/(edges[b+1]-edges[b]), 0), 1)
+	return by[b] + (by[b+1]-by[b])*part
+}
+
+// curve is registered at the edges of buckets.
+func (st *Statistics) curve(class string) *[buckets + 1]float64 {
+	pool := &st.Boots
+	pool.refresh(func(i int) float64 { return normal(math.Log(edges[i]/usualBoot) / usualSpread) })
 	m := st.Markets[class]
 	if m == nil {
-		return pool
+		return &pool.by
 	}
-	m.Took.tidy()
-	return (m.Took.total - m.Took.atLeast(sec) + usualWeight*pool) / (m.Took.total + usualWeight)
+	m.refresh(func(i int) float64 { return pool.by[i] })
+	return &m.by
+}
+
+func (b *boots) refresh(usual func(i int) float64) {
+	if b.made {
+		return
+	}
+	b.made = true
+	b.Took.tidy()
+	for i := 1; i <= buckets; i++ {
+		b.by[i] = (b.Took.total - b.Took.above[i] + usualWeight*usual(i)) / (b.Took.total + usualWeight)
+	}
 }
 
 // dead is the share of workers of the class that never register.

@@ -26,14 +26,17 @@ func (WorkerManager) Decide(in Inputs, _ *Statistics) Decision {
 	existing := s.live + in.Stopping
 	desired := max(min(int64(math.Ceil(float64(adjusted)*ratioOf(in)))+existing, in.Max), in.Min)
 	missing := max(desired-existing, 0) - s.booting
+	why := fmt.Sprintf("%d more than are taken to be idle, and what boots is taken off twice", adjusted)
 	if into := in.Now.Time().Sub(in.Now.Time().Truncate(loop)); into < time.Second {
 		d.Start = s.start(missing)
 	} else if missing > 0 {
 		d.Wake = in.Now.Add(loop - into)
+		why += fmt.Sprintf("; the next pass that starts workers is in %s", loop-into)
+		missing = 0
 	}
 	d.expire(in, s, idleTimeout(in, 10*time.Minute))
 	d.term("adjusted", float64(adjusted))
 	d.term("desired", float64(desired))
-	d.explain(in, s, missing, fmt.Sprintf("%d more than are taken to be idle, and what boots is taken off twice", adjusted))
+	d.explain(in, s, missing, why)
 	return d
 }

@@ -1,9 +1,10 @@
 // Command run is behind `make test`, `make check`, `make bench` and `make postgres`.
 //
 // It is for a machine with Go and nothing else. `run test` installs what the tests need (tools.go), starts a private
-// PostgreSQL (postgres.go), runs the steps below one after the other and, however it ends, stops what it started. Two
-// checkouts can run it at once: ports are chosen free, data lies in a fresh temporary directory, and the official
-// clients are installed inside the checkout. A later run finds everything in place and starts at once.
+// PostgreSQL (postgres.go) and moto, an imitation of AWS (moto.go), runs the steps below one after the other and, however
+// it ends, stops what it started. Two checkouts can run it at once: ports are chosen free, data lies in fresh temporary
+// directories, and what is of Python and of Node is installed inside the checkout. A later run finds everything in place
+// and starts at once.
 //
 // A step that fails does not stop the next: one run tells everything that is wrong. Nothing is skipped in silence: what
 // cannot be installed is an error that names the packages.
@@ -14,6 +15,10 @@
 //	TASKFLEET_TEST_DATABASES  the databases to test on: "sqlite,postgres" unless set
 //	TASKFLEET_TEST_NODE       the node executable, of the version the official JavaScript client asks for
 //	TASKFLEET_TEST_PYTHON     the python executable that can import the official Python client
+//	TASKFLEET_TEST_MOTO       URL of moto
+//	TASKFLEET_TEST_S3_...     moto again, as package blobtest is told of an endpoint
+//
+// One more is for a person to set, as it costs money: TASKFLEET_TEST_AWS, an account in which test/ec2 launches instances.
 package main
 
 import (
@@ -88,10 +93,18 @@ func test(ctx context.Context, c *checkout) error {
 		return err
 	}
 	defer database.stop()
+	imitation, err := startMoto(ctx, tools.moto)
+	if err != nil {
+		return err
+	}
+	defer imitation.stop()
 	c.env = []string{
 		"TASKFLEET_TEST_POSTGRES=" + database.url,
 		"TASKFLEET_TEST_NODE=" + tools.node,
 		"TASKFLEET_TEST_PYTHON=" + tools.python,
+		"TASKFLEET_TEST_MOTO=" + imitation.url,
+		"TASKFLEET_TEST_S3_ENDPOINT=" + imitation.url, "TASKFLEET_TEST_S3_IMITATION=true",
+		"TASKFLEET_TEST_S3_ACCESS_KEY_ID=test", "TASKFLEET_TEST_S3_SECRET_ACCESS_KEY=test",
 	}
 	return c.steps(ctx,
 		step{"formatting", c.formatting},

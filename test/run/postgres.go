@@ -5,14 +5,12 @@ import (
 	"crypto/rand"
 	"errors"
 	"fmt"
-	"net"
 	"os"
 	"os/exec"
 	"os/user"
 	"path/filepath"
 	"strconv"
 	"syscall"
-	"time"
 )
 
 // A postgres is a private PostgreSQL server on loopback. It is set up like one in production where that can show a
@@ -21,8 +19,7 @@ import (
 type postgres struct {
 	url       string
 	directory string
-	process   *exec.Cmd
-	ended     chan struct{}
+	daemon    *daemon
 }
 
 func startPostgres(ctx context.Context, programs string) (_ *postgres, err error) {
@@ -70,84 +67,24 @@ func startPostgres(ctx context.Context, programs string) (_ *postgres, err error
 		return nil, fmt.Errorf("PostgreSQL's data could not be set up in %s: %w", directory, err)
 	}
 
-	// Between the choice of a port and its use another process may take it: then another is chosen.
-	for attempt := 1; ; attempt++ {
-		port, err := freePort()
-		if err != nil {
-			return nil, err
-		}
-		err = p.listen(ctx, command, data, port)
-		if err == nil {
-			p.url = fmt.Sprintf("postgres://taskfleet:%s@127.0.0.1:%d/postgres?sslmode=disable", password, port)
-			return p, nil
-		}
-		if attempt == 3 || ctx.Err() != nil {
-			return nil, err
-		}
-	}
-}
-
-// listen starts the server and waits until it answers.
-func (p *postgres) listen(ctx context.Context, command func(context.Context, string, ...string) *exec.Cmd, data string, port int) error {
-	log, err := os.Create(filepath.Join(p.directory, "log"))
-	if err != nil {
+	err = onFreePort(ctx, func(port int) (err error) {
+		// It outlives ctx, until the tests that use it have ended.
+		process := command(context.WithoutCancel(ctx), "postgres", "-D", data, "-p", strconv.Itoa(port),
+			"-c", "listen_addresses=127.0.0.1", "-c", "unix_socket_directories=", "-c", "max_connections=300")
+		p.daemon, err = startDaemon(ctx, "PostgreSQL", filepath.Join(directory, "log"), process, func() error {
+			_, err := output(command(ctx, "pg_isready", "-q", "-h", "127.0.0.1", "-p", strconv.Itoa(port)))
+			return err
+		})
+		p.url = fmt.Sprintf("postgres://taskfleet:%s@127.0.0.1:%d/postgres?sslmode=disable", password, port)
 		return err
-	}
-	defer log.Close()
-	// It outlives ctx, until the tests that use it have ended.
-	process := command(context.WithoutCancel(ctx), "postgres", "-D", data, "-p", strconv.Itoa(port),
-		"-c", "listen_addresses=127.0.0.1", "-c", "unix_socket_directories=", "-c", "max_connections=300")
-	process.Stdout, process.Stderr = log, log
-	withParent(process.SysProcAttr)
-	if err := process.Start(); err != nil {
-		return err
-	}
-	ended := make(chan struct{})
-	go func() {
-		process.Wait()
-		close(ended)
-	}()
-	p.process, p.ended = process, ended
-
-	tick := time.NewTicker(100 * time.Millisecond)
-	defer tick.Stop()
-	patience := time.After(time.Minute)
-	for {
-		if _, err := output(command(ctx, "pg_isready", "-q", "-h", "127.0.0.1", "-p", strconv.Itoa(port))); err == nil {
-			return nil
-		}
-		select {
-		case <-tick.C:
-		case <-ctx.Done():
-			return ctx.Err()
-		case <-ended:
-			return fmt.Errorf("PostgreSQL ended as it started, saying:\n%s", p.log())
-		case <-patience:
-			return fmt.Errorf("PostgreSQL did not answer within a minute, saying:\n%s", p.log())
-		}
-	}
-}
-
-func (p *postgres) log() []byte {
-	log, err := os.ReadFile(filepath.Join(p.directory, "log"))
-	if err != nil {
-		return []byte(err.Error())
-	}
-	return log
+	})
+	return p, err
 }
 
 // stop asks the server to end without waiting for its clients, then makes it, and removes all it has written.
 func (p *postgres) stop() {
-	if p.process != nil {
-		for _, signal := range []syscall.Signal{syscall.SIGINT, syscall.SIGQUIT, syscall.SIGKILL} {
-			p.process.Process.Signal(signal)
-			select {
-			case <-p.ended:
-			case <-time.After(grace):
-				continue
-			}
-			break
-		}
+	if p.daemon != nil {
+		p.daemon.stop()
 	}
 	if err := os.RemoveAll(p.directory); err != nil {
 		fmt.Fprintf(os.Stderr, "PostgreSQL is stopped, and its data is still there: %v\n", err)
@@ -162,14 +99,4 @@ func nobody() (*syscall.Credential, error) {
 	uid, uidErr := strconv.ParseUint(account.Uid, 10, 32)
 	gid, gidErr := strconv.ParseUint(account.Gid, 10, 32)
 	return &syscall.Credential{Uid: uint32(uid), Gid: uint32(gid)}, errors.Join(uidErr, gidErr)
-}
-
-// freePort is a port of 127.0.0.1 on which nothing listened a moment ago.
-func freePort() (int, error) {
-	listener, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		return 0, err
-	}
-	defer listener.Close()
-	return listener.Addr().(*net.TCPAddr).Port, nil
 }

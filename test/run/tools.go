@@ -21,14 +21,16 @@ type tools struct {
 	postgres string // directory with initdb, postgres and pg_isready
 	node     string // executable
 	python   string // executable
+	moto     string // executable
 }
 
 // oldestPostgres is the first major version that can sort by ICU rules alone, which startPostgres asks for.
 const oldestPostgres = 15
 
 // install finds the tools, and installs what is missing: from the system's packages PostgreSQL, Python and a C compiler
-// (for the race detector), and into the checkout the official clients and the Node that runs one of them. Node comes as
-// a Python package, in the one version that the JavaScript client asks for; that of the system may be too old for it.
+// (for the race detector), and into the checkout the official clients, the Node that runs one of them, and moto. Node
+// comes as a Python package, in the one version that the JavaScript client asks for; that of the system may be too old
+// for it.
 func install(ctx context.Context, root string) (tools, error) {
 	var t tools
 	var missing []string
@@ -54,7 +56,14 @@ func install(ctx context.Context, root string) (tools, error) {
 				strings.Join(missing, " "), oldestPostgres)
 		}
 	}
-	var err error
+	unlock, err := lock(filepath.Join(root, ".tools", "lock"))
+	if err != nil {
+		return tools{}, err
+	}
+	defer unlock()
+	if t.moto, err = installMoto(ctx, root, t.python); err != nil {
+		return tools{}, err
+	}
 	t.node, t.python, err = installClients(ctx, root, t.python)
 	return t, err
 }
@@ -159,12 +168,6 @@ func installClients(ctx context.Context, root, systemPython string) (node, pytho
 	stamp := filepath.Join(home, "complete")
 	python = filepath.Join(home, "bin", "python")
 
-	unlock, err := lock(filepath.Join(root, ".tools", "lock"))
-	if err != nil {
-		return "", "", err
-	}
-	defer unlock()
-
 	want, err := fingerprint(home, requirements, filepath.Join(suite, "package.json"), filepath.Join(suite, "package-lock.json"))
 	if err != nil {
 		return "", "", err
@@ -176,14 +179,8 @@ func installClients(ctx context.Context, root, systemPython string) (node, pytho
 	}
 
 	fmt.Println("== installing the official clients")
-	if err := os.RemoveAll(home); err != nil {
+	if err := installPython(ctx, home, requirements, systemPython); err != nil {
 		return "", "", err
-	}
-	if _, err := output(exec.CommandContext(ctx, systemPython, "-m", "venv", home)); err != nil {
-		return "", "", fmt.Errorf("no Python environment could be made in %s: %w", home, err)
-	}
-	if _, err := output(exec.CommandContext(ctx, python, "-m", "pip", "install", "--disable-pip-version-check", "-q", "-r", requirements)); err != nil {
-		return "", "", fmt.Errorf("the packages of %s could not be installed. Is PyPI, or the index that pip is configured for, reached from here? %w", requirements, err)
 	}
 	if node, err = nodeOf(ctx, python); err != nil {
 		return "", "", err
@@ -198,6 +195,40 @@ func installClients(ctx context.Context, root, systemPython string) (node, pytho
 		return "", "", err
 	}
 	return node, python, os.WriteFile(stamp, []byte(want), 0o644)
+}
+
+// installMoto puts moto into a Python environment in .tools/moto, likewise.
+func installMoto(ctx context.Context, root, systemPython string) (program string, err error) {
+	home := filepath.Join(root, ".tools", "moto")
+	requirements := filepath.Join(root, "test", "moto", "requirements.txt")
+	stamp := filepath.Join(home, "complete")
+	program = filepath.Join(home, "bin", "moto_server")
+	want, err := fingerprint(home, requirements)
+	if err != nil {
+		return "", err
+	}
+	if have, err := os.ReadFile(stamp); err == nil && string(have) == want && isExecutable(filepath.Split(program)) {
+		return program, nil
+	}
+	fmt.Println("== installing moto")
+	if err := installPython(ctx, home, requirements, systemPython); err != nil {
+		return "", err
+	}
+	return program, os.WriteFile(stamp, []byte(want), 0o644)
+}
+
+// installPython makes a Python environment anew, with the packages of a file.
+func installPython(ctx context.Context, home, requirements, systemPython string) error {
+	if err := os.RemoveAll(home); err != nil {
+		return err
+	}
+	if _, err := output(exec.CommandContext(ctx, systemPython, "-m", "venv", home)); err != nil {
+		return fmt.Errorf("no Python environment could be made in %s: %w", home, err)
+	}
+	if _, err := output(exec.CommandContext(ctx, filepath.Join(home, "bin", "python"), "-m", "pip", "install", "--disable-pip-version-check", "-q", "-r", requirements)); err != nil {
+		return fmt.Errorf("the packages of %s could not be installed. Is PyPI, or the index that pip is configured for, reached from here? %w", requirements, err)
+	}
+	return nil
 }
 
 // clientsWork imports both clients.

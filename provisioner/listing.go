@@ -81,7 +81,7 @@ type queueWorker struct {
 	standing
 }
 
-var queueJoinedWorker = api.Declare(api.Spec{
+var getWorker = api.Declare(api.Spec{
 	Name: "getWorker", Route: "GET /provisioners/<provisionerId>/worker-types/<workerType>/workers/<workerGroup>/<workerId>",
 	Scopes: scope.Scope("worker-manager:get-worker:<provisionerId>/<workerType>/<workerGroup>/<workerId>"), Output: "v1/worker-response.json#",
 	Stability: api.Experimental, Category: "Workers", Title: "Get a worker, with what the queue knows",
@@ -137,7 +137,7 @@ type queueWorkerEntry struct {
 	standing
 }
 
-var listQueueWorkers = api.Declare(api.Spec{
+var listWorkers = api.Declare(api.Spec{
 	Name: "listWorkers", Route: "GET /provisioners/<provisionerId>/worker-types/<workerType>/workers",
 	Query:  []string{"continuationToken", "limit", "launchConfigId", "quarantined", "workerState"},
 	Scopes: scope.Scope("worker-manager:list-workers:<provisionerId>/<workerType>"), Output: "v1/list-workers-response.json#",
