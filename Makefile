@@ -15,7 +15,7 @@ up: build ## build, start a whole platform on 127.0.0.1:8080 and run examples/se
 build: ## build ./bin/taskfleet
 	@CGO_ENABLED=0 $(GO) build -trimpath -o $(BINARY) ./cmd/taskfleet
 
-test: $(RUN) ## everything: formatting, vet, all tests on SQLite and PostgreSQL, race detector, official clients, crashes
+test: $(RUN) ## everything: formatting, vet, all tests on SQLite and PostgreSQL, race detector, official clients, crashes, EC2
 	@exec $(RUN) test
 
 check: $(RUN) ## in a minute or so: formatting, vet, and the tests on SQLite alone

@@ -1,6 +1,7 @@
 package provisioner
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"fmt"
@@ -13,7 +14,8 @@ import (
 )
 
 // A book keeps the fleet's books in the database. Each method is a transaction
-// that publishes what it changes. Rows are locked in the order pool, worker.
+// that publishes what it changes. Rows are locked in the order pool, worker,
+// and several workers in the order of their names; the queue's come after.
 type book struct{ *Provisioner }
 
 var _ fleet.Book = book{}
@@ -148,7 +150,7 @@ func prove(tx *store.Tx, o *fleet.Pool, w *fleet.Worker) error {
 // Asked writes that workers were asked to end.
 func (b book) Asked(ctx context.Context, at timestamp.Time, list []*fleet.Worker) error {
 	return b.db.Do(ctx, func(tx *store.Tx) error {
-		for _, w := range list {
+		for _, w := range slices.SortedFunc(slices.Values(list), byName) {
 			if _, err := tx.Exec(`UPDATE worker SET asked = $4 WHERE worker_pool_id = $1 AND worker_group = $2 AND worker_id = $3`,
 				w.WorkerPoolID, w.WorkerGroup, w.WorkerID, at); err != nil {
 				return err
@@ -170,6 +172,9 @@ func (b book) Stop(ctx context.Context, at timestamp.Time, o *fleet.Pool, w *fle
 				return err
 			}
 		}
+		if err := b.retire(tx, w); err != nil {
+			return err
+		}
 		if err := b.publishWorker(tx, workerRemoved, w, e.Reason); err != nil {
 			return err
 		}
@@ -178,28 +183,47 @@ func (b book) Stop(ctx context.Context, at timestamp.Time, o *fleet.Pool, w *fle
 	return moved, err
 }
 
+// retire has the queue give a worker that is to end nothing more, if it was
+// ever given anything.
+func (p *Provisioner) retire(tx *store.Tx, w *fleet.Worker) error {
+	if w.Registered.IsZero() {
+		return nil
+	}
+	if _, err := p.queue.Retire(tx, []fleet.Ref{w.Ref}); err != nil {
+		return fmt.Errorf("having the queue give a worker nothing more: %w", err)
+	}
+	return nil
+}
+
 // Drain puts those of the workers that have no claim into the state stopping.
 func (b book) Drain(ctx context.Context, at timestamp.Time, o *fleet.Pool, list []*fleet.Worker, reason string) (drained []*fleet.Worker, err error) {
 	err = b.db.Do(ctx, func(tx *store.Tx) error {
 		drained = nil
-		refs := make([]fleet.Ref, len(list))
-		for i, w := range list {
-			refs[i] = w.Ref
+		var held []*fleet.Worker // that are as they were read
+		var refs []fleet.Ref
+		for _, w := range slices.SortedFunc(slices.Values(list), byName) {
+			current, err := lockWorker(tx, w.Ref)
+			if isNotFound(err) || err == nil && current.State != w.State {
+				continue
+			} else if err != nil {
+				return err
+			}
+			held, refs = append(held, w), append(refs, w.Ref)
 		}
 		free, err := b.queue.Drain(tx, refs)
 		if err != nil {
 			return fmt.Errorf("having the queue give workers nothing more: %w", err)
 		}
-		for _, w := range list {
-			if !slices.Contains(free, w.Ref) {
+		is := make(map[fleet.Ref]bool, len(free))
+		for _, r := range free {
+			is[r] = true
+		}
+		for _, w := range held {
+			if !is[w.Ref] {
 				continue
 			}
-			moved, err := move(tx, w, fleet.Stopping, reason, at)
-			if err != nil {
+			if _, err := move(tx, w, fleet.Stopping, reason, at); err != nil {
 				return err
-			}
-			if !moved {
-				continue // it is stopping already, so it is no loss that it gets nothing
 			}
 			if _, err := tx.Exec(`UPDATE worker SET drained = TRUE WHERE worker_pool_id = $1 AND worker_group = $2 AND worker_id = $3`,
 				w.WorkerPoolID, w.WorkerGroup, w.WorkerID); err != nil {
@@ -213,6 +237,10 @@ func (b book) Drain(ctx context.Context, at timestamp.Time, o *fleet.Pool, list 
 		return nil
 	})
 	return drained, err
+}
+
+func byName(a, b *fleet.Worker) int {
+	return cmp.Or(cmp.Compare(a.WorkerPoolID, b.WorkerPoolID), cmp.Compare(a.WorkerGroup, b.WorkerGroup), cmp.Compare(a.WorkerID, b.WorkerID))
 }
 
 // Close puts a worker into the state stopped.

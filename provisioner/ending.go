@@ -33,9 +33,9 @@ cannot be taken back.`,
 			return fmt.Errorf("having the queue give a worker nothing more: %w", err)
 		}
 		if _, err := tx.Exec(`
-			UPDATE worker SET drained = TRUE, leave = CASE WHEN leave = '' THEN $4 ELSE leave END
+			UPDATE worker SET drained = $5, leave = CASE WHEN leave = '' THEN $4 ELSE leave END
 			 WHERE worker_pool_id = $1 AND worker_group = $2 AND worker_id = $3`,
-			w.WorkerPoolID, w.WorkerGroup, w.WorkerID, reason); err != nil {
+			w.WorkerPoolID, w.WorkerGroup, w.WorkerID, reason, len(idle) > 0); err != nil {
 			return err
 		}
 		tx.Wake(TopicDemand, 1)

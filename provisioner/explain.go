@@ -106,7 +106,7 @@ func (v *view) standings(o *fleet.Pool) []launchStanding {
 	for _, c := range o.LaunchConfigs {
 		s := launchStanding{LaunchConfigID: c.ID, Capacity: c.Capacity, State: "new", Failures: c.Failures, StartAfter: c.StartAfter}
 		switch {
-		case c.Failures > 0 && v.at < c.StartAfter:
+		case c.Waits(v.at):
 			s.State = "waiting"
 		case c.Failures > 0:
 			s.State = "probing"
@@ -151,12 +151,12 @@ func (p *Provisioner) hindrances(ctx context.Context, v *view, o *fleet.Pool, x 
 	if len(o.LaunchConfigs) == 0 {
 		say("There is nothing that workers could be made from: the provider does not understand the configuration any more. Update the pool.")
 	}
-	if all := x.Now.Requested + x.Now.Running + x.Now.Draining; all >= *settings.MaxCapacity {
+	if all := x.Now.Requested + x.Now.Running + x.Now.Draining; x.Now.Pending > 0 && all >= *settings.MaxCapacity {
 		say("It has all the capacity that it may have: config.maxCapacity is %d.", *settings.MaxCapacity)
 	}
 	for _, c := range o.LaunchConfigs {
 		switch {
-		case c.Failures > 0 && v.at < c.StartAfter:
+		case c.Waits(v.at):
 			say("%s waits until %s after %d failed starts in a row; the errors say why. Put it right and update the pool, or have it tried at once.", c.ID, c.StartAfter, c.Failures)
 		case c.Failures > 0:
 			say("%s is tried with one worker at a time after %d failed starts in a row.", c.ID, c.Failures)

@@ -171,6 +171,13 @@ What the workers are given by config.scopes and config.secrets, the caller has t
 		return out, api.Errorf(api.InputError, "The body's workerPoolId is %s, the URL's is %s. A pool cannot be renamed: leave workerPoolId out of the body, or create another pool.", id, c.Path.WorkerPoolID)
 	}
 	if c.Body.ProviderID == fleet.NullProvider {
+		// Workers that there still are renew their credentials by this definition.
+		// One that cannot be read grants nothing.
+		if settings, err := (&fleet.Pool{Config: c.Body.Config}).Settings(); err == nil {
+			if err := mayGrant(c.Caller(), settings); err != nil {
+				return out, err
+			}
+		}
 		return p.giveUpPool(ctx, c.Path.WorkerPoolID, &c.Body.poolDefinition)
 	}
 	read, err := p.accept(ctx, c.Caller(), c.Path.WorkerPoolID, c.Body.poolDefinition)

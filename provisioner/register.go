@@ -90,10 +90,8 @@ func (p *Provisioner) register(ctx context.Context, r registration) (out registe
 	if provider == nil {
 		return out, errProof
 	}
-	if err := p.db.View(ctx, func(tx *store.Tx) (err error) { w, err = findWorker(tx, r.ref()); return err }); isNotFound(err) {
-		if w, err = p.await(ctx, r.ref()); isNotFound(err) {
-			return out, errProof
-		}
+	if w, err = p.await(ctx, r.ref()); isNotFound(err) {
+		return out, errProof
 	} else if err != nil {
 		return out, err
 	}
@@ -177,24 +175,28 @@ func (p *Provisioner) register(ctx context.Context, r registration) (out registe
 	return out, err
 }
 
-// await waits a little for the row of a worker that was faster than the answer
-// to the call that started it.
+// await finds the row of a worker, or waits for it where the worker was faster
+// than the answer to the call that started it: for as long as it takes the
+// controller to see the worker and to ask for the answer again.
 func (p *Provisioner) await(ctx context.Context, r fleet.Ref) (w *worker, err error) {
-	for range 10 {
+	const step = 500 * time.Millisecond
+	for range 2 * interval / step {
 		var intended bool
-		err = p.db.View(ctx, func(tx *store.Tx) error {
-			list, err := queryIntents(tx, `WHERE worker_pool_id = $1`, r.WorkerPoolID)
-			if intended = len(list) > 0; err != nil {
+		err = p.db.View(ctx, func(tx *store.Tx) (err error) {
+			if w, err = findWorker(tx, r); !isNotFound(err) {
 				return err
 			}
-			w, err = findWorker(tx, r)
-			return err
+			missing := err
+			if err := tx.QueryRow(`SELECT EXISTS (SELECT 1 FROM intent WHERE worker_pool_id = $1)`, r.WorkerPoolID).Scan(&intended); err != nil {
+				return err
+			}
+			return missing
 		})
 		if !isNotFound(err) || !intended {
 			return w, err
 		}
 		select {
-		case <-time.After(500 * time.Millisecond):
+		case <-time.After(step):
 		case <-ctx.Done():
 			return nil, ctx.Err()
 		}

@@ -114,8 +114,8 @@ var removeWorker = api.Declare(api.Spec{
 	Name: "removeWorker", Route: "DELETE /workers/<workerPoolId...>/<workerGroup>/<workerId>",
 	Scopes:    scope.Scope("worker-manager:remove-worker:<workerPoolId>/<workerGroup>/<workerId>"),
 	Stability: api.Stable, Category: "Workers", Title: "Remove a worker",
-	Doc: `Has a worker end: it is asked to hand back its tasks and, if it is still there two minutes later, ended by force.
-Its tasks run again elsewhere. A worker that ends by itself calls this to say so.`,
+	Doc: `Has a worker end: it gets no more tasks, is asked to hand back those that it has and, if it is still there two minutes
+later, ended by force. Its tasks run again elsewhere. A worker that ends by itself calls this to say so.`,
 }, func(ctx context.Context, p *Provisioner, c api.Call[workerPath, api.None]) (api.None, error) {
 	return api.None{}, p.db.Do(ctx, func(tx *store.Tx) error {
 		w, err := lockWorker(tx, c.Path.ref())
@@ -127,6 +127,9 @@ Its tasks run again elsewhere. A worker that ends by itself calls this to say so
 			reason = fleet.SaidGoodbye
 		}
 		if _, err := move(tx, &w.Worker, fleet.Stopping, reason, now()); err != nil {
+			return err
+		}
+		if err := p.retire(tx, &w.Worker); err != nil {
 			return err
 		}
 		tx.Wake(TopicDemand, 1)
@@ -219,9 +222,15 @@ func advise(tx *store.Tx, w *worker) (advice, error) {
 // A worker that was sent away is counted until it has gone, so asking again
 // gives the same answer and no more workers are sent than are too many.
 func adviseBySize(tx *store.Tx, o *fleet.Pool, w *worker, config fleet.Settings) (advice, error) {
-	list, err := queryWorkers(tx, `
-		WHERE worker_pool_id = $1 AND state IN ('requested', 'running') AND provider_id = $2
-		ORDER BY created, worker_group, worker_id`, o.ID, o.ProviderID)
+	const those = `WHERE worker_pool_id = $1 AND state IN ('requested', 'running') AND provider_id = $2 AND leave = ''`
+	var most int64 // every worker asks all the time, so the usual answer has to be cheap
+	if err := tx.QueryRow(`SELECT CAST(COALESCE(SUM(capacity), 0) AS BIGINT) FROM worker `+those, o.ID, o.ProviderID).Scan(&most); err != nil {
+		return advice{}, err
+	}
+	if most <= *config.MaxCapacity {
+		return advice{false, "none"}, nil
+	}
+	list, err := queryWorkers(tx, those+` ORDER BY created, worker_group, worker_id`, o.ID, o.ProviderID)
 	if err != nil {
 		return advice{}, err
 	}

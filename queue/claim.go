@@ -198,9 +198,11 @@ func (q *Queue) claim(ctx context.Context, k workerKey, n int) (claims []claim, 
 		claims, s = []claim{}, standing{}
 		taken, err := take(tx, k, n)
 		if err == nil && len(taken) == 0 {
+			// Nobody takes anything without a row. It may have been made since: here
+			// and now, or by whoever writes the crew down.
 			var made bool
-			if s, made, err = readStanding(tx, k, false); err == nil && made {
-				taken, err = take(tx, k, n) // nobody takes anything without a row
+			if s, made, err = readStanding(tx, k, false); err == nil && (made || !q.crew.known(k)) {
+				taken, err = take(tx, k, n)
 			}
 		}
 		if err != nil {

@@ -32,6 +32,7 @@ type member struct {
 	active   timestamp.Time // asked, or renewed a claim, last
 	released timestamp.Time // a claim of it ended last
 	recent   string         // what it claimed that is not written down, as in queue_worker
+	known    bool           // it has a row
 
 	activeWritten, releasedWritten timestamp.Time
 }
@@ -70,10 +71,18 @@ func (c *crew) learn(k workerKey, s standing) (rank int64) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	m := c.member(k)
+	m.known = true
 	m.first = min(m.first, s.first)
 	m.released = max(m.released, s.released)
 	m.releasedWritten = max(m.releasedWritten, s.released)
 	return m.rank()
+}
+
+// known reports whether the worker had a row before it looked for work now.
+func (c *crew) known(k workerKey) bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.member(k).known
 }
 
 // recentTasks is how many claims of a worker are remembered, recentWidth how

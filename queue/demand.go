@@ -14,7 +14,7 @@ type Demand struct {
 	Pending int64          // runs that wait for a worker
 	Oldest  timestamp.Time // since when the one that waits longest does; 0: none waits
 	Running []RunningTask
-	Workers []WorkerState // that were active within the last hour
+	Workers []WorkerState // that were active within the last day and may get something; others for an hour, or while in quarantine
 }
 
 // A RunningTask is a run in the hands of a worker.
@@ -82,7 +82,9 @@ func (q *Queue) Demand(ctx context.Context, taskQueueIDs []string) (map[string]D
 		t := now()
 		if rows, err = tx.Query(`
 			SELECT task_queue_id, worker, last_active, last_release, draining, quarantine_until FROM queue_worker
-			 WHERE task_queue_id IN (SELECT value FROM json_each($1)) AND last_active > $2`, taskQueueIDs, t.Add(-crewMemory)); err != nil {
+			 WHERE task_queue_id IN (SELECT value FROM json_each($1))
+			   AND (last_active > $2 OR draining = 0 AND last_active > $3 OR quarantine_until > $4)`,
+			taskQueueIDs, t.Add(-crewMemory), t.Add(-workerLife), t); err != nil {
 			return err
 		}
 		for rows.Next() {

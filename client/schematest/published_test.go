@@ -42,6 +42,8 @@ var differences = map[string]string{
 
 	"worker-manager/worker-lifecycle.json /properties/maxAge": "extension: workers that grow too old are replaced",
 
+	"worker-manager/register-worker-request.json /properties/workerIdentityProof/oneOf": "extension: the stronger of the two signatures that AWS gives to identity documents",
+
 	"worker-manager/config-aws.json /required":                                                        "launchConfigs or regions: anyOf says so",
 	"worker-manager/config-aws.json /anyOf":                                                           "extension: regions times zones times instance types, beside launchConfigs",
 	"worker-manager/config-aws.json /properties/sizing":                                               "extension: how the size is decided",

@@ -616,9 +616,9 @@ func (c *Client) UpdateWorker(ctx context.Context, workerPoolID string, workerGr
 
 // RemoveWorker calls worker-manager.removeWorker: Remove a worker.
 //
-// Has a worker end: it is asked to hand back its tasks and, if it is still there two
-// minutes later, ended by force. Its tasks run again elsewhere. A worker that ends by
-// itself calls this to say so.
+// Has a worker end: it gets no more tasks, is asked to hand back those that it has
+// and, if it is still there two minutes later, ended by force. Its tasks run again
+// elsewhere. A worker that ends by itself calls this to say so.
 //
 // Scopes: `worker-manager:remove-worker:<workerPoolId>/<workerGroup>/<workerId>`.
 func (c *Client) RemoveWorker(ctx context.Context, workerPoolID string, workerGroup string, workerID string) error {

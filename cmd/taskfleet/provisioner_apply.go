@@ -269,7 +269,7 @@ func (c *poolChange) foresee(ctx context.Context, s *session, d *workermanager.C
 	}
 	if most := settings.MaxCapacity; most != nil && capacity > *most {
 		c.disturbs = true
-		c.say("They can run %s at once, and may %d: the oldest of them go as soon as they have no task, until that is so.", count(capacity, "task"), *most)
+		c.say("The pool has workers for %s, and may have some for %d then: the oldest go when they have no task, until there are no more.", count(capacity, "task"), *most)
 	}
 	if least := settings.MinCapacity; least > capacity {
 		c.say("Workers for %s more are started at once, because minCapacity is %d.", count(least-capacity, "task"), least)
@@ -297,7 +297,7 @@ func (c *poolChange) replace(workers []provisioner.WorkerState) {
 	case idle == 0:
 		c.say("%s when done with what they run, %s; they get no more.", what, count(tasks, "task"))
 	default:
-		c.say("%s: %d at once, because they run nothing, and %d when done with what they run, %s.", what, idle, working, count(tasks, "task"))
+		c.say("%s: %d without a task at once, %d when done with what they run, %s.", what, idle, working, count(tasks, "task"))
 	}
 }
 
@@ -409,7 +409,12 @@ disappears with the last of them. On a terminal it asks first. To have the worke
 func goodbye(ctx context.Context, s *session, p *workermanager.WorkerPoolFull) string {
 	text := fmt.Sprintf("%s has %s.", p.WorkerPoolID, count(p.RunningCount+p.RequestedCount+p.StoppingCount, "worker"))
 	if c, err := queue.New(s.core).TaskQueueCounts(ctx, p.WorkerPoolID); err == nil {
-		text += fmt.Sprintf(" %s, and %s that nobody will run then.", numbered(c.ClaimedTasks, "task runs on them", "tasks run on them"), numbered(c.PendingTasks, "waits", "wait"))
+		if c.ClaimedTasks > 0 {
+			text += fmt.Sprintf(" They finish %s first.", count(c.ClaimedTasks, "task"))
+		}
+		if c.PendingTasks > 0 {
+			text += fmt.Sprintf(" %s in its queue; nobody will run them.", numbered(c.PendingTasks, "task waits", "tasks wait"))
+		}
 	}
 	return text
 }

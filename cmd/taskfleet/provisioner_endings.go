@@ -62,8 +62,7 @@ func newEndingCommand(cmd *cobra.Command, call workerCall, loses bool) *cobra.Co
 			claims += w.Claims
 		}
 		if loses && claims > 0 {
-			if err := confirm(cmd, yes, fmt.Sprintf("%s, which will run again elsewhere. End %s?",
-				numbered(claims, "task is run", "tasks are run"), numbered(int64(len(workers)), "worker", "workers"))); err != nil {
+			if err := confirm(cmd, yes, fmt.Sprintf("%s will run again elsewhere. End %s?", count(claims, "task"), count(len(workers), "worker"))); err != nil {
 				return err
 			}
 		}

@@ -359,8 +359,18 @@ wrong with the definition is put right with ` + path + ` apply, which tries agai
 					unanswered++
 				}
 			}
-			_, err = fmt.Fprintf(cmd.OutOrStdout(), "%s: %s and %s tried again. taskfleet provisioner explain %s shows how it goes.\n", args[0],
-				count(waiting, "launch configuration"), map[bool]string{true: "1 request is", false: fmt.Sprintf("%d requests are", unanswered)}[unanswered == 1], args[0])
+			var again []string
+			if waiting > 0 {
+				again = append(again, count(waiting, "launch configuration"))
+			}
+			if unanswered > 0 {
+				again = append(again, count(unanswered, "request"))
+			}
+			text := args[0] + ": nothing waits to be tried again."
+			if len(again) > 0 {
+				text = fmt.Sprintf("%s: tries %s again. taskfleet provisioner explain %s shows how it goes.", args[0], strings.Join(again, " and "), args[0])
+			}
+			_, err = io.WriteString(cmd.OutOrStdout(), wrap(text, lineWidth(cmd.OutOrStdout()), ""))
 			return err
 		}),
 	}

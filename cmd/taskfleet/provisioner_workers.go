@@ -279,7 +279,7 @@ func (w *workerRecord) print(out io.Writer, now timestamp.Time) error {
 	if w.State == "stopped" {
 		line("stopped", "%s, after %s", when(w.LastModified, now), took(w.LastModified.Sub(w.Created)))
 	}
-	at("taken away", w.Ends)
+	at("ends by", w.Ends)
 	if w.State == "running" {
 		at("renews by", w.Expires)
 	}

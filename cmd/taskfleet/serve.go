@@ -147,6 +147,11 @@ func startPlatform(ctx context.Context, c Config, log *slog.Logger) (_ *platform
 	if err != nil {
 		return nil, err
 	}
+	p.closers = append(p.closers, func() error {
+		end, cancel := context.WithTimeout(context.Background(), 5*time.Second)
+		defer cancel()
+		return q.Close(end)
+	})
 	providers, err := p.openProviders(ctx, c)
 	if err != nil {
 		return nil, err

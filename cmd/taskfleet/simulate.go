@@ -47,8 +47,8 @@ with the header arrival_ms,duration_ms, or JSON lines {"taskId", "dependencies",
 taskfleet provisioner trace invents one.
 
 What was paid is compared with what somebody would pay who knows the future and has no task wait: the bound. With
---sweep each policy runs with many wait prices (those that know none, with many idle times), and what no other setting
-beats in both waiting and cost is marked.`,
+--sweep forecast runs with many wait prices, and other policies with many idle times; what no other setting beats in
+both waiting and cost is marked.`,
 		Example: `  taskfleet provisioner simulate week.csv
   taskfleet provisioner simulate build.csv test.csv --policy forecast,ratio --boot 120s --plot week.svg
   taskfleet provisioner simulate week.csv --pool pool.yml --sweep --plot front.svg`,
@@ -181,15 +181,16 @@ func (s *simulation) settings() (list []setting, err error) {
 		switch {
 		case !s.sweep:
 			list = append(list, setting{o, ""})
-		case name == sizing.Ratio{}.Name() || name == sizing.WorkerManager{}.Name():
-			for _, idle := range []time.Duration{time.Minute, 2 * time.Minute, 5 * time.Minute, 10 * time.Minute, 30 * time.Minute} {
-				o.Idle = idle
-				list = append(list, setting{o, "idle " + took(idle)})
-			}
-		default:
+		case name == sizing.Forecast{}.Name():
 			for _, price := range []float64{0, 0.25, 0.5, 1, 2, 4, 8, 16} {
 				o.WaitPrice = &price
 				list = append(list, setting{o, fmt.Sprintf("wait price %g", price)})
+			}
+		default:
+			list = append(list, setting{o, "idle as it thinks"})
+			for _, idle := range []time.Duration{time.Minute, 2 * time.Minute, 5 * time.Minute, 10 * time.Minute, 30 * time.Minute} {
+				o.Idle = idle
+				list = append(list, setting{o, "idle " + strings.TrimSuffix(took(idle), "00s")})
 			}
 		}
 	}

@@ -64,7 +64,7 @@ func TestASimulationIsPrintedForPeopleAndPrograms(t *testing.T) {
 }
 
 func TestASweepMarksTheBestSettings(t *testing.T) {
-	out, errOut, code := command(t, "provisioner", "simulate", steps, "--policy", "reactive,ratio", "--sweep")
+	out, errOut, code := command(t, "provisioner", "simulate", steps, "--policy", "forecast,ratio", "--sweep")
 	if code != exitOK {
 		t.Fatalf("exit code %d: %s", code, errOut)
 	}
@@ -72,7 +72,7 @@ func TestASweepMarksTheBestSettings(t *testing.T) {
 		return !strings.Contains(line, "wait price ") && !strings.Contains(line, "idle ")
 	})
 	best := slices.DeleteFunc(slices.Clone(rows), func(line string) bool { return !strings.HasPrefix(line, "*") })
-	if len(rows) != 13 || len(best) == 0 || len(best) == len(rows) || !strings.HasPrefix(rows[0], "*") {
+	if len(rows) != 14 || len(best) == 0 || len(best) == len(rows) || !strings.HasPrefix(rows[0], "*") {
 		t.Errorf("%d settings, %d of them best:\n%s", len(rows), len(best), out)
 	}
 }

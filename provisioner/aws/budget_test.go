@@ -36,6 +36,22 @@ func TestAThousandWorkersStartAtOnceWithinTheLimits(t *testing.T) {
 	})
 }
 
+// Two regions start twice as many.
+func TestTwoThousandWorkersStartInTwoRegions(t *testing.T) {
+	w := newWorld(t, awsfake.Config{Limits: awsfake.Limits{Documented: true}}, nil)
+	w.define(`{"maxCapacity": 2000, "launchConfigs": [
+		{"region": "us-east-1", "launchConfig": {"ImageId": "$x86_64", "InstanceType": "c7i.xlarge"}},
+		{"region": "us-west-2", "launchConfig": {"ImageId": "` + w.cloud.Surroundings(account, "us-west-2").Images["x86_64"] + `", "InstanceType": "c7i.xlarge"}}]}`)
+	w.look()
+	for range 3 {
+		w.start(int64(2000 - len(w.rows)))
+		w.pass(time.Second)
+	}
+	if len(w.rows) < 1800 || len(w.cloud.Stats().Throttled) > 0 {
+		t.Errorf("%d workers, throttled %v", len(w.rows), w.cloud.Stats().Throttled)
+	}
+}
+
 // pools are n pools of a configuration.
 func (w *world) pools(n int, config string) (all []*fleet.Pool) {
 	w.t.Helper()

@@ -56,10 +56,15 @@ type Config struct {
 
 // An Account is an AWS account.
 type Account struct {
-	ID         string            `json:"id"`                   // twelve digits
-	Role       string            `json:"role,omitempty"`       // ARN of the role to assume; "": the credentials of the environment are the account's
-	ExternalID string            `json:"externalId,omitempty"` // that the role asks for
-	Queues     map[string]string `json:"queues,omitempty"`     // URL of the SQS queue with the EC2 events, by region
+	ID         string `json:"id"`                   // twelve digits
+	Role       string `json:"role,omitempty"`       // ARN of the role to assume; "": the credentials of the environment are the account's
+	ExternalID string `json:"externalId,omitempty"` // that the role asks for
+	// Queues are the URLs of SQS queues with EC2's events, by region: an
+	// EventBridge rule in the region puts there what has the source aws.ec2 and is
+	// an Instance State-change Notification, a Spot Instance Interruption Warning
+	// or an Instance Rebalance Recommendation. A region without one is swept every
+	// minute all the same, and learns of interruptions when they have happened.
+	Queues map[string]string `json:"queues,omitempty"`
 }
 
 func (c *Config) check() error {

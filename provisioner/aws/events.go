@@ -164,6 +164,7 @@ func (p *Provider) warn(i *instance, n notice) bool {
 		if i.sighting.Detail != "" {
 			return false
 		}
+		p.touch(i)
 		i.sighting.Detail = "EC2 recommends to move away from the instance: it may be taken back soon."
 		if m := i.market; m != nil {
 			m.fade(n.at)

@@ -69,6 +69,10 @@ func (p *Provider) Identify(ctx context.Context, now timestamp.Time, w *fleet.Wo
 	return nil
 }
 
+// ProofIsOpen is true: every process on an instance can read its identity
+// document, so that it is good for one registration and no repetition.
+func (p *Provider) ProofIsOpen() bool { return true }
+
 // known is what is known of an instance, from its row, from what EC2 has said
 // of it, and from asking EC2 if that is not all.
 func (p *Provider) known(ctx context.Context, now timestamp.Time, w *fleet.Worker, f Facts) Facts {

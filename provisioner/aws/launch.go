@@ -227,9 +227,13 @@ func (l *launching) start(id string, f Facts, m *market) {
 			capacity = c
 		}
 	}
+	price := m.dollars(p.config.OnDemandPrice)
+	if m.spot && m.zone == "" { // then m has the price of the cheapest zone
+		price = cmp.Or(l.place.spotPrice(f.Zone, f.Type), price)
+	}
 	l.started = append(l.started, fleet.Started{
 		Ref: i.sighting.Ref, LaunchConfigID: l.in.LaunchConfigID, Capacity: capacity,
-		Market: m.name, Price: millionths(m.dollars(p.config.OnDemandPrice)), Facts: i.sighting.Facts,
+		Market: m.name, Price: millionths(price), Facts: i.sighting.Facts,
 	})
 }
 

@@ -119,10 +119,13 @@ func (p *Provider) Parse(config json.RawMessage) ([]*fleet.LaunchConfig, error) 
 }
 
 // told is the configuration that workers get: the pool's, with the capacity that
-// is counted for them if that is the same for all.
+// is counted for them if that is the same for all. The worker-runner takes what
+// is under genericWorker for generic-worker's only if nothing is beside it, so
+// there nothing is added.
 func (c *launchConfig) told(s *spec) (json.RawMessage, error) {
 	m := merge(nil, c.WorkerConfig)
-	if !slices.ContainsFunc(s.offers, func(o offer) bool { return o.capacity != s.capacity }) {
+	_, generic := m["genericWorker"]
+	if !generic && !slices.ContainsFunc(s.offers, func(o offer) bool { return o.capacity != s.capacity }) {
 		m["capacity"] = s.capacity
 	}
 	return json.Marshal(m)

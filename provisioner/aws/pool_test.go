@@ -330,3 +330,92 @@ func TestAPoolThatIsWrongInPartWorksInPart(t *testing.T) {
 		t.Errorf("again: %d started: %+v", len(started), faults)
 	}
 }
+
+// Whatever a configuration is, reading it gives launch configurations that can
+// be read again and previewed, or an error.
+func FuzzParse(f *testing.F) {
+	for _, config := range []string{plain, wide, one(`"BlockDeviceMappings": [{"DeviceName": "x", "Ebs": {"VolumeSize": 8}}]`, `"workerManager": {"maxCapacity": 3}`), matrix(`"instanceTypes": [{"instanceType": "c7i.large", "capacity": 2}], "maxPrice": 1`), one(`"NetworkInterfaces": [{"DeviceIndex": 0}], "Placement": {"AvailabilityZone": "us-east-1a"}`, `"additionalUserData": {"a": null}`)} {
+		f.Add(config)
+	}
+	w := newWorld(f, awsfake.Config{}, nil)
+	f.Fuzz(func(t *testing.T, config string) {
+		list, err := w.p.Parse(json.RawMessage(config))
+		if err != nil {
+			return
+		}
+		for _, c := range list {
+			again, err := w.p.Parse(json.RawMessage(`{"launchConfigs": [` + string(c.Config) + `]}`))
+			if err != nil || again[0].ID != c.ID {
+				t.Errorf("%s is read again as %v, %v", c.Config, again, err)
+			}
+		}
+		if _, err := w.p.Preview(t.Context(), json.RawMessage(config)); err != nil {
+			t.Error(err)
+		}
+	})
+}
+
+// Each value of a configuration is replaced by others of all kinds.
+func TestNoConfigurationIsTooStrange(t *testing.T) {
+	w := newWorld(t, awsfake.Config{}, nil)
+	for _, config := range []string{
+		wide, matrix(`"instanceTypes": [{"instanceType": "c7i.large", "capacity": 2, "utility": 2, "launchConfig": {"KeyName": "x"}, "additionalUserData": {"a": 1}}], "availabilityZones": [{"availabilityZone": "us-east-1a", "launchConfig": {"SubnetId": "x"}}], "maxPrice": 1, "ondemandAfter": 5, "workerConfig": {"a": 1}`),
+		one(`"BlockDeviceMappings": [{"DeviceName": "x", "Ebs": {"VolumeSize": 8}}], "IamInstanceProfile": {"Name": "worker"}, "MetadataOptions": {"HttpTokens": "optional"}, "NetworkInterfaces": [{"DeviceIndex": 0, "Groups": ["x"]}], "Placement": {"AvailabilityZone": "us-east-1a"}, "InstanceMarketOptions": {"MarketType": "spot", "SpotOptions": {"MaxPrice": "1"}}, "TagSpecifications": [{"ResourceType": "instance", "Tags": [{"Key": "a", "Value": "b"}]}]`,
+			`"workerManager": {"maxCapacity": 3, "initialWeight": 1, "capacityPerInstance": 2, "launchConfigId": "x"}, "workerConfig": {"a": {}}, "additionalUserData": {"a": null}`),
+	} {
+		var root any
+		if err := json.Unmarshal([]byte(config), &root); err != nil {
+			t.Fatal(err)
+		}
+		tried, taken := 0, 0
+		try := func() {
+			text, err := json.Marshal(root)
+			if err != nil {
+				t.Fatal(err)
+			}
+			tried++
+			list, err := w.p.Parse(text)
+			if err != nil {
+				if !strings.HasPrefix(err.Error(), "config") {
+					t.Errorf("%s: %v, which does not say where", text, err)
+				}
+				return
+			}
+			taken++
+			o := &fleet.Pool{ID: "a/b", ProviderID: "aws", Config: text, LaunchConfigs: list}
+			n := fleet.Need{Pool: o, Capacity: 3, Room: 3}
+			for _, c := range list {
+				n.From = append(n.From, fleet.Candidate{LaunchConfig: c, Workers: 3})
+			}
+			if _, err := w.p.Plan(t.Context(), w.now(), n); err != nil {
+				t.Errorf("%s: %v", text, err)
+			}
+			if _, err := w.p.Preview(t.Context(), text); err != nil {
+				t.Errorf("%s: %v", text, err)
+			}
+		}
+		strange := []any{nil, true, 1.5, -1.0, 0.0, 1e18, "", "x", []any{}, []any{nil}, []any{"x"}, map[string]any{}, map[string]any{"x": nil}, []any{map[string]any{}}}
+		var visit func(v any, set func(any))
+		visit = func(v any, set func(any)) {
+			for _, s := range strange {
+				set(s)
+				try()
+			}
+			set(v)
+			switch v := v.(type) {
+			case map[string]any:
+				for k, inner := range v {
+					visit(inner, func(x any) { v[k] = x })
+				}
+			case []any:
+				for i, inner := range v {
+					visit(inner, func(x any) { v[i] = x })
+				}
+			}
+		}
+		visit(root, func(x any) { root = x })
+		if tried < 100 || taken == 0 {
+			t.Errorf("%d tried, %d taken", tried, taken)
+		}
+	}
+}

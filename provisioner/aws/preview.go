@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"strings"
 
 	"github.com/taskfleet/taskfleet/provisioner/fleet"
 	"github.com/taskfleet/taskfleet/timestamp"
@@ -64,7 +65,7 @@ func (b *bound) preview(p *Provider, spot bool, i int) (json.RawMessage, error) 
 	if err != nil {
 		return nil, err
 	}
-	s.UserData = json.RawMessage(text)
+	s.UserData = json.RawMessage(strings.TrimPrefix(text, "#cloud-config\n"))
 	return json.Marshal(s)
 }
 

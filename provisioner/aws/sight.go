@@ -159,6 +159,7 @@ func (p *Provider) add(now timestamp.Time, pl *place, id, poolID, intentID strin
 		i.facts = f.complete(i.facts)
 		i.whole = i.facts.whole()
 		i.sighting.Facts = i.facts.json()
+		p.touch(i)
 	}
 	return i
 }

@@ -286,12 +286,17 @@ func (p *Provider) checkWorkerConfig(at string, c launchConfig, s *spec) error {
 }
 
 // userData is what an instance finds in its metadata: what the worker-runner
-// needs to register, and what the pool adds. It is no place for secrets.
+// needs to register, and what the pool adds. It is no place for secrets. A pool
+// whose addition has "cloudConfig": true means it for cloud-init as well, which
+// wants to see a line that says so.
 func (p *Provider) userData(poolID, providerID, region string, more map[string]any) (string, error) {
 	m := merge(more, map[string]any{
 		"rootUrl": p.config.RootURL, "workerPoolId": poolID, "providerId": providerID, "workerGroup": region,
 	})
 	text, err := json.Marshal(m)
+	if m["cloudConfig"] == true {
+		return "#cloud-config\n" + string(text), err
+	}
 	return string(text), err
 }
 

@@ -68,16 +68,14 @@ func (p *Provider) stopping(now timestamp.Time, t fleet.Target, how fleet.Manner
 	}
 	switch {
 	case i.state == terminated:
-		if i.sighting.Detail != "" && i.visible {
+		if i.missing == 0 || i.over != 0 { // seen terminated, and not just not found
 			p.ended[t.WorkerID] = now
 		}
 		p.drop(i)
 		return nil, true, nil
 	case how == fleet.Gracefully && !t.Idle:
 		return nil, false, nil
-	case i.asked != 0 && (i.state == shuttingDown || now.Sub(i.asked) < askAgain):
-		return nil, false, nil
-	case i.state == shuttingDown:
+	case i.state == shuttingDown || i.asked != 0 && now.Sub(i.asked) < askAgain:
 		return nil, false, nil
 	}
 	return i.place, false, nil

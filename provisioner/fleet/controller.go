@@ -1,6 +1,7 @@
 package fleet
 
 import (
+	"bytes"
 	"cmp"
 	"context"
 	"encoding/json"
@@ -87,13 +88,17 @@ type said struct {
 // memory is what is kept of a pool from one pass to the next. Losing it does
 // no harm beyond worse guesses.
 type memory struct {
-	mu     sync.Mutex
-	loaded bool // from the books
-	stats  sizing.Statistics
-	dirty  bool           // stats have changed since they were kept
-	kept   timestamp.Time // when they were
+	mu    sync.Mutex
+	stats sizing.Statistics
+	dirty bool           // stats have changed since they were kept
+	kept  timestamp.Time // when they were
+
+	// What the books have of stats. Where they have something else, another
+	// controller has looked after the pool meanwhile.
+	text json.RawMessage
 
 	// The rest is touched by passes alone, one at a time.
+	since   timestamp.Time // of the first pass
 	decided timestamp.Time // when the last decision was made
 	last    sizing.Decision
 	in      sizing.Inputs
@@ -125,49 +130,55 @@ func New(c Config) *Controller {
 	return &Controller{Config: c, said: map[string]said{}, mind: map[string]*memory{}}
 }
 
-// memory of a pool; o may be nil where it is not known.
-func (c *Controller) memory(id string, o *Pool) *memory {
+// recall returns the memory of a pool, as a pass begins to look after it. If the
+// books have learnt from another controller, it is begun anew from what they
+// have.
+func (p *pass) recall(o *Pool) *memory {
+	if m := p.memory(o.ID); m != nil && bytes.Equal(m.text, o.Statistics) {
+		return m
+	}
+	m := &memory{text: o.Statistics, since: p.now, booting: map[Ref]string{}}
+	if len(m.text) > 0 {
+		if err := json.Unmarshal(m.text, &m.stats); err != nil {
+			p.Log.Warn("what was learnt about a pool cannot be read; it is learnt anew", "pool", o.ID, "error", err)
+			m.stats = sizing.Statistics{}
+		}
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.mind[o.ID] = m
+	return m
+}
+
+// memory of a pool; nil if this controller does not look after it.
+func (c *Controller) memory(id string) *memory {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	m := c.mind[id]
+	return c.mind[id]
+}
+
+// learn has f add to what is known about a pool. Of one that this controller does
+// not look after nothing is learnt: whoever does tells in the books.
+func (c *Controller) learn(pool string, f func(*sizing.Statistics)) {
+	m := c.memory(pool)
 	if m == nil {
-		m = &memory{booting: map[Ref]string{}}
-		c.mind[id] = m
-	}
-	if o == nil {
-		return m
+		return
 	}
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	if !m.loaded {
-		m.loaded = true
-		if len(o.Statistics) > 0 {
-			if err := json.Unmarshal(o.Statistics, &m.stats); err != nil {
-				c.Log.Warn("what was learnt about a pool cannot be read; it is learnt anew", "pool", id, "error", err)
-				m.stats = sizing.Statistics{}
-			}
-		}
-	}
-	return m
+	f(&m.stats)
+	m.dirty = true
 }
 
 // Arrived tells that tasks of a pool became pending, and how many of them had
 // been expected to.
 func (c *Controller) Arrived(pool string, at timestamp.Time, tasks, known int64) {
-	m := c.memory(pool, nil)
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	m.stats.Arrived(at, tasks, known)
-	m.dirty = true
+	c.learn(pool, func(s *sizing.Statistics) { s.Arrived(at, tasks, known) })
 }
 
 // Finished tells that a task of a pool has run for d.
 func (c *Controller) Finished(pool string, at timestamp.Time, kind string, d time.Duration) {
-	m := c.memory(pool, nil)
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	m.stats.Finished(at, kind, d)
-	m.dirty = true
+	c.learn(pool, func(s *sizing.Statistics) { s.Finished(at, kind, d) })
 }
 
 // pass is one pass: what it sees, first by the providers and then in the books.
@@ -177,15 +188,16 @@ type pass struct {
 	sights map[string]Sight // by provider
 	blind  map[string]error // providers that could not tell
 	books  *Snapshot
+	came   map[string]bool // open intents of which a worker is seen that has no row
 	demand map[string]Demand
 }
 
 // Pass looks after pools: all of them, and what belongs to none, if ids is nil.
 // It reports whether another pass would do more at once. What goes wrong with
-// a pool or a provider is recorded and keeps nothing else from being done; the
-// error is that of the books or the queue.
+// a pool, a provider or the queue is recorded and keeps nothing else from being
+// done; the error is that of the books.
 func (c *Controller) Pass(ctx context.Context, now timestamp.Time, ids []string) (more bool, err error) {
-	p := &pass{Controller: c, now: now, sights: make(map[string]Sight, len(c.Providers)), blind: map[string]error{}}
+	p := &pass{Controller: c, now: now, sights: make(map[string]Sight, len(c.Providers)), blind: map[string]error{}, came: map[string]bool{}}
 	for id, provider := range c.Providers {
 		err := p.look(ctx, id, provider)
 		if err != nil {
@@ -324,7 +336,11 @@ func (p *pass) endStrangers(ctx context.Context) {
 	for id, sight := range p.sights {
 		var strangers []Target
 		for s := range sight.All() {
-			if known[id][s.Ref] || intended[s.IntentID] {
+			switch {
+			case known[id][s.Ref]:
+				continue
+			case intended[s.IntentID]:
+				p.came[s.IntentID] = true
 				continue
 			}
 			if s.State == Alive {

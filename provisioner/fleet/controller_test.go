@@ -51,6 +51,81 @@ func TestAnIntentIsRepeatedUntilItIsClear(t *testing.T) {
 	}
 }
 
+// A worker that is seen, and whose intent is open, wants to register: its row is
+// not waited for as long as it may take until a provider is called again.
+func TestAWorkerThatIsSeenIsAskedFor(t *testing.T) {
+	for _, seen := range []bool{true, false} {
+		w := newWorld(t, "a/b")
+		w.pending["a/b"] = 1
+		w.answer = func(i *Intent) Answer { return Answer{Again: true} }
+		for range 70 { // until there is a minute between attempts
+			w.pass(time.Second)
+		}
+		before := w.launched["i1"]
+		w.answer = nil
+		if seen {
+			w.machines[Ref{"a/b", "g", "i1-0"}] = Sighting{Ref: Ref{"a/b", "g", "i1-0"}, IntentID: "i1"}
+		}
+		w.pass(cameRetry)
+		if asked := w.launched["i1"] > before; asked != seen || seen != (w.count(Requested) == 1) {
+			t.Errorf("seen: %t; asked for: %t; rows: %d", seen, asked, w.count(Requested))
+		}
+		if len(w.stopped) > 0 {
+			t.Error("it was ended as a stranger")
+		}
+	}
+}
+
+// Two controllers take turns: what one has learnt the other goes by.
+func TestWhatAnotherControllerLearntCounts(t *testing.T) {
+	w := newWorld(t, "a/b")
+	w.Arrived("a/b", w.now, 1, 0)
+	w.Arrived("no/pool", w.now, 1, 0)
+	if len(w.mind) > 0 {
+		t.Error("it learns about pools that nobody has it look after")
+	}
+	w.pass(0)
+	first, m := w.Controller, w.memory("a/b")
+	w.pass(time.Second)
+	if w.memory("a/b") != m {
+		t.Error("it forgets what it has learnt itself")
+	}
+	w.restart()
+	w.pass(time.Second)
+	w.Finished("a/b", w.now, "", time.Hour)
+	w.pass(2 * keepEvery)
+	second := w.memory("a/b")
+	w.Controller = first
+	w.pass(time.Second)
+	m = w.memory("a/b")
+	if mean, _ := m.stats.Remaining("", 0); mean != func() time.Duration { d, _ := second.stats.Remaining("", 0); return d }() {
+		t.Errorf("it goes on with what it knew: %v", mean)
+	}
+}
+
+// A clock that was put back does not keep anything waiting for longer than it
+// would have waited anyway.
+func TestAClockIsPutBack(t *testing.T) {
+	w := newWorld(t, "a/b")
+	w.pending["a/b"] = 1
+	w.now = w.now.Add(24 * time.Hour)
+	w.answer = func(i *Intent) Answer { return Answer{Again: true} }
+	w.pass(0)
+	w.now, w.answer = w.now.Add(-24*time.Hour), func(i *Intent) Answer { return Answer{Faults: []Fault{{Description: "broken"}}} }
+	w.pass(0)
+	if len(w.intents) > 0 {
+		t.Fatal("the intent waits for a day")
+	}
+	w.now = w.now.Add(24 * time.Hour)
+	w.pass(0)
+	w.now, w.answer = w.now.Add(-24*time.Hour), nil
+	w.pass(0)
+	w.pass(2 * time.Second)
+	if w.count(Requested) != 1 {
+		t.Error("the launch configuration waits for a day")
+	}
+}
+
 // What a repetition tells counts in the same pass.
 func TestWhatARepetitionTellsIsNotStartedAgain(t *testing.T) {
 	for _, broken := range []string{"Answer", ""} {
@@ -289,7 +364,7 @@ func TestMeasure(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	in, idle := p.measure(o, settings, p.memory("a/b", o), live, []*Intent{{Created: 20, Capacity: 256}})
+	in, idle := p.measure(o, settings, live, []*Intent{{Created: 20, Capacity: 256}})
 	if in.Pending != 9 || in.OldestPending != 900 || in.Working != 4 || in.Spare != 1 || in.Stopping != 8+16+32+64+128 || in.Now != 1000 {
 		t.Errorf("%+v", in)
 	}
@@ -453,6 +528,7 @@ func TestManyPoolsAtOnce(t *testing.T) {
 		o := w.add(fmt.Sprintf("a/p%d", i), `{"maxCapacity": 4}`, &LaunchConfig{ID: "lc-1", Capacity: 1})
 		w.pending[o.ID] = 4
 	}
+	w.pass(0)
 	var tells sync.WaitGroup
 	for i := range 50 {
 		tells.Go(func() {
@@ -496,7 +572,7 @@ func (w *world) boot(n int, d time.Duration) {
 }
 
 func (w *world) patience() time.Duration {
-	m := w.memory("a/b", nil)
+	m := w.memory("a/b")
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	return m.stats.RegistrationTimeout("m")

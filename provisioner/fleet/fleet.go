@@ -146,12 +146,19 @@ func (c *LaunchConfig) Lose(now timestamp.Time) string {
 	return c.Fail(now)
 }
 
+// Waits reports whether the configuration waits for another try. A time further
+// off than any wait is one of a clock that has been put right since.
+func (c *LaunchConfig) Waits(now timestamp.Time) bool {
+	left := c.StartAfter.Sub(now)
+	return c.Failures > 0 && left > 0 && left <= maxDelay
+}
+
 // Fail counts a failed start and makes the configuration wait. What fails while
 // it waits was started before, and is no news. It returns a sentence about the
 // wait.
 func (c *LaunchConfig) Fail(now timestamp.Time) string {
 	c.Credit = 0
-	if c.StartAfter <= now {
+	if !c.Waits(now) {
 		c.Failures++
 		c.StartAfter = now.Add(min(firstDelay<<min(c.Failures-1, 20), maxDelay))
 	}
@@ -183,7 +190,7 @@ type Worker struct {
 	Expires        timestamp.Time // of a running worker: its credentials; of others: the record
 	Registered     timestamp.Time // 0: not yet
 	Proven         bool           // it has run for a while, or has come back for more work
-	Drained        bool           // the queue gives it nothing any more
+	Drained        bool           // it has no task, and the queue gives it none any more
 	Asked          timestamp.Time // when it was asked to end; 0: not yet
 	Ends           timestamp.Time // when its provider takes it away, as far as it has said so; 0: it has not
 	Leave          string         // why it is to go as soon as it is idle; "": it is not
@@ -239,7 +246,6 @@ const (
 	KindConfig       = "configuration-wrong"  // the provider refuses the launch configuration
 	KindUnchecked    = "not-checked"          // the provider could not check a definition
 	KindAuth         = "not-authorized"       // the provider refuses us
-	KindInterrupted  = "interrupted"          // the provider takes a worker away
 )
 
 // An Ending is how a worker's life ends in the books.
@@ -280,7 +286,8 @@ type Book interface {
 	// Asked writes that workers were asked to end.
 	Asked(ctx context.Context, now timestamp.Time, list []*Worker) error
 
-	// Stop puts a worker into the state stopping, and reports whether it did.
+	// Stop puts a worker into the state stopping, in which the queue gives it
+	// nothing more, and reports whether it did.
 	Stop(ctx context.Context, now timestamp.Time, o *Pool, w *Worker, e Ending) (bool, error)
 
 	// Drain puts those of the workers that have no claim into the state

@@ -18,7 +18,7 @@ import (
 // reconcile brings one pool closer to what it should be: what has ended is
 // closed, what is to go is made to, and what is missing is started.
 func (p *pass) reconcile(ctx context.Context, o *Pool, deaf error) (more bool, err error) {
-	m := p.memory(o.ID, o)
+	m := p.recall(o)
 	live, trouble := p.tend(ctx, o, m)
 	intents, started, lost, err := p.repeat(ctx, o, m)
 	if err != nil {
@@ -65,7 +65,7 @@ func (p *pass) reconcile(ctx context.Context, o *Pool, deaf error) (more bool, e
 		p.Show(o, live, m.in, m.last)
 		return false, trouble
 	}
-	in, idle := p.measure(o, settings, m, live, intents)
+	in, idle := p.measure(o, settings, live, intents)
 	m.mu.Lock()
 	d := policy.Decide(in, &m.stats)
 	m.mu.Unlock()
@@ -111,7 +111,7 @@ func (p *pass) providerIDs() (ids []string) {
 // measure makes the policy's inputs of a pool, each worker counted once. Those
 // that were made from something else than the pool's workers are now take room
 // and do not help. It returns the idle workers in the order of the inputs.
-func (p *pass) measure(o *Pool, s Settings, m *memory, live []*Worker, intents []*Intent) (sizing.Inputs, []*Worker) {
+func (p *pass) measure(o *Pool, s Settings, live []*Worker, intents []*Intent) (sizing.Inputs, []*Worker) {
 	demand := p.demand[o.ID]
 	in := sizing.Inputs{
 		Now: p.now, Pending: demand.Pending, OldestPending: demand.Oldest, Running: demand.Running,
@@ -158,10 +158,6 @@ func (p *pass) measure(o *Pool, s Settings, m *memory, live []*Worker, intents [
 	return in, idle
 }
 
-type remainer interface {
-	Remaining(kind string, age time.Duration) (mean, spread time.Duration)
-}
-
 // foresee guesses when tasks become pending: when the last of those that they
 // wait for ends.
 func (p *pass) foresee(u Upcoming) sizing.Known {
@@ -170,13 +166,12 @@ func (p *pass) foresee(u Upcoming) sizing.Known {
 		k.At, k.Error = u.At, u.Error
 	}
 	for _, a := range u.After {
-		m := p.memory(a.PoolID, nil)
-		m.mu.Lock()
 		var left, spread time.Duration
-		if x, ok := any(&m.stats).(remainer); ok {
-			left, spread = x.Remaining(a.Kind, p.now.Sub(a.Since))
+		if m := p.memory(a.PoolID); m != nil {
+			m.mu.Lock()
+			left, spread = m.stats.Remaining(a.Kind, p.now.Sub(a.Since))
+			m.mu.Unlock()
 		}
-		m.mu.Unlock()
 		if at := p.now.Add(left); at >= k.At {
 			k.At, k.Error = at, spread
 		}
@@ -294,7 +289,7 @@ func (p *pass) candidates(o *Pool, live []*Worker, open []*Intent) (list []Candi
 			}
 		}
 		switch {
-		case c.Failures > 0 && p.now < c.StartAfter:
+		case c.Waits(p.now):
 			p.WakeAt(o.ID, c.StartAfter)
 			continue
 		case c.Failures > 0:
@@ -321,7 +316,7 @@ func (p *pass) repeat(ctx context.Context, o *Pool, m *memory) (open []*Intent, 
 			}
 			continue
 		}
-		if p.Providers[i.ProviderID] == nil || p.blind[i.ProviderID] != nil || p.now < i.NextAttempt {
+		if p.Providers[i.ProviderID] == nil || p.blind[i.ProviderID] != nil || i.waits(p.now, p.came[i.ID]) {
 			p.WakeAt(o.ID, i.NextAttempt)
 			open = append(open, i)
 			continue
@@ -338,6 +333,26 @@ func (p *pass) repeat(ctx context.Context, o *Pool, m *memory) (open []*Intent, 
 		started = append(started, list...)
 	}
 	return open, started, lost, trouble
+}
+
+// cameRetry is how long after a call without a clear answer it is repeated where
+// a worker is seen that can have come of nothing else: it will want to register.
+const cameRetry = 10 * time.Second
+
+// pause is how long after its last attempt an intent is sent again.
+func (i *Intent) pause() time.Duration {
+	return min(time.Second<<min(max(i.Attempts-1, 0), 6), time.Minute)
+}
+
+// waits reports whether it is too early to send an intent again. came is whether
+// a worker of it is seen. A time further off than any pause is one of a clock
+// that has been put right since.
+func (i *Intent) waits(now timestamp.Time, came bool) bool {
+	left := i.NextAttempt.Sub(now)
+	if came {
+		left -= max(i.pause()-cameRetry, 0)
+	}
+	return left > 0 && left < intentLife
 }
 
 // giveUp closes an intent that there is nobody to ask about.
@@ -380,7 +395,7 @@ func (p *pass) launch(ctx context.Context, o *Pool, m *memory, i *Intent) (start
 	failed := p.blameFaults(ctx, o, i, answer.Faults, &a)
 	if answer.Again {
 		i.Attempts++
-		i.NextAttempt = max(answer.Retry, p.now.Add(min(time.Second<<min(i.Attempts-1, 6), time.Minute)))
+		i.NextAttempt = max(answer.Retry, p.now.Add(i.pause()))
 		p.WakeAt(o.ID, i.NextAttempt)
 		if p.now.Sub(i.Created) >= intentLife {
 			a.Final = true
@@ -531,8 +546,10 @@ func (p *pass) keep(ctx context.Context, o *Pool, m *memory) error {
 		m.mu.Lock()
 		defer m.mu.Unlock()
 		m.dirty = true
+		return err
 	}
-	return err
+	m.text = text
+	return nil
 }
 
 func (p *pass) policyOf(o *Pool) string {

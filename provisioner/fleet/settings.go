@@ -60,6 +60,7 @@ type Warm struct {
 
 const (
 	defaultReregistrationTimeout = 96 * time.Hour
+	defaultQueueInactivity       = 2 * time.Hour
 	longestReregistrationTimeout = 30 * 24 * time.Hour // credentials last 31 days at most
 	longestWarm                  = 7 * 24 * time.Hour
 )
@@ -75,7 +76,9 @@ func ParseSettings(raw json.RawMessage) (Settings, error) {
 }
 
 func parseSettings(raw json.RawMessage) (Settings, error) {
-	c := Settings{ScalingRatio: 1, Lifecycle: Lifecycle{ReregistrationTimeout: int64(defaultReregistrationTimeout / time.Second)}}
+	c := Settings{ScalingRatio: 1, Lifecycle: Lifecycle{
+		ReregistrationTimeout: int64(defaultReregistrationTimeout / time.Second), QueueInactivity: int64(defaultQueueInactivity / time.Second),
+	}}
 	if err := json.Unmarshal(raw, &c); err != nil {
 		return c, Explain(err)
 	}

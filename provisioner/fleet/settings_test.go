@@ -68,7 +68,7 @@ func TestSettingsHaveDefaults(t *testing.T) {
 		t.Fatal(err)
 	}
 	if s.MinCapacity != 0 || *s.MaxCapacity != 7 || s.ScalingRatio != 1 || s.Renewal() != 96*time.Hour ||
-		s.Lifecycle.RegistrationTimeout != 0 || s.Lifecycle.QueueInactivity != 0 || s.Lifecycle.MaxAge != 60 ||
+		s.Lifecycle.RegistrationTimeout != 0 || s.Lifecycle.QueueInactivity != 7200 || s.Lifecycle.MaxAge != 60 ||
 		s.Sizing.WaitPrice != nil || s.Sizing.Policy != "" || s.Sizing.IdleTimeout != 0 {
 		t.Errorf("%+v", s)
 	}

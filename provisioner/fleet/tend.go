@@ -239,7 +239,8 @@ func (t *tending) running(ctx context.Context, w *Worker) error {
 	}
 	if quiet := Seconds(lifecycle.QueueInactivity); quiet > 0 && !t.deaf {
 		seen := t.demand.of(w.Ref)
-		if seen.Claims == 0 && t.now.Sub(max(w.Registered, seen.Released, seen.Active)) >= quiet {
+		// While there was no server, nobody could ask.
+		if seen.Claims == 0 && !seen.Quarantined && t.now.Sub(max(t.m.since, w.Registered, seen.Released, seen.Active)) >= quiet {
 			return t.drain(ctx, t.o, []*Worker{w}, fmt.Sprintf("it has not asked for work for %v", quiet))
 		}
 	}
@@ -415,7 +416,7 @@ func (p *pass) askToEnd(ctx context.Context, o *Pool, list []*Worker) error {
 }
 
 func (p *pass) closeGone(ctx context.Context, o *Pool, list []*Worker, gone []Ref) error {
-	t := &tending{pass: p, o: o, m: p.memory(o.ID, o)}
+	t := &tending{pass: p, o: o, m: p.memory(o.ID)}
 	is := map[Ref]bool{}
 	for _, r := range gone {
 		is[r] = true

@@ -140,7 +140,7 @@ func PlotFront(w io.Writer, title string, points []Point) error {
 	d.frame("overhead: what is paid beyond the work, in %", top, height, x, y)
 	bound := 100 * points[0].BoundOverhead
 	d.add(`<path d="M%s %sH%s" stroke="%s" stroke-dasharray="5 4"/>`, px(left), px(y.place(bound)), px(left+inner), ink)
-	d.text(left+inner-6, y.place(bound)-6, "end", 12, false, "knowing the future, without waiting")
+	d.text(left+6, y.place(bound)+15, "start", 12, false, "knowing the future, without waiting")
 	at := float64(left)
 	for i, name := range names {
 		color := colors[i%len(colors)]
@@ -158,7 +158,7 @@ func PlotFront(w io.Writer, title string, points []Point) error {
 			}
 			d.add(`<circle cx="%s" cy="%s" r="4.5" fill="%s" stroke="%s" stroke-width="1.8"><title>%s</title></circle>`, px(px0), px(py0), fill, color,
 				html.EscapeString(fmt.Sprintf("%s, %s: mean wait %.1f s, p95 %.1f s, overhead %.1f %%", p.Policy, p.Label, p.Wait.Mean, p.Wait.P95, 100*p.Overhead)))
-			d.text(px0+8, py0-7, "start", 11, false, p.Label)
+			d.text(px0+8, py0-7, "start", 11, false, p.Label[strings.LastIndexByte(p.Label, ' ')+1:])
 		}
 		d.under(`<path d="%s" fill="none" stroke="%s" stroke-width="1.5" opacity="0.55"/>`, path.String(), color)
 	}

@@ -76,21 +76,22 @@ func (e *engine) arrive(id int32) {
 	}
 	if g := t.group; g != nil && g.open > 0 {
 		g.members = append(g.members, id)
+		t.known = t.known || g.listed
 		g.relist()
 		return
 	}
-	e.enqueue(id, e.now)
+	e.enqueue(id)
 }
 
 // enqueue makes a task pending.
-func (e *engine) enqueue(id int32, now timestamp.Time) {
+func (e *engine) enqueue(id int32) {
 	t := &e.tasks[id]
-	t.since = now
+	t.since = e.now
 	known := int64(0)
 	if t.known {
 		known = 1
 	}
-	e.control.Arrived(t.pool.ID, now, 1, known)
+	e.control.Arrived(t.pool.ID, e.now, 1, known)
 	t.pool.wake()
 	if m := t.pool.choose(); m != nil {
 		e.give(m, id)
@@ -184,13 +185,12 @@ func (e *engine) finish(r *run) {
 	e.work(m)
 	for _, g := range t.unlocks {
 		g.open--
+		g.relist()
 		if g.open > 0 {
-			g.relist()
 			continue
 		}
-		g.relist()
 		for _, id := range g.members {
-			e.enqueue(id, e.now)
+			e.enqueue(id)
 		}
 		g.members = nil
 	}
@@ -245,16 +245,14 @@ func (g *group) relist() {
 	switch {
 	case foreseen && !g.listed:
 		p.known = append(p.known, g)
+		for _, id := range g.members {
+			p.tasks[id].known = true
+		}
 		p.wake()
 	case !foreseen && g.listed:
 		p.known = slices.DeleteFunc(p.known, func(x *group) bool { return x == g })
 	}
 	g.listed = foreseen
-	if foreseen {
-		for _, id := range g.members {
-			p.tasks[id].known = true
-		}
-	}
 }
 
 // tell announces a task.

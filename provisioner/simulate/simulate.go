@@ -24,6 +24,7 @@ package simulate
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"math/rand/v2"
 	"time"
@@ -100,6 +101,9 @@ func (o *Options) fill() error {
 // Run simulates pools side by side in one account, one for each trace, to the
 // end: until all tasks have been completed and the machines have gone.
 func Run(ctx context.Context, traces []Trace, o Options) (*Result, error) {
+	if len(traces) == 0 {
+		return nil, errors.New("there is no trace to simulate; give one for each pool")
+	}
 	if err := o.fill(); err != nil {
 		return nil, err
 	}

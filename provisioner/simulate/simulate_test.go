@@ -41,8 +41,8 @@ var everything = Options{Policy: "reactive", Interruptions: 0.5, Dead: 0.05, Sol
 
 func TestTheSameSeedGivesTheSameBytes(t *testing.T) {
 	traces := slices.Concat(
-		invent(t, "bursts", Shape{Length: 2 * time.Hour, Size: 40}),
-		invent(t, "graphs", Shape{Length: 4 * time.Hour, Size: 30, Rate: 5}),
+		invent(t, "bursts", Shape{Length: time.Hour, Size: 30}),
+		invent(t, "graphs", Shape{Length: 2 * time.Hour, Size: 30, Rate: 8}),
 	)
 	said := func(policy string, seed uint64) string {
 		o := everything

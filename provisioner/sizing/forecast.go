@@ -33,7 +33,8 @@ type outlook struct {
 	price     float64 // of waiting
 	boot      float64 // how long a worker takes to register, on the average
 	cost      float64 // of a start: what is paid until a worker registers, those included that never do
-	benefit   float64 // of a worker that is there when a task comes: the start of one, and waiting for it
+	busy      float64 // tasks that run
+	ending    float64 // how much sooner than a worker registers a task ends
 	situation int
 
 	demand  float64          // pending, less what is free
@@ -104,7 +105,7 @@ func (st *Statistics) outlook(in Inputs, s supply) *outlook {
 	o := &outlook{st: st, price: max(in.WaitPrice, leastPrice), boot: st.boot(), situation: st.Rises.situation(in.Now)}
 	dead := st.dead("")
 	o.cost = o.boot + dead/(1-dead)*st.RegistrationTimeout("").Seconds()
-	o.benefit = o.cost + o.price*o.boot
+	o.busy, o.ending = float64(running(in)), o.boot-st.wait(o.boot)
 	o.ends = max(st.ends(in.Running, in.Now)-st.Rises.expected(o.situation)*o.boot, 0)
 	for i := range o.fresh {
 		o.fresh[i] = (1 - dead) * st.registered("", o.at(i))
@@ -157,13 +158,21 @@ func (o *outlook) expect(in, err, n float64) {
 	}
 }
 
+// benefit is what a free worker saves once it is needed, after rank others:
+// the start of another one, and waiting for that, or until a task ends if that
+// is sooner. The more tasks run for each that needs a worker, the more often it
+// is.
+func (o *outlook) benefit(rank int64) float64 {
+	return o.cost + o.price*(o.boot-o.ending*o.busy/(o.busy+float64(rank)+1))
+}
+
 // keep is what it is worth to keep a worker that has been idle for age, and
 // that is used after rank others.
 func (o *outlook) keep(rank int64, age float64) float64 {
 	best := o.worth(rank, age)
 	for i, n := range o.due {
 		if n > float64(rank)+.5 {
-			return max(best, o.benefit-o.at(i))
+			return max(best, o.benefit(rank)-o.at(i))
 		}
 	}
 	return best
@@ -179,6 +188,7 @@ func (o *outlook) keep(rank int64, age float64) float64 {
 // what can be done by someone who knows the future. One that is not there yet
 // has a negative age, and is needed only as far as experience tells.
 func (o *outlook) worth(rank int64, age float64) float64 {
+	benefit := o.benefit(rank)
 	best, gain, before, p := math.Inf(-1), 0., 0., 0.
 	for span := range spans {
 		until := step.Seconds() * float64(uint64(1)<<span)
@@ -187,7 +197,7 @@ func (o *outlook) worth(rank int64, age float64) float64 {
 			usual = until / (age + until)
 		}
 		q := max(o.st.Rises.chance(o.situation, span, rank+1, usual), p)
-		gain += (q - p) * (o.benefit - (before+until)/2)
+		gain += (q - p) * (benefit - (before+until)/2)
 		best = max(best, gain-(1-q)*until)
 		before, p = until, q
 	}

@@ -1,4 +1,60 @@
-// Package sizing decides how many workers a pool should have.
+// Package sizing decides how many workers a pool should have: how much capacity
+// to start, and which idle workers may go.
+//
+// It is pure. A Policy looks at Inputs, one pool at one moment, and at
+// Statistics, what has been learnt about the pool, and makes a Decision, which
+// says in words and numbers why. Nothing here reads a clock, a database or a
+// network, so the same code runs a fleet and its simulation.
+//
+// # What is decided
+//
+// A task that finds a free worker waits for nothing. One that does not waits for
+// the next worker that ends its task or registers. Capacity costs money from the
+// moment it is requested, whether it boots, works or idles, so that each wait is
+// paid for with a machine, or the other way round. The exchange rate is the
+// owner's one knob, the wait price: what a minute of a task's waiting is worth,
+// in minutes of a machine. Everything else is learnt.
+//
+// The queue gives a task to the worker that was used most recently. The idle
+// ones are so in the order in which they will be needed, and those at the end
+// of it stay idle long enough to be worth ending: the policies say "the r-th idle
+// worker", never "this one".
+//
+// # Forecast
+//
+// An idle worker is kept for as long as it may cost what it can bring. That is
+// the ski rental problem: renting is idling, buying is ending the worker and
+// starting another one for the next task, whose price is the boot time and the
+// task's waiting. Without knowledge the best rule is to rent until as much has
+// been spent as buying costs, which is at most twice what is needed (Karlin,
+// Manasse, Rudolph and Sleator, "Competitive snoopy caching", 1988); delaying the
+// end of an idle server by about its setup time is what DelayedOff does (Gandhi,
+// Gupta, Harchol-Balter and Kozuch, "Optimality analysis of energy-performance
+// trade-off for server farm management", 2010). With knowledge it is an optimal
+// stopping problem: the probability that the r-th idle worker is needed within
+// a time is how often demand has risen by more than r within it, in situations
+// like this one. The rule without knowledge is what comes out where nothing has been
+// learnt, see outlook.worth.
+//
+// Workers are started one after the other in thought, each if it is worth it
+// with the ones before being started. It saves waiting for as long as tasks
+// wait, and it may be there for nothing: then it costs its boot time, less what
+// it is worth as an idle worker. Boot times differ, so that with a high price
+// more workers are started than tasks wait: nobody waits for the slowest. Tasks
+// that are known to come, as what they depend on is running, are in it with the
+// distribution of the time at which they come; and a worker is started for them
+// only once it is better than to start it a moment later, which is the
+// newsvendor's quantile (Arrow, Harris and Marschak, "Optimal inventory policy",
+// 1951). Tasks that will have ended by then are foreseen from the survival function
+// of how long tasks of their kind run, given how long they have. See
+// outlook.start.
+//
+// # The others
+//
+// Reactive looks at what is pending and nothing else, Ratio is worker-manager's
+// rule without its double counting, and WorkerManager is with it. They are
+// there for owners who want to predict what a pool does with a pencil, and to be
+// compared with.
 package sizing
 
 import (

@@ -272,6 +272,19 @@ func (st *Statistics) boot() float64 {
 	return sum / n
 }
 
+// wait is how long a task waits that finds no free worker while one boots
+// within that many seconds: until then, or until a task ends that is as long as
+// the pool's are.
+func (st *Statistics) wait(boot float64) float64 {
+	h := &st.Tasks
+	h.tidy()
+	n, sum := 1., boot
+	for b, c := range h.Count[:min(len(h.Count), buckets)] {
+		n, sum = n+float64(c), sum+float64(c)*min((edges[b]+edges[b+1])/2, boot)
+	}
+	return sum / n
+}
+
 func (st *Statistics) foretell(within float64) {
 	old := st.leaving
 	st.leaving = make(map[string]*leaving, len(st.Kinds)+1)

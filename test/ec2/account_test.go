@@ -28,7 +28,8 @@ import (
 type accountTest struct {
 	account provider.Account
 	region  string
-	subnet  string // "": any of the default network's
+	subnet  string   // "": any of the default network's
+	kinds   []string // of instances, all with processors of Arm
 	cluster string
 	clients func(provider.Account, string) provider.Clients
 
@@ -43,7 +44,7 @@ func TestOnAnAccountOfAWS(t *testing.T) {
 		t.Log("TASKFLEET_TEST_AWS names no account, so only the imitation of EC2 was used")
 		return
 	}
-	a := &accountTest{cluster: fmt.Sprintf("taskfleet-test-%d", time.Now().Unix()), now: time.Now, sleep: time.Sleep}
+	a := &accountTest{kinds: []string{"t4g.nano", "t4g.micro"}, cluster: fmt.Sprintf("taskfleet-test-%d", time.Now().Unix()), now: time.Now, sleep: time.Sleep}
 	for part := range strings.SplitSeq(setting, ",") {
 		switch name, value, _ := strings.Cut(part, "="); name {
 		case "account":
@@ -92,8 +93,8 @@ func TestOnAnAccountOfTheImitation(t *testing.T) {
 		}
 	})
 	a := &accountTest{
-		account: provider.Account{ID: account}, region: home, subnet: cloud.Surroundings(account, home).Subnets["us-east-1b"], cluster: "lane",
-		clients: clients, now: func() time.Time { return clock }, sleep: func(d time.Duration) { clock = clock.Add(d) },
+		account: provider.Account{ID: account}, region: home, subnet: cloud.Surroundings(account, home).Subnets["us-east-1b"],
+		kinds: []string{"m7g.medium", "c7g.medium"}, cluster: "lane", clients: clients, now: func() time.Time { return clock }, sleep: func(d time.Duration) { clock = clock.Add(d) },
 	}
 	a.run(t)
 }
@@ -159,16 +160,19 @@ func (a *accountTest) run(t *testing.T) {
 
 func (a *accountTest) time() timestamp.Time { return timestamp.Of(a.now()) }
 
-// pool is one of two of the smallest types.
+// pool is one of spot instances of some types.
 func (a *accountTest) pool(t *testing.T) *fleet.Pool {
+	var kinds []any
+	for _, k := range a.kinds {
+		kinds = append(kinds, map[string]any{"instanceType": k})
+	}
 	launch := map[string]any{}
 	if a.subnet != "" {
 		launch["SubnetId"] = a.subnet
 	}
 	config, err := json.Marshal(map[string]any{
-		"maxCapacity": 2, "launchConfig": launch, "canUseOndemand": false,
-		"regions":       []any{map[string]any{"region": a.region, "imageParameter": "/aws/service/ami-amazon-linux-latest/al2023-ami-kernel-default-arm64"}},
-		"instanceTypes": []any{map[string]any{"instanceType": "t4g.nano"}, map[string]any{"instanceType": "t4g.micro"}},
+		"maxCapacity": 2, "launchConfig": launch, "canUseOndemand": false, "maxPrice": 0.02, "instanceTypes": kinds,
+		"regions": []any{map[string]any{"region": a.region, "imageParameter": "/aws/service/ami-amazon-linux-latest/al2023-ami-kernel-default-arm64"}},
 	})
 	if err != nil {
 		t.Fatal(err)

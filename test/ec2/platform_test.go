@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"net/url"
+	"os"
 	"path/filepath"
 	"strings"
 	"syscall"
@@ -108,6 +109,35 @@ func (p *platform) start() {
 		p.t.Fatal(err)
 	}
 	p.server = s
+}
+
+// replicate starts another replica of a server on the same database. Clients and workers go on using the first; what the
+// second does is background work.
+func (p *platform) replicate() {
+	p.t.Helper()
+	o := p.options
+	o.Data, o.Listen = p.t.TempDir(), ""
+	o.Config = "rootUrl: " + p.server.RootURL + "\n" + o.Config
+	secrets, err := os.ReadFile(filepath.Join(p.options.Data, "secrets.json"))
+	if err == nil {
+		err = os.WriteFile(filepath.Join(o.Data, "secrets.json"), secrets, 0o600)
+	}
+	if err != nil {
+		p.t.Fatal(err)
+	}
+	s, err := server.Start(context.Background(), o)
+	if err != nil {
+		p.t.Fatal(err)
+	}
+	p.t.Cleanup(func() {
+		if err := s.Stop(); err != nil {
+			p.t.Error(err)
+		}
+		if p.t.Failed() {
+			log := s.Log()
+			p.t.Logf("the log of the second replica:\n%s", log[max(0, len(log)-20_000):])
+		}
+	})
 }
 
 // definition reads that of a pool.

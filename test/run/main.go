@@ -36,7 +36,7 @@ import (
 
 const usage = `usage: run test | check | bench | postgres
 
-  test      formatting, vet, all tests on SQLite and PostgreSQL, race detector, official clients, crashes
+  test      formatting, vet, all tests on SQLite and PostgreSQL, race detector, official clients, crashes, EC2
   check     formatting, vet, and the tests on SQLite alone; installs and starts nothing
   bench     taskfleet bench queue on SQLite and on PostgreSQL
   postgres  a PostgreSQL for "go test", until it is interrupted
