@@ -274,6 +274,10 @@ func TestWhatAWorkerMayDo(t *testing.T) {
 		if code != 200 || extra["workerId"] != r.WorkerID || extra["free"] != 0.0 {
 			t.Errorf("reporting an error: %d %v", code, out)
 		}
+		report["extra"] = map[string]any{"log": strings.Repeat("x", longestExtra)}
+		if code, _ := s.call(me, "POST", "/worker-pool-errors/p/build", report); code != 400 {
+			t.Errorf("reporting an error of any size: %d", code)
+		}
 		report["workerId"] = "w-other"
 		if code, _ := s.call(me, "POST", "/worker-pool-errors/p/build", report); code != 403 {
 			t.Errorf("reporting an error of another worker: %d", code)
@@ -465,6 +469,65 @@ func TestADrainThatLosesTheRace(t *testing.T) {
 			if s.claim(w.Ref) {
 				t.Error("a drained worker gets something")
 			}
+		}
+	})
+}
+
+// Whatever it is that ends a worker, it gets no task from then on.
+func TestAWorkerThatIsToEndGetsNothingMore(t *testing.T) {
+	storetest.Each(t, func(t *testing.T, db *store.DB) {
+		s := newStage(t, db)
+		s.length = time.Hour
+		s.do([]string{"pool", "p/build", "max=3"})
+		s.add("p/build", 3)
+		s.do([]string{"wait", "15s"})
+		all := s.rows("p/build", fleet.Running)
+		gets := func(n int) bool {
+			s.mu.Lock()
+			defer s.mu.Unlock()
+			return !s.draining[all[n].Ref]
+		}
+		s.cloud.Interrupt(all[0].Ref, 2*time.Minute)
+		s.ask(200, "DELETE", "/workers/"+all[1].String(), nil)
+		s.soon()
+		if gets(0) || gets(1) || !gets(2) {
+			t.Errorf("the one that is taken away gets something: %t, the removed one: %t, the other: %t", gets(0), gets(1), gets(2))
+		}
+	})
+}
+
+// openly is a cloud whose machines' tasks can get at the proof.
+type openly struct{ *Cloud }
+
+func (openly) ProofIsOpen() bool { return true }
+
+func TestAnOpenProofIsGoodOnce(t *testing.T) {
+	storetest.Each(t, func(t *testing.T, db *store.DB) {
+		s := newStage(t, db)
+		s.length = time.Hour
+		s.more = map[string]fleet.Provider{"cloud": openly{s.cloud}}
+		s.restart()
+		s.do([]string{"pool", "p/build", "max=1"})
+		s.add("p/build", 1)
+		s.do([]string{"wait", "15s"})
+		s.ask(400, "POST", "/worker/register", s.registration(s.rows("p/build", fleet.Running)[0].Ref, "cloud"))
+	})
+}
+
+// A worker that the answer about is late waits for it.
+func TestAWorkerIsFasterThanTheAnswer(t *testing.T) {
+	storetest.Each(t, func(t *testing.T, db *store.DB) {
+		s := newStage(t, db)
+		s.length = time.Hour
+		s.cloud.Boot = 70 * time.Second
+		s.do([]string{"provider", "is-unclear"})
+		s.do([]string{"pool", "p/build", "max=1"})
+		s.add("p/build", 1)
+		s.do([]string{"wait", "68s"}) // the next attempt would be in the third minute
+		s.do([]string{"provider", "is-well"})
+		s.do([]string{"wait", "20s"})
+		if got := s.workers("p/build"); got != "1 running" {
+			t.Errorf("there are %s", got)
 		}
 	})
 }

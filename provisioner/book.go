@@ -270,6 +270,32 @@ func (b book) Close(ctx context.Context, at timestamp.Time, o *fleet.Pool, w *fl
 	})
 }
 
+// Retire has the queue give workers nothing more, and writes why they are to go.
+func (b book) Retire(ctx context.Context, at timestamp.Time, o *fleet.Pool, list []*fleet.Worker, reason string) error {
+	return b.db.Do(ctx, func(tx *store.Tx) error {
+		var refs []fleet.Ref
+		for _, w := range slices.SortedFunc(slices.Values(list), byName) {
+			n, err := tx.Exec(`
+				UPDATE worker SET leave = $4
+				 WHERE worker_pool_id = $1 AND worker_group = $2 AND worker_id = $3 AND state = 'running' AND leave = ''`,
+				w.WorkerPoolID, w.WorkerGroup, w.WorkerID, reason)
+			if err != nil {
+				return err
+			}
+			if n > 0 {
+				refs = append(refs, w.Ref)
+			}
+		}
+		if len(refs) == 0 {
+			return nil
+		}
+		if _, err := b.queue.Retire(tx, refs); err != nil {
+			return fmt.Errorf("having the queue give workers nothing more: %w", err)
+		}
+		return nil
+	})
+}
+
 // judge writes what an ending says about the worker's launch configuration.
 func (b book) judge(tx *store.Tx, o *fleet.Pool, w *fleet.Worker, e fleet.Ending) error {
 	if c := o.LaunchConfig(w.LaunchConfigID); e.Failed && c != nil {

@@ -10,10 +10,12 @@ import (
 	"github.com/taskfleet/taskfleet/store"
 )
 
-// The published bounds.
+// The published bounds of texts, in characters, and ours of what a worker
+// reports besides, in bytes.
 const (
 	longestTitle       = 128
 	longestDescription = 10240
+	longestExtra       = 256 << 10
 )
 
 // record writes a complaint about a pool and announces it.

@@ -20,8 +20,10 @@ import (
 // started twice, there are never more than the pool may have, no task is lost,
 // and nothing is left in the end.
 func TestAPassThatBreaksOff(t *testing.T) {
+	t.Parallel()
 	for _, how := range []string{"killed", "failed"} {
 		t.Run(how, func(t *testing.T) {
+			t.Parallel()
 			storetest.Each(t, func(t *testing.T, db *store.DB) {
 				steps := live(t, db, "whole", how, 0)
 				for _, kind := range []string{
@@ -44,10 +46,9 @@ func TestAPassThatBreaksOff(t *testing.T) {
 // live plays a pool's life, breaks a pass off at step n, and returns the names
 // of the steps that there were.
 func live(t *testing.T, db *store.DB, name, how string, n int) (steps []string) {
-	s := newStage(t, db)
+	s := newStillStage(t, db)             // passes are made by hand, one every three seconds
 	s.log = slog.New(slog.DiscardHandler) // of panics that are wished for
-	s.stop()                              // passes are made by hand, one every three seconds
-	s.cloud.Boot, s.length, s.idle = 2*time.Second, 12*time.Second, time.Hour
+	s.cloud.Boot, s.length, s.idle, s.asks = 2*time.Second, 12*time.Second, time.Hour, 3*time.Second
 	if how == "killed" {
 		s.cloud.Linger = 4 * time.Second // machines take their time to end
 	}

@@ -21,6 +21,10 @@ type reading struct {
 	incomplete string   // why the provider could not look at all of it
 }
 
+// mostLaunchConfigs keeps one pool from holding up the others: each of its
+// launch configurations is looked at in every pass and written with each change.
+const mostLaunchConfigs = 1000
+
 // parse says what is wrong with the form of a definition, and reads from it
 // what the workers of the pool are made from.
 func (p *Provisioner) parse(d poolDefinition) (r reading, err error) {
@@ -35,6 +39,9 @@ func (p *Provisioner) parse(d poolDefinition) (r reading, err error) {
 	}
 	if err == nil {
 		r.configs, err = provider.Parse(d.Config)
+	}
+	if n := len(r.configs); n > mostLaunchConfigs {
+		err = fmt.Errorf("it has %d launch configurations, and %d are the most: use instanceTypes and availabilityZones, or several pools", n, mostLaunchConfigs)
 	}
 	if err != nil {
 		return r, api.Errorf(api.InputError, "The pool's configuration does not fit the provider %s: %v.", d.ProviderID, err)

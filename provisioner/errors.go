@@ -46,6 +46,12 @@ added to ` + "`extra`" + `.`,
 	if err := c.Authorize(scope.Vars{"workerGroup": b.WorkerGroup, "workerId": b.WorkerID}); err != nil {
 		return out, err
 	}
+	// What a worker may say, its tasks may say as well.
+	if text, err := json.Marshal(b.Extra); err != nil {
+		return out, err
+	} else if len(text) > longestExtra {
+		return out, api.Errorf(api.InputError, "extra has %d bytes of JSON; %d are kept. Report the end of a log only.", len(text), longestExtra)
+	}
 	err = p.db.Do(ctx, func(tx *store.Tx) error {
 		o, err := findPool(tx, c.Path.WorkerPoolID)
 		if err != nil {

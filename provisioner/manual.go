@@ -75,6 +75,8 @@ func (d *workerDefinition) check() error {
 		return api.Errorf(api.InputError, "expires is %s, which is over; a worker has to be known for a while.", d.Expires)
 	case d.Capacity != nil && *d.Capacity < 1:
 		return api.Errorf(api.InputError, "capacity is %d; a worker runs at least one task.", *d.Capacity)
+	case d.Capacity != nil && *d.Capacity > fleet.MostPerWorker:
+		return api.Errorf(api.InputError, "capacity is %d; a worker runs at most %d tasks at once.", *d.Capacity, fleet.MostPerWorker)
 	}
 	return nil
 }

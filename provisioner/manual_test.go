@@ -37,6 +37,7 @@ func TestMachinesThatAreThere(t *testing.T) {
 		}
 		says(t, "what was published", s.do([]string{"events"}), "worker-running")
 		s.ask(200, "PUT", path, body)
+		s.ask(400, "PUT", "/workers/p/rack/shelf/m-2", worker(24*time.Hour, fleet.MostPerWorker+1, secret))
 		for field, other := range map[string]map[string]any{
 			"capacity": worker(24*time.Hour, 3, secret), "providerInfo": worker(24*time.Hour, 2, another), "expires": worker(25*time.Hour, 2, secret),
 		} {

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"math"
+	"slices"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -202,6 +203,9 @@ func TestAWorkerIsDrainedAndTerminated(t *testing.T) {
 		w := view("/workers/p/build/cloud/" + of["working"][0])
 		if w["activity"] != "draining" || w["reason"] != "it was drained by tester" {
 			t.Errorf("the one that is drained: %v", w)
+		}
+		if x := s.rows("p/build", fleet.Running); slices.ContainsFunc(x, func(w *fleet.Worker) bool { return w.Drained }) {
+			t.Error("one at work is taken for one that can be ended at once")
 		}
 		says(t, "its advice", s.ask(200, "GET", "/workers/p/build/cloud/"+of["working"][0]+"/should-terminate", nil), "drained by tester")
 
@@ -415,6 +419,9 @@ func TestWorkersGetWhatTheDefinerOfThePoolHas(t *testing.T) {
 		s.ask(200, "PUT", "/worker-pool/p/build", body("a"))
 		s.as = may
 		s.ask(403, "POST", "/worker-pool/p/build", body("b")) // what runs with the scopes is theirs to say
+		// Workers of a pool that goes renew their credentials, too.
+		s.as = may + " worker-manager:provider:null-provider"
+		s.ask(403, "POST", "/worker-pool/p/build", definition([]string{"provider=null-provider", `scopes=["*"]`}))
 		s.as = ""
 		for say, config := range map[string]string{
 			"config.scopes[0]":  `scopes=["ä"]`,

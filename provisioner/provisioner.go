@@ -28,6 +28,7 @@ import (
 	"maps"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -115,6 +116,8 @@ type Provisioner struct {
 
 	last    time.Time      // start of the last pass
 	checked timestamp.Time // when it was last noted that workers were looked after
+
+	awaiting atomic.Int64 // registrations that wait for the row of their worker
 
 	found, noted map[string]health // by provider: at the last look, and as written down
 

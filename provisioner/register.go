@@ -1,6 +1,7 @@
 package provisioner
 
 import (
+	"cmp"
 	"context"
 	"crypto/hmac"
 	"crypto/sha256"
@@ -39,6 +40,10 @@ import (
 // (OpenProof), is used up at once: a worker whose reply is lost then has to be
 // replaced.
 const repeatWindow = 10 * time.Minute // as long as a worker tries to reach a server
+
+// mostAwaiting is how many registrations wait at once. The second that a
+// thousand workers may come in before the answer to their start is enough.
+const mostAwaiting = 1000
 
 type registration struct {
 	WorkerPoolID string          `json:"workerPoolId"`
@@ -177,10 +182,16 @@ func (p *Provisioner) register(ctx context.Context, r registration) (out registe
 
 // await finds the row of a worker, or waits for it where the worker was faster
 // than the answer to the call that started it: for as long as it takes the
-// controller to see the worker and to ask for the answer again.
+// controller to see the worker and to ask for the answer again. As anybody may
+// call, only so many wait; the others are to call again.
 func (p *Provisioner) await(ctx context.Context, r fleet.Ref) (w *worker, err error) {
 	const step = 500 * time.Millisecond
-	for range 2 * interval / step {
+	rounds := 2 * interval / step
+	if p.awaiting.Add(1) > mostAwaiting {
+		rounds = 1
+	}
+	defer p.awaiting.Add(-1)
+	for i := range rounds {
 		var intended bool
 		err = p.db.View(ctx, func(tx *store.Tx) (err error) {
 			if w, err = findWorker(tx, r); !isNotFound(err) {
@@ -192,7 +203,7 @@ func (p *Provisioner) await(ctx context.Context, r fleet.Ref) (w *worker, err er
 			}
 			return missing
 		})
-		if !isNotFound(err) || !intended {
+		if !isNotFound(err) || !intended || i == rounds-1 {
 			return w, err
 		}
 		select {
@@ -274,7 +285,7 @@ func (p *Provisioner) renew(ctx context.Context, r renewal) (out renewed, err er
 			return err
 		}
 		if w.State != fleet.Running && w.State != fleet.Stopping {
-			return api.Errorf(api.InputError, "The worker is %s: %s. It cannot go on and should end.", w.State, w.Reason)
+			return api.Errorf(api.InputError, "The worker is %s (%s). It cannot go on and should end.", w.State, cmp.Or(w.Reason, "it has not registered"))
 		}
 		lifetime := 96 * time.Hour
 		grants = nil

@@ -9,6 +9,7 @@ import (
 	"io"
 	"log/slog"
 	"maps"
+	"net/http"
 	"net/http/httptest"
 	"slices"
 	"strings"
@@ -43,7 +44,8 @@ type stage struct {
 	as    string // scopes of the story's caller; "" is all
 
 	prov    *Provisioner
-	server  *api.Server
+	api     http.Handler // of the worker-manager; nil until it is called
+	ours    http.Handler // beside it, likewise
 	metrics *prometheus.Registry
 	stop    func() // stops the loops
 
@@ -52,6 +54,7 @@ type stage struct {
 	spoilt      string // the image that makes a worker break
 	idle        time.Duration
 	length      time.Duration // of a task
+	asks        time.Duration // between two questions of an idle worker
 	pending     map[string]int64
 	oldest      map[string]timestamp.Time
 	claimed     map[fleet.Ref]int64
@@ -68,10 +71,18 @@ type stage struct {
 	secrets     map[fleet.Ref]string
 }
 
+// newStage is a stage whose loops run.
 func newStage(t testing.TB, db *store.DB) *stage {
+	s := newStillStage(t, db)
+	s.restart()
+	return s
+}
+
+// newStillStage is a stage without a provisioner yet: open or restart it.
+func newStillStage(t testing.TB, db *store.DB) *stage {
 	s := &stage{
 		t: t, db: db, log: slog.New(slog.NewTextHandler(testWriter{t}, &slog.HandlerOptions{Level: slog.LevelWarn})),
-		idle: 30 * time.Second, length: time.Minute, stop: func() {},
+		idle: 30 * time.Second, length: time.Minute, asks: time.Second, stop: func() {},
 		pending: map[string]int64{}, oldest: map[string]timestamp.Time{}, claimed: map[fleet.Ref]int64{}, released: map[fleet.Ref]timestamp.Time{},
 		active: map[fleet.Ref]timestamp.Time{}, draining: map[fleet.Ref]bool{}, quarantined: map[fleet.Ref]bool{},
 		minted: map[string][]string{}, tokens: map[fleet.Ref]string{}, secrets: map[fleet.Ref]string{},
@@ -82,7 +93,6 @@ func newStage(t testing.TB, db *store.DB) *stage {
 		t.Fatal(err)
 	}
 	s.bus = bus
-	s.restart()
 	t.Cleanup(func() { s.stop() })
 	return s
 }
@@ -111,13 +121,31 @@ func (s *stage) open() {
 	if err != nil {
 		s.t.Fatal(err)
 	}
-	server := api.NewServer(api.Options{RootURL: "http://tasks.test", Auth: s, Log: s.log, Metrics: s.metrics, CheckOutput: true})
-	if err := errors.Join(api.Mount(server, API, p), api.Mount(server, Operations, p)); err != nil {
-		s.t.Fatal(err)
-	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.prov, s.server = p, server
+	s.prov, s.api, s.ours = p, nil, nil
+}
+
+// serve returns the methods that a path is of. To make them callable takes
+// longer than most stories do, so it is done when they are called.
+func (s *stage) serve(path string) http.Handler {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if strings.HasPrefix(path, operations) {
+		return mount(s, &s.ours, Operations)
+	}
+	return mount(s, &s.api, API)
+}
+
+func mount(s *stage, h *http.Handler, methods api.Service[*Provisioner]) http.Handler {
+	if *h == nil {
+		server := api.NewServer(api.Options{RootURL: "http://tasks.test", Auth: s, Log: s.log, Metrics: prometheus.NewRegistry(), CheckOutput: true})
+		if err := api.Mount(server, methods, s.prov); err != nil {
+			s.t.Error(err)
+		}
+		*h = server
+	}
+	return *h
 }
 
 // restart stops the loops and starts those of a new provisioner.
@@ -271,7 +299,7 @@ func (s *stage) settle(r fleet.Ref, done bool) {
 // work is a worker's life: register, ask, claim, work, idle, leave.
 func (s *stage) work(ctx context.Context, term <-chan struct{}, o Order) (err error) {
 	s.mu.Lock()
-	mood, idleTime, length := s.mood, s.idle, s.length
+	mood, idleTime, length, asks := s.mood, s.idle, s.length, s.asks
 	if s.spoilt != "" && s.spoilt == o.Image {
 		mood = "broken"
 	}
@@ -321,7 +349,7 @@ func (s *stage) work(ctx context.Context, term <-chan struct{}, o Order) (err er
 				return nil
 			}
 		}
-		wait, busy := time.Second, s.claim(o.Ref)
+		wait, busy := asks, s.claim(o.Ref)
 		if busy {
 			wait = length
 		}
@@ -369,10 +397,7 @@ func (s *stage) call(as, method, path string, body any) (int, map[string]any) {
 	r.Header.Set("Content-Type", "application/json")
 	r.Header.Set("Authorization", as)
 	w := httptest.NewRecorder()
-	s.mu.Lock()
-	server := s.server
-	s.mu.Unlock()
-	server.ServeHTTP(w, r)
+	s.serve(path).ServeHTTP(w, r)
 	var out map[string]any
 	if err := json.Unmarshal(w.Body.Bytes(), &out); err != nil {
 		s.t.Errorf("%s %s: %s", method, path, w.Body)

@@ -23,12 +23,14 @@ import (
 // "->" what it answers. The commands are those of stage.do. Stories play
 // through the real HTTP methods, with the loops running, in virtual time.
 func TestStories(t *testing.T) {
+	t.Parallel()
 	files, err := filepath.Glob("testdata/stories/*.txt")
 	if err != nil || len(files) == 0 {
 		t.Fatalf("no stories: %v", err)
 	}
 	for _, f := range files {
 		t.Run(strings.TrimSuffix(filepath.Base(f), ".txt"), func(t *testing.T) {
+			t.Parallel()
 			storetest.Each(t, func(t *testing.T, db *store.DB) { play(t, newStage(t, db), f) })
 		})
 	}

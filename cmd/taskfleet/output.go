@@ -7,6 +7,7 @@ import (
 	"os"
 	"strings"
 	"time"
+	"unicode"
 	"unicode/utf8"
 
 	"github.com/spf13/cobra"
@@ -53,8 +54,9 @@ func (t *table) text(width int) string {
 	columns := make([]int, len(t.head))
 	all := append([][]string{t.head}, t.rows...)
 	for _, row := range all {
-		for i, cell := range row {
-			columns[i] = max(columns[i], utf8.RuneCountInString(cell))
+		for i := range row {
+			row[i] = printable(row[i])
+			columns[i] = max(columns[i], utf8.RuneCountInString(row[i]))
 		}
 	}
 	total, widest := -gap, 0
@@ -76,6 +78,17 @@ func (t *table) text(width int) string {
 		b.WriteString(strings.TrimRight(line, " ") + "\n")
 	}
 	return b.String()
+}
+
+// printable is s without what a terminal obeys instead of showing it: workers,
+// and tasks on them, have a say in what is printed here.
+func printable(s string) string {
+	return strings.Map(func(r rune) rune {
+		if r == utf8.RuneError || unicode.IsControl(r) || r >= '\u202a' && r <= '\u202e' || r >= '\u2066' && r <= '\u2069' {
+			return utf8.RuneError
+		}
+		return r
+	}, s)
 }
 
 // clip shortens s to n characters.

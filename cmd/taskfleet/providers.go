@@ -6,6 +6,7 @@ import (
 	"context"
 	"encoding/pem"
 	"fmt"
+	"log/slog"
 	"maps"
 	"slices"
 
@@ -58,14 +59,14 @@ func (c *Config) checkProviders(bad func(path, format string, args ...any)) {
 				bad(path, "%s.identityCertificates.%s is not PEM", path, region)
 			}
 		}
-		if _, err := c.openAWS(p, func(aws.Account, string) aws.Clients { return aws.Clients{} }); err != nil {
+		if _, err := c.openAWS(p, func(aws.Account, string) aws.Clients { return aws.Clients{} }, nil); err != nil {
 			bad(path, "%s: %v", path, err)
 		}
 	}
 }
 
 // openAWS makes an aws provider that reaches AWS by clients.
-func (c *Config) openAWS(p ProviderConfig, clients func(aws.Account, string) aws.Clients) (*aws.Provider, error) {
+func (c *Config) openAWS(p ProviderConfig, clients func(aws.Account, string) aws.Clients, log *slog.Logger) (*aws.Provider, error) {
 	certificates := identity.Published()
 	for region, text := range p.IdentityCertificates {
 		if err := certificates.Add(region, []byte(text)); err != nil {
@@ -74,7 +75,7 @@ func (c *Config) openAWS(p ProviderConfig, clients func(aws.Account, string) aws
 	}
 	config := aws.Config{
 		Cluster: p.Cluster, RootURL: c.RootURL, Regions: p.Regions, InstanceProfiles: p.InstanceProfiles,
-		Requests: p.Requests, Certificates: certificates, Clients: clients,
+		Requests: p.Requests, Certificates: certificates, Clients: clients, Log: log,
 	}
 	if config.RootURL == "" {
 		config.RootURL = "http://" + c.Listen
@@ -97,7 +98,7 @@ func (p *platform) openProviders(ctx context.Context, c Config) (_ map[string]fl
 			return nil, fmt.Errorf("provider %s: finding credentials for AWS: %w", id, err)
 		}
 		c.RootURL = p.RootURL
-		provider, err := c.openAWS(settings, clients)
+		provider, err := c.openAWS(settings, clients, p.log)
 		if err != nil {
 			return nil, fmt.Errorf("provider %s: %w", id, err)
 		}

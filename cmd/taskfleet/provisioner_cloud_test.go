@@ -210,6 +210,7 @@ config:
   regions: [{region: us-east-1}]
   availabilityZones: [{availabilityZone: us-east-1a}, {availabilityZone: us-east-1b}]
   maxPrice: 0.5
+  ondemandAfter: 0
 `)
 }
 

@@ -19,7 +19,7 @@ func newCostCommand() *cobra.Command {
 		Use: "cost [POOL...]", Short: "Show what pools have cost, by the hour and by the task",
 		Long: `Shows what some pools, or all, have cost, and what for. A worker is paid from when it is asked for until it has ended,
 for a minute at least, at the price at which it was bought; the bill of the provider has the last word. PAID is hours
-of capacity: of a worker that runs two tasks at once, an hour is two. RAN is hours in which tasks ran, IDLE how much more
+of capacity: an hour of a worker that runs two tasks at once is two. RAN is hours in which tasks ran, IDLE how much more
 was paid than ran. Workers are known for a week, and so is what they cost.`,
 		Example: `  taskfleet provisioner cost
   taskfleet provisioner cost aws/build --since 7d

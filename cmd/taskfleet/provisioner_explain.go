@@ -189,7 +189,9 @@ func printTerms(w io.Writer, d *provisioner.Decision) error {
 		{"tasks pending", number(in.Pending)}, {"tasks running", number(in.Claimed)}, {"tasks expected soon", number(in.Known)},
 		{"working", number(in.Working)}, {"of it unused", number(in.Spare)}, {"idle", number(in.Idle)},
 		{"booting", number(in.Booting)}, {"leaving", number(in.Stopping)}, {"at least", number(in.Min)}, {"at most", number(in.Max)},
-		{"wait price", amount(in.WaitPrice)},
+	}
+	if d.Policy == "forecast" {
+		seen = append(seen, row{"wait price", amount(in.WaitPrice)})
 	}
 	if in.ScalingRatio != 1 {
 		seen = append(seen, row{"scaling ratio", amount(in.ScalingRatio)})

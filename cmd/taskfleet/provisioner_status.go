@@ -29,9 +29,9 @@ func newStatusCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use: "status", Short: "Show what is wrong with the fleet, and how it is",
 		Long: fmt.Sprintf(`Shows what is wrong, with what to do about it, then what is worth knowing, and then the providers and pools with their
-figures, in capacity: the number of tasks that can run at once. What counts as wrong: that no server looks after workers,
-that a provider does not answer, that workers cannot be started, that tasks wait for more than %s while their pool
-may have more workers. The exit code is 1 if anything is wrong.`, took(longWait)),
+figures, in capacity: the number of tasks that can run at once. It is wrong if no server looks after workers, a provider
+does not answer, workers cannot be started, tasks wait and nothing can be bought, or tasks wait for more than %s
+while their pool may have more workers. The exit code is 1 if anything is wrong.`, took(longWait)),
 		Example: "  taskfleet provisioner status\n  taskfleet provisioner status --json | jq '.wrong[].text'",
 		Args:    cobra.NoArgs,
 		RunE: withSession(brief, func(ctx context.Context, s *session, cmd *cobra.Command, _ []string) error {

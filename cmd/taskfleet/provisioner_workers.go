@@ -257,11 +257,9 @@ func (w *workerRecord) print(out io.Writer, now timestamp.Time) error {
 		line("because", "%s", w.Reason)
 	}
 	line("tasks", "%d of %d", w.Claims, w.Capacity)
-	if w.Market != "" {
-		line("bought", "%s at %s an hour", w.Market, moneyOr(w.Price))
-		if w.Price != nil {
-			line("cost", "%s%s", money(w.Cost), map[bool]string{true: "", false: " until now"}[w.State == "stopped"])
-		}
+	if w.Price != nil {
+		line("bought", "%s at %s an hour", w.Market, money(*w.Price))
+		line("cost", "%s%s", money(w.Cost), map[bool]string{true: "", false: " until now"}[w.State == "stopped"])
 	}
 	made := w.LaunchConfigID
 	if !w.Current && w.State != "stopped" {

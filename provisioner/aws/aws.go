@@ -44,7 +44,8 @@ type Provider struct {
 	order    []*place            // by account and region, as configured
 	verifier identity.Verifier
 
-	background atomic.Bool // Run sweeps, so that Look need not
+	background atomic.Bool  // Run sweeps, so that Look need not
+	looked     atomic.Int64 // the time that Look was last told
 
 	mu        sync.Mutex // guards all below and what is in places; no call is made under it
 	random    *rand.Rand
@@ -55,6 +56,7 @@ type Provider struct {
 	ended     map[string]timestamp.Time    // seen terminated and cleared away, with the time
 	notices   map[string]notice            // of instances that are not known yet
 	versions  map[string]uint64            // of what Look shows, by pool
+	latest    timestamp.Time               // that it has been
 	watchers  []func()
 }
 
@@ -64,6 +66,7 @@ type placeKey struct{ account, region string }
 type place struct {
 	account Account
 	region  string
+	alone   bool // the only one
 	Clients
 
 	// Of RunInstances and CreateFleet together, and of TerminateInstances.
@@ -73,21 +76,13 @@ type place struct {
 	lists                  pacer     // of what describes
 
 	markets map[marketKey]*market
-	count   int        // of instances
-	quota   [2]quota   // on demand, spot
+	count   int // of instances
+	quotas  map[quotaKey]*quota
 	tended  sync.Mutex // by one at a time
 	sweep   sweep
 	news    news
 
 	templates map[string]*templateState // by name
-}
-
-// A quota is how many virtual processors the account may have in the region.
-type quota struct {
-	limit   int64 // 0: not known
-	used    int64 // by our instances
-	planned int64 // by intents without answer
-	breaker breaker
 }
 
 // The limits that AWS documents, by the second and at once.
@@ -127,12 +122,13 @@ func New(c Config) (*Provider, error) {
 	for _, a := range c.Accounts {
 		for _, r := range c.Regions {
 			pl := &place{
-				account: a, region: r, Clients: c.Clients(a, r),
+				account: a, region: r, alone: len(c.Accounts)*len(c.Regions) == 1, Clients: c.Clients(a, r),
 				launches:   newBucket(launchRequests, launchRequestRate, c.Requests, c.Requests),
 				launched:   newBucket(launchResources, launchResourceRate, c.Requests, c.Resources),
 				terminates: newBucket(terminateRequests, terminateRequestRate, c.Requests, c.Requests),
 				terminated: newBucket(terminateResources, terminateRate, c.Requests, c.Resources),
 				markets:    map[marketKey]*market{},
+				quotas:     map[quotaKey]*quota{},
 				templates:  map[string]*templateState{},
 			}
 			p.places[placeKey{a.ID, r}] = pl

@@ -29,6 +29,10 @@ type bound struct {
 	capacities  map[string]int64
 	zones       map[string]string
 	spotRefused timestamp.Time // when EC2 last had less spot than it was asked for; 0: never
+	// Markets that have refused this launch configuration for what it says; others
+	// may be served there.
+	own  map[*market]*breaker
+	used timestamp.Time // last
 }
 
 // The tags of what the provider makes.
@@ -86,7 +90,7 @@ func (p *Provider) bind(o *fleet.Pool, c *fleet.LaunchConfig) (*bound, error) {
 	if err != nil {
 		return nil, err
 	}
-	if b, err = p.bindSpec(o, spec); err != nil {
+	if b, err = p.bindSpec(o, spec, p.market); err != nil {
 		return nil, err
 	}
 	b.config = string(c.Config)
@@ -94,8 +98,12 @@ func (p *Provider) bind(o *fleet.Pool, c *fleet.LaunchConfig) (*bound, error) {
 	return b, nil
 }
 
-func (p *Provider) bindSpec(o *fleet.Pool, s *spec) (*bound, error) {
-	b := &bound{spec: s, owner: o.Owner, place: p.places[placeKey{s.account, s.region}], capacities: map[string]int64{}, zones: map[string]string{}}
+// A marketFinder is Provider.market or Provider.glimpse.
+type marketFinder func(pl *place, zone, kind string, spot bool) *market
+
+// bindSpec makes the spec a pool's. Its markets are got by find.
+func (p *Provider) bindSpec(o *fleet.Pool, s *spec, find marketFinder) (*bound, error) {
+	b := &bound{spec: s, owner: o.Owner, place: p.places[placeKey{s.account, s.region}], capacities: map[string]int64{}, zones: map[string]string{}, own: map[*market]*breaker{}}
 	for i := range s.offers {
 		of := &s.offers[i]
 		b.capacities[of.kind] = of.capacity
@@ -104,7 +112,7 @@ func (p *Provider) bindSpec(o *fleet.Pool, s *spec) (*bound, error) {
 		}
 		for _, spot := range []bool{false, true} {
 			if spot && s.spot || !spot && s.onDemand {
-				b.markets[index(spot)] = append(b.markets[index(spot)], p.market(b.place, of.zone, of.kind, spot))
+				b.markets[index(spot)] = append(b.markets[index(spot)], find(b.place, of.zone, of.kind, spot))
 			}
 		}
 	}
@@ -153,19 +161,22 @@ func (b *bound) bindRun(p *Provider, o *fleet.Pool) error {
 	return err
 }
 
-// tagged adds tags to those that are there for kinds of resources.
+// tagged adds tags to those that are there for kinds of resources. Nobody else
+// sets tags of their names: by them the provider knows what is its own.
 func tagged(specs []types.TagSpecification, tags []types.Tag, kinds ...types.ResourceType) []types.TagSpecification {
 	specs = slices.Clone(specs)
+	for i := range specs {
+		specs[i].Tags = slices.DeleteFunc(slices.Clone(specs[i].Tags), func(t types.Tag) bool {
+			return slices.ContainsFunc(tags, func(o types.Tag) bool { return *o.Key == aws.ToString(t.Key) })
+		})
+	}
 	for _, kind := range kinds {
 		i := slices.IndexFunc(specs, func(s types.TagSpecification) bool { return s.ResourceType == kind })
 		if i < 0 {
 			specs = append(specs, types.TagSpecification{ResourceType: kind, Tags: tags})
 			continue
 		}
-		theirs := slices.DeleteFunc(slices.Clone(specs[i].Tags), func(t types.Tag) bool {
-			return slices.ContainsFunc(tags, func(o types.Tag) bool { return *o.Key == aws.ToString(t.Key) })
-		})
-		specs[i].Tags = append(theirs, tags...)
+		specs[i].Tags = append(specs[i].Tags, tags...)
 	}
 	return specs
 }

@@ -207,10 +207,28 @@ func TestRun(t *testing.T) {
 		if d := time.Since(began); d > 3*time.Second {
 			t.Errorf("it took %v to tell", d)
 		}
-		time.Sleep(5 * time.Minute)
+		pass := func(d time.Duration) {
+			for end := time.Now().Add(d); time.Now().Before(end); time.Sleep(5 * time.Second) {
+				w.clock = time.Now()
+				w.look()
+			}
+		}
+		pass(5 * time.Minute)
 		w.clock = time.Now()
 		if got := w.states(); got != "2 alive" && got != "1 lost, 2 alive" {
 			t.Error(got)
+		}
+
+		// Where nobody looks, another replica does: it gets the events.
+		time.Sleep(time.Minute)
+		sweeps, receives := w.calls("DescribeInstances"), cloud.Stats().Calls["sqs:ReceiveMessage"]
+		time.Sleep(5 * time.Minute)
+		if n, m := w.calls("DescribeInstances")-sweeps, cloud.Stats().Calls["sqs:ReceiveMessage"]-receives; n+m > 0 {
+			t.Errorf("with nobody looking it has swept %d times and asked for events %d times", n, m)
+		}
+		pass(30 * time.Second)
+		if w.calls("DescribeInstances") == sweeps || cloud.Stats().Calls["sqs:ReceiveMessage"] == receives {
+			t.Error("somebody looks again, and it does not")
 		}
 		cancel()
 		<-done

@@ -38,6 +38,7 @@ type EC2 interface {
 
 	DescribeSpotPriceHistory(context.Context, *ec2.DescribeSpotPriceHistoryInput, ...func(*ec2.Options)) (*ec2.DescribeSpotPriceHistoryOutput, error)
 	DescribeInstanceTypeOfferings(context.Context, *ec2.DescribeInstanceTypeOfferingsInput, ...func(*ec2.Options)) (*ec2.DescribeInstanceTypeOfferingsOutput, error)
+	GetSpotPlacementScores(context.Context, *ec2.GetSpotPlacementScoresInput, ...func(*ec2.Options)) (*ec2.GetSpotPlacementScoresOutput, error)
 
 	// For validation only.
 	DescribeImages(context.Context, *ec2.DescribeImagesInput, ...func(*ec2.Options)) (*ec2.DescribeImagesOutput, error)
@@ -67,14 +68,19 @@ type Quotas interface {
 // with the same token.
 const callTimeout = 30 * time.Second
 
+// renewBefore is how long before they end the credentials of a role, which are
+// good for 15 minutes, are renewed.
+const renewBefore = 5 * time.Minute
+
 // SDK makes clients of the real services, with the credentials of the
 // environment: variables, files of ~/.aws, the role of the container or the
 // machine. endpoint replaces the addresses of all services, for tests; "" are
-// AWS's own. The SDK repeats nothing: a repetition takes from the same limits
-// as a first call, and the provider keeps account of these.
+// AWS's own. The SDK repeats no call of EC2: a repetition takes from the same
+// limits as a first call, and the provider keeps account of these. Credentials
+// are renewed before they end, so that no call is refused for a clock that is
+// slow.
 func SDK(ctx context.Context, endpoint string) (func(Account, string) Clients, error) {
 	base, err := config.LoadDefaultConfig(ctx,
-		config.WithRetryer(func() aws.Retryer { return aws.NopRetryer{} }),
 		config.WithHTTPClient(awshttp.NewBuildableClient().WithTimeout(callTimeout)))
 	if err != nil {
 		return nil, err
@@ -94,11 +100,12 @@ func SDK(ctx context.Context, endpoint string) (func(Account, string) Clients, e
 					if a.ExternalID != "" {
 						o.ExternalID = &a.ExternalID
 					}
-				}))
+				}), func(o *aws.CredentialsCacheOptions) { o.ExpiryWindow = renewBefore })
 			}
 			c.Credentials = roles[a.ID]
 		}
-		return Clients{EC2: ec2.NewFromConfig(c), SQS: sqs.NewFromConfig(c), Quotas: servicequotas.NewFromConfig(c)}
+		once := func(o *ec2.Options) { o.Retryer = aws.NopRetryer{} }
+		return Clients{EC2: ec2.NewFromConfig(c, once), SQS: sqs.NewFromConfig(c), Quotas: servicequotas.NewFromConfig(c)}
 	}, nil
 }
 
@@ -128,7 +135,7 @@ func (c ownBodies) Do(r *http.Request) (*http.Response, error) {
 var Actions = []string{
 	"ec2:RunInstances", "ec2:CreateFleet", "ec2:CreateTags", "ec2:TerminateInstances", "ec2:DescribeInstances",
 	"ec2:CreateLaunchTemplate", "ec2:DescribeLaunchTemplates", "ec2:DeleteLaunchTemplate",
-	"ec2:DescribeSpotPriceHistory", "ec2:DescribeInstanceTypeOfferings", "servicequotas:GetServiceQuota",
+	"ec2:DescribeSpotPriceHistory", "ec2:DescribeInstanceTypeOfferings", "ec2:GetSpotPlacementScores", "servicequotas:GetServiceQuota",
 	"ec2:DescribeVolumes", "ec2:DeleteVolume", "ec2:DescribeNetworkInterfaces", "ec2:DeleteNetworkInterface",
 	"ec2:DescribeImages", "ec2:DescribeSecurityGroups", "ec2:DescribeSubnets", "ec2:DescribeKeyPairs", "ec2:DescribeInstanceTypes",
 	"sqs:ReceiveMessage", "sqs:DeleteMessage", "iam:PassRole", "sts:AssumeRole", "ssm:GetParameters",

@@ -170,18 +170,24 @@ func (p *Provider) warn(i *instance, n notice) bool {
 			m.fade(n.at)
 			m.interrupted += rebalanceCount
 		}
+	default:
+		return false
 	}
 	return true
 }
 
 const (
 	pollWait  = 20               // seconds that SQS waits for a message, at most
-	pollAgain = 10 * time.Second // after an error
+	pollAgain = 10 * time.Second // after errors, at most
 	tendEvery = time.Second
+	unlooked  = 30 * time.Second // without a Look there is nobody to tell
 )
 
 // Run receives events as they come and sweeps in time, until ctx ends. Without
 // it, Look does the sweeping, and whoever calls Look waits for it.
+//
+// It does so only while Look is called. Of several replicas of a server one looks
+// after the pools, and an event that another one had received would be lost.
 func (p *Provider) Run(ctx context.Context) {
 	p.background.Store(true)
 	defer p.background.Store(false)
@@ -199,7 +205,7 @@ func (p *Provider) runSweeps(ctx context.Context, pl *place) {
 	tick := time.NewTicker(tendEvery)
 	defer tick.Stop()
 	for {
-		if now := timestamp.Of(p.config.Now()); p.due(now, pl) {
+		if now := timestamp.Of(p.config.Now()); p.watched(now) && p.due(now, pl) {
 			before := pl.sweepNumber(p)
 			p.tend(ctx, now, pl)
 			if pl.sweepNumber(p) != before {
@@ -214,6 +220,11 @@ func (p *Provider) runSweeps(ctx context.Context, pl *place) {
 	}
 }
 
+// watched reports whether Look is being called.
+func (p *Provider) watched(now timestamp.Time) bool {
+	return now.Sub(timestamp.Time(p.looked.Load())) < unlooked
+}
+
 func (pl *place) sweepNumber(p *Provider) uint64 {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -221,18 +232,26 @@ func (pl *place) sweepNumber(p *Provider) uint64 {
 }
 
 func (p *Provider) runEvents(ctx context.Context, pl *place) {
+	failures := 0
 	for ctx.Err() == nil {
-		began := p.config.Now()
-		n, err := p.receive(ctx, timestamp.Of(began), pl, pollWait)
+		began := timestamp.Of(p.config.Now())
+		n, err := 0, error(nil)
+		if p.watched(began) {
+			n, err = p.receive(ctx, began, pl, pollWait)
+		}
 		pause := time.Duration(0)
 		switch {
 		case ctx.Err() != nil:
 			return
 		case err != nil:
 			p.config.Log.Error("EC2 events could not be read; instances are swept for every minute meanwhile", "account", pl.account.ID, "region", pl.region, "error", err)
-			pause = pollAgain
+			pause = min(tendEvery<<min(failures, 10), pollAgain)
+			failures++
 		case n == 0:
-			pause = tendEvery - p.config.Now().Sub(began) // a service that does not wait
+			pause = tendEvery - timestamp.Of(p.config.Now()).Sub(began) // a service that does not wait
+			failures = 0
+		default:
+			failures = 0
 		}
 		select {
 		case <-ctx.Done():

@@ -29,6 +29,7 @@ var verdicts = map[string]struct {
 	"InsufficientHostCapacity":             {fleet.SoldOut, soldOut},
 	"InsufficientCapacity":                 {fleet.SoldOut, soldOut},
 	"InsufficientReservedInstanceCapacity": {fleet.SoldOut, soldOut},
+	"InsufficientVolumeCapacity":           {fleet.SoldOut, soldOut},
 	"ReservationCapacityExceeded":          {fleet.SoldOut, soldOut},
 	"UnfulfillableCapacity":                {fleet.SoldOut, soldOut},
 	"CapacityNotAvailable":                 {fleet.SoldOut, soldOut},
@@ -37,8 +38,6 @@ var verdicts = map[string]struct {
 
 	"VcpuLimitExceeded":               {fleet.Quota, raiseQuota},
 	"InstanceLimitExceeded":           {fleet.Quota, raiseQuota},
-	"MaxSpotInstanceCountExceeded":    {fleet.Quota, raiseQuota},
-	"MaxSpotFleetRequestCount":        {fleet.Quota, raiseQuota},
 	"VolumeLimitExceeded":             {fleet.Quota, raiseQuota},
 	"MaxIOPSLimitExceeded":            {fleet.Quota, raiseQuota},
 	"NetworkInterfaceLimitExceeded":   {fleet.Quota, raiseQuota},
@@ -58,6 +57,7 @@ var verdicts = map[string]struct {
 	"TooManyRequestsException":        {fleet.Throttled, slower},
 	"BandwidthLimitExceeded":          {fleet.Throttled, slower},
 	"PriorRequestNotComplete":         {fleet.Throttled, slower},
+	"ConcurrentTagAccess":             {fleet.Throttled, slower},
 	"UnauthorizedOperation":           {fleet.Denied, allow},
 	"AccessDenied":                    {fleet.Denied, allow},
 	"AccessDeniedException":           {fleet.Denied, allow},
@@ -82,6 +82,8 @@ var verdicts = map[string]struct {
 	"VPCResourceNotSpecified":         {fleet.Wrong, "Name a subnet and security groups."},
 	"DefaultVpcDoesNotExist":          {fleet.Wrong, "Name a subnet and security groups."},
 	"MissingInput":                    {fleet.Wrong, fixConfig},
+	"OperationNotPermitted":           {fleet.Wrong, fixConfig},
+	"EncryptedVolumesNotSupported":    {fleet.Wrong, fixConfig},
 	"TagLimitExceeded":                {fleet.Wrong, "Take tags out of launchConfig.TagSpecifications."},
 	"InvalidAMIID.NotFound":           {fleet.Wrong, "The image is not there, or not shared with the account: images are of one region each. Put one of the region into launchConfig.ImageId, or use imageParameter."},
 	"InvalidAMIID.Unavailable":        {fleet.Wrong, "The image is not ready, or has been deregistered: use another in launchConfig.ImageId."},
@@ -94,6 +96,13 @@ var verdicts = map[string]struct {
 	"IdempotentParameterMismatch":     {fleet.Broken, "This should not happen: the intent's id has been used for another request. Please report it."},
 }
 
+// particular are codes by which a market refuses what a launch configuration
+// says, or has: others may well be served there.
+var particular = map[string]bool{
+	"InsufficientFreeAddressesInSubnet": true, "SpotMaxPriceTooLow": true, "InsufficientHostCapacity": true,
+	"InsufficientReservedInstanceCapacity": true, "ReservationCapacityExceeded": true,
+}
+
 // families of codes, by how they begin.
 var families = []struct {
 	prefix string
@@ -103,7 +112,7 @@ var families = []struct {
 	{"Invalid", fleet.Wrong, fixConfig},
 	{"AuthFailure.", fleet.Denied, allow},
 	{"Malformed", fleet.Wrong, fixConfig},
-	{"MaxSpot", fleet.Quota, raiseQuota},
+	{"Max", fleet.Quota, raiseQuota},
 	{"Missing", fleet.Wrong, fixConfig},
 	{"Unsupported", fleet.Wrong, fixConfig},
 }

@@ -77,10 +77,11 @@ type launching struct {
 	request *request
 	place   *place
 
-	started []fleet.Started
-	faults  []fleet.Fault
-	unknown bool
-	some    bool // instances have been launched
+	started  []fleet.Started
+	faults   []fleet.Fault
+	unknown  bool
+	some     bool // instances have been launched
+	answered bool // EC2 has acted on the request, and what is refused is a part of that
 }
 
 // answer closes the books on a call.
@@ -99,7 +100,9 @@ func (l *launching) answer() fleet.Answer {
 // land forgets an intent that has its answer. The caller holds p.mu.
 func (p *Provider) land(id string) {
 	if f := p.flights[id]; f != nil {
-		f.place.quota[index(f.spot)].planned -= f.vcpus
+		if f.quota != nil {
+			f.quota.planned -= f.vcpus
+		}
 		delete(p.flights, id)
 	}
 }
@@ -188,7 +191,7 @@ func (l *launching) fleet(ctx context.Context) {
 		l.granted(m)
 	}
 	p.mu.Unlock()
-	l.some = len(out.Instances) > 0
+	l.some, l.answered = len(out.Instances) > 0, true
 	l.refusals(out.Errors)
 	if len(out.Instances) == 0 && len(out.Errors) == 0 {
 		l.failed(judge("UnfulfillableCapacity", "The fleet has no instances, and EC2 does not say why."), nil)
@@ -240,8 +243,15 @@ func (l *launching) start(id string, f Facts, m *market) {
 // granted has a market that may have been closed open again.
 func (l *launching) granted(m *market) {
 	m.breaker.grant(l.now)
-	l.place.quota[index(m.spot)].breaker.grant(l.now)
+	m.quota.breaker.grant(l.now)
+	if b := l.bound(); b != nil && b.own[m] != nil {
+		b.own[m].grant(l.now)
+	}
 }
+
+// bound is what the intent was made from; nil if that was by a process before
+// this one, or has changed.
+func (l *launching) bound() *bound { return l.p.pools[l.in.PoolID][l.in.LaunchConfigID] }
 
 // refusals are the errors of a fleet: one for each market that was tried.
 func (l *launching) refusals(list []types.CreateFleetError) {
@@ -264,10 +274,10 @@ func (l *launching) refusals(list []types.CreateFleetError) {
 			m = l.p.market(l.place, l.p.asked(l.place, zone, "", string(o.InstanceType), spot), string(o.InstanceType), spot)
 			l.p.mu.Unlock()
 		}
-		if v.class == fleet.Wrong && v.code == "Unsupported" && m != nil {
+		if v.code == "Unsupported" && m != nil {
 			// One of many combinations that does not exist is no fault of the pool.
 			l.p.mu.Lock()
-			m.offered = false
+			l.close(m, v, offeringsEvery)
 			l.p.mu.Unlock()
 			continue
 		}
@@ -297,6 +307,36 @@ func (l *launching) fail(err error, zone, kind string) {
 	l.failed(v, []*market{m})
 }
 
+// close keeps from asking a market again for a while: for anybody if it is sold
+// out, and only for the launch configuration if that is why. The caller holds
+// p.mu.
+func (l *launching) close(m *market, v verdict, least time.Duration) {
+	m.refused++
+	if v.class == fleet.SoldOut && !particular[v.code] {
+		l.p.refuse(l.now, &m.breaker, least, v.text)
+	} else if b := l.bound(); b != nil {
+		if b.own[m] == nil {
+			b.own[m] = &breaker{}
+		}
+		l.p.refuse(l.now, b.own[m], least, v.text)
+	}
+}
+
+// quotas are those that markets have in common with others, or all that the
+// request could use. The caller holds p.mu.
+func (l *launching) quotas(markets []*market) (list []*quota) {
+	for _, m := range markets {
+		list = append(list, m.quota)
+	}
+	if len(markets) == 0 {
+		for kind := range l.request.Capacity {
+			list = append(list, l.place.quota(kind, l.request.Spot))
+		}
+	}
+	slices.SortFunc(list, func(a, b *quota) int { return cmp.Compare(a.class, b.class) })
+	return slices.Compact(list)
+}
+
 // failed reacts to a refusal, each class in its own way.
 func (l *launching) failed(v verdict, markets []*market) {
 	p := l.p
@@ -312,7 +352,7 @@ func (l *launching) failed(v verdict, markets []*market) {
 		if v.class == fleet.Throttled {
 			l.place.launches.throttled(l.now)
 		}
-		if l.in.Attempts > 0 && len(l.started) == 0 {
+		if l.in.Attempts > 0 && !l.answered {
 			// This call was turned away at the door. What became of the one before
 			// it is still not known.
 			l.unknown = true
@@ -323,24 +363,21 @@ func (l *launching) failed(v verdict, markets []*market) {
 			least = pricesEvery
 		}
 		for _, m := range markets {
-			m.refused++
-			p.refuse(l.now, &m.breaker, least, v.text)
-		}
-		if b := p.pools[l.in.PoolID][l.in.LaunchConfigID]; b != nil && l.request.Spot {
-			b.spotRefused = l.now
+			l.close(m, v, least)
 		}
 	case fleet.Quota:
-		p.refuse(l.now, &l.place.quota[index(l.request.Spot)].breaker, 0, v.text)
-		if b := p.pools[l.in.PoolID][l.in.LaunchConfigID]; b != nil && l.request.Spot {
-			b.spotRefused = l.now
+		for _, q := range l.quotas(markets) {
+			p.refuse(l.now, &q.breaker, 0, v.text)
 		}
+	}
+	if b := l.bound(); b != nil && l.request.Spot && (v.class == fleet.SoldOut || v.class == fleet.Quota) {
+		b.spotRefused = l.now
 	}
 	title := ""
 	if v.class == fleet.Wrong && l.some && len(markets) > 0 {
 		// It is right for others. A pool that works in part goes on.
 		for _, m := range markets {
-			m.refused++
-			p.refuse(l.now, &m.breaker, maxClosure, v.text)
+			l.close(m, v, maxClosure)
 		}
 		v.class, title = fleet.SoldOut, "The provider refuses the launch configuration in a market"
 	}

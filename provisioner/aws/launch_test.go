@@ -248,3 +248,29 @@ func TestTheRequestSaysWhoseItIs(t *testing.T) {
 		}
 	})
 }
+
+// A launch template that could not be made for a reason that may be gone in a
+// moment is made a moment later, and nobody is told.
+func TestATemplateThatIsNotMadeAtOnce(t *testing.T) {
+	w := newWorld(t, awsfake.Config{}, nil)
+	w.define(wide)
+	w.look()
+	w.once("CreateLaunchTemplate", false, &awsfake.Error{Code: "Unavailable", Message: "The service is unavailable"})
+	plan := w.plan(w.need(1))
+	if len(plan.Intents) > 0 || len(plan.Complaints) > 0 || plan.Retry != w.now().Add(time.Second) {
+		t.Errorf("without a template: %+v", plan)
+	}
+	w.pass(time.Second)
+	if plan := w.plan(w.need(1)); len(plan.Intents) != 1 || len(plan.Complaints) > 0 {
+		t.Errorf("a moment later: %+v", plan)
+	}
+	w = newWorld(t, awsfake.Config{Faults: awsfake.Faults{Unavailable: 1}}, nil)
+	w.define(wide)
+	for range 4 {
+		plan = w.plan(w.need(1))
+		w.pass(time.Second)
+	}
+	if len(plan.Complaints) != 1 || !strings.Contains(plan.Complaints[0].Description, "Unavailable") {
+		t.Errorf("where it lasts: %+v", plan)
+	}
+}

@@ -33,13 +33,21 @@ var regional = map[string]float64{
 // dollars, from a table of common types; 0 for others. What AWS charges may
 // differ by a few percent, and by contract.
 func ListPrice(region, instanceType string) float64 {
-	family, _, _ := strings.Cut(instanceType, ".")
+	family, size, _ := strings.Cut(instanceType, ".")
 	f := regional[region]
 	if f == 0 {
 		f = 1.2
 	}
-	return list[family] * float64(vcpus(instanceType)) * f
+	price := list[family] * float64(vcpus(instanceType)) * f
+	if part, is := burstable[size]; is && strings.HasPrefix(family, "t") {
+		price = list[family] * 2 * part * f
+	}
+	return price
 }
+
+// burstable is what the small sizes of burstable families cost, compared with
+// large, whose processors they have.
+var burstable = map[string]float64{"medium": 1. / 2, "small": 1. / 4, "micro": 1. / 8, "nano": 1. / 16}
 
 // vcpus is the number of virtual processors of an instance type, by the rule
 // that its size follows. There are exceptions among the largest and the oldest,
@@ -49,7 +57,7 @@ func vcpus(instanceType string) int64 {
 	family, size, _ := strings.Cut(instanceType, ".")
 	switch size {
 	case "nano", "micro", "small", "medium":
-		if strings.HasPrefix(family, "t") && family != "t2" {
+		if strings.HasPrefix(family, "t") && (family != "t2" || size == "medium") {
 			return 2
 		}
 		return 1
@@ -58,15 +66,12 @@ func vcpus(instanceType string) int64 {
 	case "xlarge":
 		return 4
 	}
-	if n, err := strconv.ParseInt(strings.TrimSuffix(strings.TrimPrefix(size, "metal-"), "xlarge"), 10, 64); err == nil && n > 0 {
+	n, found := strings.CutSuffix(size, "xlarge")
+	if !found { // metal-24xl
+		n = strings.TrimSuffix(strings.TrimPrefix(size, "metal-"), "xl")
+	}
+	if n, err := strconv.ParseInt(n, 10, 64); err == nil && n > 0 {
 		return 4 * n
 	}
 	return 96 // metal
-}
-
-// standard reports whether an instance type counts towards the quota of
-// standard instances; others have quotas of their own.
-func standard(instanceType string) bool {
-	return instanceType != "" && strings.ContainsRune("acdhimrtz", rune(instanceType[0])) &&
-		!strings.HasPrefix(instanceType, "inf") && !strings.HasPrefix(instanceType, "trn") && !strings.HasPrefix(instanceType, "mac") && !strings.HasPrefix(instanceType, "hpc") && !strings.HasPrefix(instanceType, "dl")
 }

@@ -18,6 +18,7 @@ type market struct {
 	name  string
 
 	breaker  breaker
+	quota    *quota
 	offered  bool    // false where EC2 says that the zone does not have the type
 	price    float64 // dollars an hour, of spot, as last heard of; 0: not known
 	launched int64
@@ -30,22 +31,32 @@ type market struct {
 	faded       timestamp.Time
 }
 
+// glimpse finds one, or shows what it would be: whoever just looks may name types
+// that do not exist. The caller holds p.mu.
+func (p *Provider) glimpse(pl *place, zone, kind string, spot bool) *market {
+	if m := pl.markets[marketKey{zone, kind, spot}]; m != nil {
+		return m
+	}
+	where, how := zone, "spot"
+	if zone == "" {
+		where = pl.region
+	}
+	if !spot {
+		how = "on-demand"
+	}
+	m := &market{place: pl, zone: zone, kind: kind, spot: spot, offered: true, name: where + "/" + kind + "/" + how, quota: pl.quota(kind, spot)}
+	if spot {
+		m.price = pl.spotPrice(zone, kind)
+	}
+	return m
+}
+
 // market finds or makes one. The caller holds p.mu.
 func (p *Provider) market(pl *place, zone, kind string, spot bool) *market {
 	key := marketKey{zone, kind, spot}
 	m := pl.markets[key]
 	if m == nil {
-		where, how := zone, "spot"
-		if zone == "" {
-			where = pl.region
-		}
-		if !spot {
-			how = "on-demand"
-		}
-		m = &market{place: pl, zone: zone, kind: kind, spot: spot, offered: true, name: where + "/" + kind + "/" + how}
-		if spot {
-			m.price = pl.spotPrice(zone, kind)
-		}
+		m = p.glimpse(pl, zone, kind, spot)
 		pl.markets[key] = m
 		pl.news.next, pl.news.due[spotPrices], pl.news.due[zoneOfferings] = 0, 0, 0
 	}
@@ -113,9 +124,12 @@ const (
 )
 
 // score is what a unit of work costs in a market, with what is lost by
-// interruptions: the lower the better.
+// interruptions, and by trying where there are few: the lower the better.
 func (m *market) score(s *spec, o *offer, list func(string, string) float64) float64 {
 	price := max(m.guess(list), s.minPrice*o.utility)
+	if m.spot {
+		price *= m.place.scarce()
+	}
 	return price / (o.utility * float64(o.capacity)) * (1 + m.hazard())
 }
 
@@ -152,6 +166,19 @@ func (b *breaker) open(now timestamp.Time) (open, one bool) {
 		return false, false
 	}
 	return true, true
+}
+
+// lets reports whether anything may be asked for.
+func (b *breaker) lets(now timestamp.Time) bool {
+	open, _ := b.open(now)
+	return open
+}
+
+// try notes that a request was let through.
+func (b *breaker) try(now timestamp.Time) {
+	if b.until != 0 {
+		b.probe = now
+	}
 }
 
 // retry is when a breaker that is not open may be.

@@ -169,8 +169,24 @@ func TestOnDemandIsTheFallback(t *testing.T) {
 	if started, faults := w.start(5); len(started) != 0 || len(faults) != 1 {
 		t.Fatalf("%v %+v", started, faults)
 	}
-	// All markets of spot are closed: on demand at once.
-	started, faults := w.start(5)
+	// All markets of spot are closed. On demand is bought when the wait is over.
+	n := w.need(5)
+	n.Waiting = 4 * time.Minute
+	w.pass(time.Second)
+	plan := w.plan(n)
+	if len(plan.Intents) != 0 || len(plan.Complaints) != 1 || !strings.Contains(plan.Complaints[0].Description, "waited for 5m0s") {
+		t.Fatalf("before the wait is over: %+v", plan)
+	}
+	if plan.Retry == 0 || plan.Retry > w.now().Add(time.Minute) {
+		t.Errorf("retry at %s", plan.Retry)
+	}
+	n.Waiting = 5 * time.Minute
+	var started []fleet.Started
+	var faults []fleet.Fault
+	for _, i := range w.plan(n).Intents {
+		a := w.launch(i)
+		started, faults = append(started, a.Started...), append(faults, a.Faults...)
+	}
 	if len(started) != 5 || len(faults) != 0 || !strings.HasSuffix(started[0].Market, "/on-demand") {
 		t.Fatalf("%+v %+v", started, faults)
 	}
@@ -185,7 +201,7 @@ func TestOnDemandIsTheFallback(t *testing.T) {
 	sell(false)
 	w.pass(time.Minute)
 	w.look()
-	n := w.need(5)
+	n = w.need(5)
 	n.Waiting = 6 * time.Minute
 	if plan := w.plan(n); len(plan.Intents) != 1 || input[ec2.CreateFleetInput](t, plan.Intents[0], "CreateFleet").OnDemandOptions == nil {
 		t.Errorf("having waited: %s", plan.Intents[0].Request)
@@ -340,11 +356,15 @@ func TestAMarketIsProbedBesideOthers(t *testing.T) {
 func TestPlainSpotRequests(t *testing.T) {
 	w := newWorld(t, awsfake.Config{}, nil)
 	w.define(`{"maxCapacity": 10, "launchConfigs": [{"region": "us-east-1", "maxPrice": 0.07, "launchConfig": {"ImageId": "$x86_64", "InstanceType": "c7i.xlarge",
-		"TagSpecifications": [{"ResourceType": "instance", "Tags": [{"Key": "team", "Value": "build"}, {"Key": "taskfleet-pool", "Value": "another"}]}],
+		"TagSpecifications": [{"ResourceType": "instance", "Tags": [{"Key": "team", "Value": "build"}, {"Key": "taskfleet-pool", "Value": "another"}]},
+			{"ResourceType": "instance", "Tags": [{"Key": "taskfleet-pool", "Value": "another"}]}],
 		"InstanceMarketOptions": {"MarketType": "spot"}}}]}`)
 	w.look()
 	i := w.plan(w.need(2)).Intents[0]
 	in := input[ec2.RunInstancesInput](t, i, "RunInstances")
+	if strings.Contains(string(i.Request), "another") {
+		t.Errorf("a pool sets a tag that is ours: %s", i.Request)
+	}
 	if *in.InstanceMarketOptions.SpotOptions.MaxPrice != "0.0700" || *in.MinCount != 1 || *in.MaxCount != 2 {
 		t.Errorf("%s", i.Request)
 	}
@@ -361,12 +381,50 @@ func TestPlainSpotRequests(t *testing.T) {
 }
 
 func TestPricesAndSizesOfInstanceTypes(t *testing.T) {
-	for kind, want := range map[string]float64{"c7i.large": 0.08925, "c7i.4xlarge": 0.714, "m5.24xlarge": 4.608, "t3.medium": 0.0832 / 2 * 2, "zz9.large": 0} {
+	for kind, want := range map[string]float64{"c7i.large": 0.08925, "c7i.4xlarge": 0.714, "m5.24xlarge": 4.608, "t3.medium": 0.0416, "t3.nano": 0.0052, "t2.micro": 0.0116, "m7i.metal-48xl": 9.6768, "zz9.large": 0} {
 		if got := provider.ListPrice("us-east-1", kind); got < want*0.999 || got > want*1.001 {
 			t.Errorf("%s costs %g, want %g", kind, got, want)
 		}
 	}
 	if a, b := provider.ListPrice("us-east-1", "c7i.large"), provider.ListPrice("eu-central-1", "c7i.large"); a >= b {
 		t.Error(a, b)
+	}
+}
+
+// Where EC2 has little, less is bought, before anything is refused there.
+func TestTheRegionsPlacementScoresCount(t *testing.T) {
+	share := func(scarce bool) float64 {
+		w := newWorld(t, awsfake.Config{}, nil)
+		w.define(strings.NewReplacer(
+			`"regions": [`, `"regions": [{"region": "us-west-2", "launchConfig": {"ImageId": "`+w.cloud.Surroundings(account, "us-west-2").Images["x86_64"]+`"}}, `,
+			`"availabilityZones": [`, `"availabilityZones": [{"availabilityZone": "us-west-2a"}, `).Replace(wide))
+		w.look()
+		if scarce {
+			for z := range w.cloud.Surroundings(account, home).Subnets { // also those that the pool does not use
+				for _, k := range kinds {
+					w.cloud.SellOut(spotMarket(z, k), true)
+				}
+			}
+		}
+		w.plan(w.need(1)) // makes the markets known
+		for range 5 {
+			w.pass(time.Minute)
+			w.look()
+		}
+		if w.calls("GetSpotPlacementScores") != 2 {
+			t.Errorf("%d calls for scores", w.calls("GetSpotPlacementScores"))
+		}
+		home, all := int64(0), int64(0)
+		for _, i := range w.plan(w.need(100)).Intents {
+			all += i.Workers
+			if strings.Contains(string(i.Request), `"region":"us-east-1"`) {
+				home += i.Workers
+			}
+		}
+		return float64(home) / float64(all)
+	}
+	before, after := share(false), share(true)
+	if after >= before || before == 0 {
+		t.Errorf("%.2f is bought where there is little, and %.2f where there is enough", after, before)
 	}
 }

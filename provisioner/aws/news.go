@@ -18,11 +18,11 @@ import (
 // news is what changes slowly and is read again now and then, one call at a
 // time and only as far as the sweeps leave room for.
 type news struct {
-	next   timestamp.Time             // when something is due
-	due    [choreCount]timestamp.Time // when each is
-	prices map[[2]string]float64      // of spot, by zone and type
-	asked  map[string]bool            // types whose zones are known
-	loose  map[string]timestamp.Time  // volumes and interfaces that nothing uses, since when
+	next      timestamp.Time             // when something is due
+	due       [choreCount]timestamp.Time // when each is
+	prices    map[[2]string]float64      // of spot, by zone and type
+	placement int32                      // of spot, EC2's score; 0: not known
+	loose     map[string]timestamp.Time  // volumes and interfaces that nothing uses, since when
 }
 
 // A chore is one thing that is read again.
@@ -49,6 +49,7 @@ const (
 	spotPrices = iota
 	zoneOfferings
 	accountQuotas
+	placementScore
 	launchTemplates
 	looseVolumes
 	looseInterfaces
@@ -59,6 +60,7 @@ var chores = [choreCount]chore{
 	{"spot prices", pricesEvery, true, (*place).hasSpot, (*Provider).readPrices},
 	{"offerings of instance types", offeringsEvery, true, (*place).hasMarkets, (*Provider).readOfferings},
 	{"quotas", quotasEvery, false, (*place).hasQuotas, (*Provider).readQuotas},
+	{"spot placement score", placementEvery, true, (*place).hasChoice, (*Provider).readPlacement},
 	{"launch templates", templatesEvery, true, nil, (*Provider).sweepTemplates},
 	{"volumes", leaksEvery, true, nil, (*Provider).sweepVolumes},
 	{"network interfaces", leaksEvery, true, nil, (*Provider).sweepInterfaces},
@@ -248,10 +250,6 @@ func offerings(ctx context.Context, pl *place, kinds []string) (map[string]map[s
 	}
 }
 
-// quotaCodes are those of the standard instance families, on demand and as spot,
-// in the service ec2.
-var quotaCodes = [2]string{"L-1216C47A", "L-34B43A08"}
-
 // readQuotas reads how many virtual processors the account may have.
 func (p *Provider) readQuotas(ctx context.Context, _ timestamp.Time, pl *place) error {
 	for i, code := range quotaCodes {
@@ -261,7 +259,7 @@ func (p *Provider) readQuotas(ctx context.Context, _ timestamp.Time, pl *place) 
 		}
 		if out.Quota != nil && out.Quota.Value != nil {
 			p.mu.Lock()
-			pl.quota[i].limit = int64(*out.Quota.Value)
+			pl.quota(standard, i == 1).limit = int64(*out.Quota.Value)
 			p.mu.Unlock()
 		}
 	}

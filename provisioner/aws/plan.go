@@ -17,8 +17,8 @@ import (
 type flight struct {
 	place    *place
 	planned  timestamp.Time
-	paid     bool // the tokens for a call have been taken
-	spot     bool
+	paid     bool   // the tokens for a call have been taken
+	quota    *quota // nil: of an intent of a process before this
 	vcpus    int64
 	workers  int64
 	launched bool
@@ -46,15 +46,13 @@ func (p *Provider) Plan(ctx context.Context, now timestamp.Time, n fleet.Need) (
 	plan := planning{p: p, now: now, pool: n.Pool.ID, provider: n.Pool.ProviderID}
 	p.mu.Lock()
 	candidates := make([]candidate, 0, len(n.From))
-	if len(p.pools[n.Pool.ID]) > 2*len(n.From)+20 {
-		delete(p.pools, n.Pool.ID) // of definitions that are no more
-	}
 	for _, c := range n.From {
 		b, err := p.bind(n.Pool, c.LaunchConfig)
 		if err != nil {
 			plan.complain(fleet.KindConfig, c.ID, "The launch configuration cannot be used", err.Error())
 			continue
 		}
+		b.used = now
 		candidates = append(candidates, candidate{c, b})
 	}
 	p.mu.Unlock()
@@ -123,17 +121,18 @@ func (l *planning) lane(c candidate, waiting time.Duration) *lane {
 	}
 	var retry timestamp.Time
 	var why string
-	if b.spot && !(b.onDemand && b.spotIsShort(l.now, waiting)) {
-		if retry, why = l.look(out, true); len(out.open)+len(out.half) > 0 {
-			return out
-		}
-	}
-	if b.onDemand {
-		r, w := l.look(out, false)
+	for _, spot := range b.ways(l.now, waiting) {
+		r, w := l.look(out, spot)
 		if len(out.open)+len(out.half) > 0 {
 			return out
 		}
-		retry, why = earlier(retry, r), cmp.Or(w, why)
+		retry, why = earlier(retry, r), cmp.Or(why, w)
+	}
+	if b.spot && b.onDemand && waiting < b.after {
+		why += fmt.Sprintf(" When a task has waited for %v, workers are bought on demand (ondemandAfter).", b.after)
+		if waiting > 0 {
+			retry = earlier(retry, l.now.Add(b.after-waiting))
+		}
 	}
 	l.Retry = earlier(l.Retry, retry)
 	l.because(c.ID, why)
@@ -147,11 +146,20 @@ func (l *planning) because(launchConfigID, why string) {
 	}
 }
 
-// spotIsShort reports whether tasks have waited longer for spot machines than
-// they are to: spot requests have been refused, and not long ago. A long queue
-// alone is no reason to pay more.
-func (b *bound) spotIsShort(now timestamp.Time, waiting time.Duration) bool {
-	return waiting >= b.after && b.spotRefused != 0 && now.Sub(b.spotRefused) < max(b.after, 2*time.Minute)
+// ways are how to pay, as spot or not, the first choice first. On demand is bought
+// when tasks have waited for spot machines as long as they may: if there are none
+// at the moment, and rather than them if there were too few not long ago. A long
+// queue alone is no reason to pay more.
+func (b *bound) ways(now timestamp.Time, waiting time.Duration) []bool {
+	switch {
+	case !b.spot:
+		return []bool{false}
+	case !b.onDemand || waiting < b.after:
+		return []bool{true}
+	case b.spotRefused != 0 && now.Sub(b.spotRefused) < max(b.after, 2*time.Minute):
+		return []bool{false, true}
+	}
+	return []bool{true, false}
 }
 
 // look finds the offers of a lane that may be had now. If there are none it
@@ -159,10 +167,6 @@ func (b *bound) spotIsShort(now timestamp.Time, waiting time.Duration) bool {
 func (l *planning) look(out *lane, spot bool) (retry timestamp.Time, why string) {
 	p := l.p
 	out.spot, out.open, out.half, out.score = spot, nil, nil, math.Inf(1)
-	q := &out.place.quota[index(spot)].breaker
-	if open, _ := q.open(l.now); !open {
-		return q.retry(l.now), q.reason
-	}
 	dear := 0
 	for i := range out.offers {
 		o := &out.offers[i]
@@ -174,12 +178,24 @@ func (l *planning) look(out *lane, spot bool) (retry timestamp.Time, why string)
 			dear++
 			continue
 		}
-		open, one := m.breaker.open(l.now)
+		if q := &m.quota.breaker; !q.lets(l.now) {
+			retry = earlier(retry, q.retry(l.now))
+			why = cmp.Or(why, q.reason)
+			continue
+		}
+		closed := &m.breaker
+		open, one := closed.open(l.now)
+		if own := out.own[m]; open && own != nil {
+			closed = own
+			var half bool
+			open, half = own.open(l.now)
+			one = one || half
+		}
 		switch {
 		case !open:
-			retry = earlier(retry, m.breaker.retry(l.now))
+			retry = earlier(retry, closed.retry(l.now))
 			if why == "" {
-				why = fmt.Sprintf("All of its markets are closed, for a while each, such as %s: %s More instance types, zones or regions help.", m.name, m.breaker.reason)
+				why = fmt.Sprintf("All of its markets are closed, for a while each, such as %s: %s More instance types, zones or regions help.", m.name, closed.reason)
 			}
 			continue
 		case one:
@@ -261,8 +277,12 @@ func (l *planning) buy(x *lane, need, room int64) (got int64) {
 	// is, or beside others.
 	if i := x.best(l.p, x.fitting(x.half, room)); i >= 0 && (len(open) == 0 || need > x.offers[i].capacity && l.better(x, i, open)) {
 		o := &x.offers[i]
-		if l.afford(x, 1) == 1 && l.within(x, 1, o) == 1 {
-			x.markets[index(x.spot)][i].breaker.probe = l.now
+		if l.afford(x, 1) == 1 && l.within(x, 1, i) == 1 {
+			m := x.markets[index(x.spot)][i]
+			m.breaker.try(l.now)
+			if own := x.own[m]; own != nil {
+				own.try(l.now)
+			}
 			got += l.intend(x, []int{i}, 1, o.capacity)
 		}
 		x.half = slices.DeleteFunc(x.half, func(j int) bool { return j == i })
@@ -271,7 +291,6 @@ func (l *planning) buy(x *lane, need, room int64) (got int64) {
 		return got
 	}
 	open = x.choice(l.p, open)
-	best := &x.offers[open[0]]
 	least, most := x.capacities(open)
 	// A fleet of machines of different capacity may exceed its target by a machine
 	// but one unit.
@@ -287,7 +306,7 @@ func (l *planning) buy(x *lane, need, room int64) (got int64) {
 	}
 	workers = min(workers, x.workers, mostAtOnce)
 	if workers = l.afford(x, workers); workers > 0 {
-		workers = l.within(x, workers, best)
+		workers = l.within(x, workers, open[0])
 	}
 	if workers < 1 {
 		return got
@@ -391,14 +410,16 @@ func (l *planning) afford(x *lane, workers int64) int64 {
 	return workers
 }
 
-// within is how many of the workers the account's quota allows.
-func (l *planning) within(x *lane, workers int64, o *offer) int64 {
-	q := &x.place.quota[index(x.spot)]
+// within is how many of the workers the account's quota allows, of those of an
+// offer.
+func (l *planning) within(x *lane, workers int64, offer int) int64 {
+	o := &x.offers[offer]
+	q := x.markets[index(x.spot)][offer].quota
 	if _, one := q.breaker.open(l.now); one {
 		workers = 1
 	}
 	each := vcpus(o.kind)
-	if q.limit == 0 || !standard(o.kind) || each == 0 {
+	if q.limit == 0 || each == 0 {
 		return workers
 	}
 	if left := max(0, (q.limit-q.used-q.planned)/each); left < workers {
@@ -436,13 +457,11 @@ func (l *planning) intend(x *lane, offers []int, workers, capacity int64) int64 
 	}
 	pl.launches.take(1)
 	pl.launched.take(workers)
-	f := &flight{place: pl, planned: l.now, paid: true, spot: x.spot, workers: workers}
-	if o := &x.offers[offers[0]]; standard(o.kind) {
-		f.vcpus = workers * vcpus(o.kind)
-		pl.quota[index(x.spot)].planned += f.vcpus
-	}
-	if q := &pl.quota[index(x.spot)].breaker; q.until != 0 {
-		q.probe = l.now
+	m := x.markets[index(x.spot)][offers[0]]
+	f := &flight{place: pl, planned: l.now, paid: true, quota: m.quota, vcpus: workers * vcpus(m.kind), workers: workers}
+	f.quota.planned += f.vcpus
+	for _, i := range offers {
+		x.markets[index(x.spot)][i].quota.breaker.try(l.now)
 	}
 	p.flights[id] = f
 	l.Intents = append(l.Intents, in)

@@ -49,10 +49,12 @@ func TestWhatIsWrongWithAConfigurationIsSaid(t *testing.T) {
 		{one(`"clienttoken": "x"`, ""), "the provider needs it for itself"},
 		{one(`"IamInstanceProfile": {"Name": "admin"}`, ""), "IamInstanceProfile admin is not one of those that pools may use"},
 		{one(`"IamInstanceProfile": {"Name": "worker"}`, ""), ""},
+		{one(`"LaunchTemplate": {"LaunchTemplateName": "admin"}`, ""), "LaunchTemplate is not allowed: what is in it could not be checked"},
 		{one(`"InstanceInitiatedShutdownBehavior": "stop"`, ""), "left behind"},
 		{one(`"DisableApiTermination": true`, ""), "could not be ended"},
 		{one(`"MetadataOptions": {"HttpEndpoint": "disabled"}`, ""), "a worker needs the metadata service"},
 		{one(`"MetadataOptions": {"HttpPutResponseHopLimit": 2}`, ""), ""},
+		{one(`"MetadataOptions": {"HttpTokens": "optional"}`, ""), "without session tokens (IMDSv2)"},
 		{one(`"BlockDeviceMappings": [{"DeviceName": "/dev/xvda", "Ebs": {"VolumeSize": 8, "DeleteOnTermination": false}}]`, ""), "BlockDeviceMappings[0].Ebs.DeleteOnTermination is false: what an instance leaves behind would be paid for"},
 		{one(`"BlockDeviceMappings": [{"DeviceName": "/dev/xvda", "Ebs": {"Volumesize": 8}}]`, ""), `launchConfig.BlockDeviceMappings[0].Ebs has a field "Volumesize", which EC2 does not know; it is called VolumeSize`},
 		{one(`"NetworkInterfaces": [{"NetworkInterfaceId": "eni-1"}]`, ""), "NetworkInterfaces[0] names an interface or an address, which several instances cannot share"},
@@ -85,6 +87,8 @@ func TestWhatIsWrongWithAConfigurationIsSaid(t *testing.T) {
 		{matrix(`"instanceTypes": [{"instanceType": "c7i.large"}, {"instanceType": "c7i.large"}]`), "is there already"},
 		{matrix(`"instanceTypes": [{"capacity": 2}]`), "instanceTypes[0].instanceType is missing"},
 		{matrix(`"instanceTypes": [{"instanceType": "c7i.large", "capacity": -2}]`), "must be more than 0"},
+		{matrix(`"instanceTypes": [{"instanceType": "c7i.large", "capacity": 4611686018427387904}]`), "must not be more than 1000000"},
+		{one("", `"workerManager": {"capacityPerInstance": 4611686018427387904}`), "it must be from 1 to 1000000"},
 		{strings.Replace(matrix(kinds), `"launchConfig": {"ImageId": "ami-1"}`, `"imageParameter": "/image"`, 1), ""},
 	} {
 		list, err := w.p.Parse(json.RawMessage(c.config))
@@ -360,7 +364,7 @@ func TestNoConfigurationIsTooStrange(t *testing.T) {
 	w := newWorld(t, awsfake.Config{}, nil)
 	for _, config := range []string{
 		wide, matrix(`"instanceTypes": [{"instanceType": "c7i.large", "capacity": 2, "utility": 2, "launchConfig": {"KeyName": "x"}, "additionalUserData": {"a": 1}}], "availabilityZones": [{"availabilityZone": "us-east-1a", "launchConfig": {"SubnetId": "x"}}], "maxPrice": 1, "ondemandAfter": 5, "workerConfig": {"a": 1}`),
-		one(`"BlockDeviceMappings": [{"DeviceName": "x", "Ebs": {"VolumeSize": 8}}], "IamInstanceProfile": {"Name": "worker"}, "MetadataOptions": {"HttpTokens": "optional"}, "NetworkInterfaces": [{"DeviceIndex": 0, "Groups": ["x"]}], "Placement": {"AvailabilityZone": "us-east-1a"}, "InstanceMarketOptions": {"MarketType": "spot", "SpotOptions": {"MaxPrice": "1"}}, "TagSpecifications": [{"ResourceType": "instance", "Tags": [{"Key": "a", "Value": "b"}]}]`,
+		one(`"BlockDeviceMappings": [{"DeviceName": "x", "Ebs": {"VolumeSize": 8}}], "IamInstanceProfile": {"Name": "worker"}, "MetadataOptions": {"HttpTokens": "required"}, "NetworkInterfaces": [{"DeviceIndex": 0, "Groups": ["x"]}], "Placement": {"AvailabilityZone": "us-east-1a"}, "InstanceMarketOptions": {"MarketType": "spot", "SpotOptions": {"MaxPrice": "1"}}, "TagSpecifications": [{"ResourceType": "instance", "Tags": [{"Key": "a", "Value": "b"}]}]`,
 			`"workerManager": {"maxCapacity": 3, "initialWeight": 1, "capacityPerInstance": 2, "launchConfigId": "x"}, "workerConfig": {"a": {}}, "additionalUserData": {"a": null}`),
 	} {
 		var root any

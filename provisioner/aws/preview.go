@@ -24,7 +24,7 @@ type shown struct {
 // paying with the request for one such machine, and a placeholder for the pool,
 // the intent and so on.
 func (p *Provider) Preview(_ context.Context, config json.RawMessage) ([]fleet.Spec, error) {
-	all, err := p.bindAll(config)
+	all, err := p.bindAll(config, p.glimpse)
 	if err != nil {
 		return nil, err
 	}
@@ -69,8 +69,8 @@ func (b *bound) preview(p *Provider, spot bool, i int) (json.RawMessage, error) 
 	return json.Marshal(s)
 }
 
-// bindAll makes the specs of a configuration.
-func (p *Provider) bindAll(config json.RawMessage) ([]*bound, error) {
+// bindAll makes the specs of a configuration that may be of no pool.
+func (p *Provider) bindAll(config json.RawMessage, find marketFinder) ([]*bound, error) {
 	list, err := split(config)
 	if err != nil {
 		return nil, err
@@ -83,7 +83,7 @@ func (p *Provider) bindAll(config json.RawMessage) ([]*bound, error) {
 		if err != nil {
 			return nil, err
 		}
-		b, err := p.bindSpec(pretended, s)
+		b, err := p.bindSpec(pretended, s, find)
 		if err != nil {
 			return nil, err
 		}
@@ -93,9 +93,9 @@ func (p *Provider) bindAll(config json.RawMessage) ([]*bound, error) {
 	return all, nil
 }
 
-// Markets are those of a configuration, as they are now.
+// Markets are those of a pool's configuration, as they are now.
 func (p *Provider) Markets(_ context.Context, now timestamp.Time, config json.RawMessage) ([]fleet.Market, error) {
-	all, err := p.bindAll(config)
+	all, err := p.bindAll(config, p.market)
 	if err != nil {
 		return nil, err
 	}
@@ -104,8 +104,7 @@ func (p *Provider) Markets(_ context.Context, now timestamp.Time, config json.Ra
 	list := []fleet.Market{}
 	seen := map[*market]bool{}
 	for _, b := range all {
-		for spot, markets := range b.markets {
-			q := &b.place.quota[spot].breaker
+		for _, markets := range b.markets {
 			for i, m := range markets {
 				if seen[m] {
 					continue
@@ -123,7 +122,7 @@ func (p *Provider) Markets(_ context.Context, now timestamp.Time, config json.Ra
 				case x.State == "open" && m.tooDear(b.spec, o, p.config.OnDemandPrice):
 					x.State, x.Reason = "closed", fmt.Sprintf("It costs $%s an hour, more than maxPrice allows, $%s.", dollars(m.dollars(p.config.OnDemandPrice)), dollars(b.maxPrice*o.utility))
 				case x.State == "open":
-					x.State, x.Until, x.Reason = q.state(now)
+					x.State, x.Until, x.Reason = m.quota.breaker.state(now)
 				}
 				list = append(list, x)
 			}

@@ -25,6 +25,7 @@ var ours = map[string]string{
 	"MinCount":              "how many instances there are is decided for the pool; use config.minCapacity",
 	"MaxCount":              "how many instances there are is decided for the pool; use config.maxCapacity or workerManager.maxCapacity",
 	"ClientToken":           "the provider needs it for itself; leave it out",
+	"LaunchTemplate":        "what is in it could not be checked, such as its instance profile and what is left behind; give its fields here",
 	"DryRun":                "leave it out; `taskfleet provisioner pools validate` makes dry runs",
 	"DisableApiTermination": "the instances could not be ended; leave it out",
 	"DisableApiStop":        "leave it out; workers are ended, not stopped",
@@ -57,6 +58,9 @@ func (p *Provider) complete(at string, m map[string]any) error {
 	}
 	if options["HttpEndpoint"] != "enabled" {
 		return fmt.Errorf("%s.MetadataOptions.HttpEndpoint is %v: a worker needs the metadata service to register; leave it out", at, options["HttpEndpoint"])
+	}
+	if options["HttpTokens"] != "required" {
+		return fmt.Errorf("%s.MetadataOptions.HttpTokens is %v: without session tokens (IMDSv2) a task that fetches a URL for somebody can be had to fetch the instance's identity; leave it out", at, options["HttpTokens"])
 	}
 	m["MetadataOptions"] = options
 	if err := keepNothing(at+".BlockDeviceMappings", m["BlockDeviceMappings"], "Ebs"); err != nil {

@@ -151,9 +151,7 @@ func (p *Provider) add(now timestamp.Time, pl *place, id, poolID, intentID strin
 	}
 	if m != nil && i.market == nil && i.state != terminated {
 		i.market = m
-		if standard(m.kind) {
-			pl.quota[index(m.spot)].used += vcpus(m.kind)
-		}
+		m.quota.used += vcpus(m.kind)
 	}
 	if i.sighting.Facts == nil || !i.whole {
 		i.facts = f.complete(i.facts)
@@ -187,9 +185,7 @@ func (p *Provider) drop(i *instance) {
 // release gives back what an instance takes of the account's quota.
 func (p *Provider) release(i *instance) {
 	if m := i.market; m != nil {
-		if standard(m.kind) {
-			i.place.quota[index(m.spot)].used -= vcpus(m.kind)
-		}
+		m.quota.used -= vcpus(m.kind)
 		i.market = nil
 	}
 }
@@ -323,6 +319,7 @@ func (p *Provider) lose(i *instance) {
 // Look sweeps where it is time to, unless [Provider.Run] does, and returns what
 // is known now. What it returns goes on to change with what becomes known.
 func (p *Provider) Look(ctx context.Context, now timestamp.Time) (fleet.Sight, error) {
+	p.looked.Store(int64(now))
 	if !p.background.Load() {
 		for _, pl := range p.order {
 			if p.due(now, pl) {

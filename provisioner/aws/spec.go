@@ -11,6 +11,8 @@ import (
 
 	"github.com/aws/aws-sdk-go-v2/service/ec2"
 	"github.com/aws/aws-sdk-go-v2/service/ec2/types"
+
+	"github.com/taskfleet/taskfleet/provisioner/fleet"
 )
 
 // A spec is a launch configuration that has been understood.
@@ -94,8 +96,8 @@ func (p *Provider) compile(at string, c launchConfig) (*spec, error) {
 		}
 		s.most = *m
 	}
-	if c.WorkerManager.CapacityPerInstance < 0 {
-		return nil, fmt.Errorf("%s.workerManager.capacityPerInstance is %d; it must be at least 1", at, c.WorkerManager.CapacityPerInstance)
+	if n := c.WorkerManager.CapacityPerInstance; n < 0 || n > fleet.MostPerWorker {
+		return nil, fmt.Errorf("%s.workerManager.capacityPerInstance is %d; it must be from 1 to %d", at, n, fleet.MostPerWorker)
 	}
 	if c.ImageParameter != "" {
 		if c.LaunchConfig["ImageId"] != nil {
@@ -126,14 +128,14 @@ func (p *Provider) compileRun(at string, c launchConfig, s *spec) error {
 	}
 	where := at + ".launchConfig"
 	m, _ := prune(merge(c.LaunchConfig, nil)).(map[string]any)
-	if m["InstanceType"] == nil && m["LaunchTemplate"] == nil {
-		return fmt.Errorf("%s.InstanceType is missing; say what to launch, such as c7i.xlarge", where)
-	}
-	if m["ImageId"] == nil && m["LaunchTemplate"] == nil {
-		return fmt.Errorf("%s.ImageId is missing; give an image of the region, or the imageParameter that has it", where)
-	}
 	if err := p.complete(where, m); err != nil {
 		return err
+	}
+	if m["InstanceType"] == nil {
+		return fmt.Errorf("%s.InstanceType is missing; say what to launch, such as c7i.xlarge", where)
+	}
+	if m["ImageId"] == nil {
+		return fmt.Errorf("%s.ImageId is missing; give an image of the region, or the imageParameter that has it", where)
 	}
 	s.run = &ec2.RunInstancesInput{}
 	if err := decode(where, m, s.run); err != nil {
@@ -202,6 +204,8 @@ func (p *Provider) compileFleet(at string, c launchConfig, s *spec) error {
 			return fmt.Errorf("%s is %s, which is there already; leave one out", where, t.InstanceType)
 		case t.Capacity < 0 || t.Utility < 0:
 			return fmt.Errorf("%s: capacity is %d and utility %g; both must be more than 0", where, t.Capacity, t.Utility)
+		case t.Capacity > fleet.MostPerWorker:
+			return fmt.Errorf("%s.capacity is %d; it must not be more than %d", where, t.Capacity, fleet.MostPerWorker)
 		case t.LaunchConfig["InstanceType"] != nil:
 			return fmt.Errorf("%s.launchConfig.InstanceType is not allowed; instanceType says it", where)
 		}

@@ -105,7 +105,6 @@ func (p *Provider) terminate(ctx context.Context, now timestamp.Time, pl *place,
 			return err
 		}
 		if len(missing) > 0 {
-			// Nothing was done about the others either.
 			rest := slices.DeleteFunc(slices.Clone(batch), func(id string) bool { return slices.Contains(missing, id) })
 			if len(rest) < len(batch) {
 				ids = slices.Concat(rest, ids)
@@ -115,8 +114,8 @@ func (p *Provider) terminate(ctx context.Context, now timestamp.Time, pl *place,
 	return nil
 }
 
-// terminateBatch makes one call. missing are those that EC2 does not find: it
-// has then done nothing.
+// terminateBatch makes one call. missing are those that EC2 does not find, or may
+// not end: it has then not ended all of the others either.
 func (p *Provider) terminateBatch(ctx context.Context, now timestamp.Time, pl *place, ids []string) (missing []string, err error) {
 	ctx, cancel := context.WithTimeout(ctx, callTimeout)
 	defer cancel()
@@ -138,6 +137,16 @@ func (p *Provider) terminateBatch(ctx context.Context, now timestamp.Time, pl *p
 			}
 		}
 		return nil, nil
+	}
+	if barred := named(err, ids, "OperationNotPermitted"); barred != nil {
+		// Somebody has protected them. The others are not to be kept by that.
+		p.config.Log.Error("instances may not be terminated; take their termination protection off (disableApiTermination)", "instances", barred, "account", pl.account.ID, "region", pl.region)
+		for _, id := range barred {
+			if i := p.instances[id]; i != nil {
+				i.asked = now
+			}
+		}
+		return barred, nil
 	}
 	if missing = notFoundIn(err, ids); missing != nil {
 		for _, id := range missing {

@@ -3,7 +3,9 @@ package aws
 import (
 	"context"
 	"errors"
+	"maps"
 	"regexp"
+	"slices"
 	"time"
 
 	"github.com/aws/aws-sdk-go-v2/aws"
@@ -47,6 +49,7 @@ func (pl *place) most() int { return max(listsAMinute, (pl.count+pageSize-1)/pag
 func (p *Provider) due(now timestamp.Time, pl *place) bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()
+	p.heed(now)
 	return now >= pl.sweep.next || pl.sweep.wanted || now >= pl.news.next
 }
 
@@ -148,6 +151,12 @@ func (p *Provider) sweepPlace(ctx context.Context, now timestamp.Time, pl *place
 			delete(p.notices, id)
 		}
 	}
+	for pool, all := range p.pools {
+		maps.DeleteFunc(all, func(_ string, b *bound) bool { return now.Sub(b.used) > forgetBound })
+		if len(all) == 0 {
+			delete(p.pools, pool)
+		}
+	}
 	for id, f := range p.flights {
 		if age := now.Sub(f.planned); age > forgetFlight || f.paid && age > forgetPlanned {
 			p.land(id)
@@ -155,6 +164,10 @@ func (p *Provider) sweepPlace(ctx context.Context, now timestamp.Time, pl *place
 	}
 	return nil
 }
+
+// forgetBound is when a launch configuration that is not planned with any more
+// is forgotten; it can be made again.
+const forgetBound = time.Hour
 
 // When an intent is not expected to be launched any more: one that has been,
 // without a clear answer, and one that has not.
@@ -291,13 +304,18 @@ func describe(ctx context.Context, pl *place, ids []string) (found []types.Reser
 // notFoundIn are the ids that EC2 says do not exist; nil if it says something
 // else.
 func notFoundIn(err error, ids []string) []string {
+	return named(err, ids, "InvalidInstanceID.NotFound", "InvalidInstanceID.Malformed")
+}
+
+// named are the ids that an error with one of the codes names; nil if it is
+// another error.
+func named(err error, ids []string, codes ...string) []string {
 	e, ok := errors.AsType[smithy.APIError](err)
-	if !ok || e.ErrorCode() != "InvalidInstanceID.NotFound" && e.ErrorCode() != "InvalidInstanceID.Malformed" {
+	if !ok || !slices.Contains(codes, e.ErrorCode()) {
 		return nil
 	}
-	named := instanceID.FindAllString(e.ErrorMessage(), -1)
-	if len(named) == 0 && len(ids) == 1 {
+	if len(ids) == 1 {
 		return ids
 	}
-	return named
+	return instanceID.FindAllString(e.ErrorMessage(), -1)
 }

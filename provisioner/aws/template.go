@@ -32,10 +32,11 @@ type boundTemplate struct {
 
 // templateState is what is known of a template of a place.
 type templateState struct {
-	exists bool
-	used   timestamp.Time // last
-	retry  timestamp.Time // when making it is tried again
-	why    error
+	exists  bool
+	used    timestamp.Time // last
+	retry   timestamp.Time // when making it is tried again
+	why     error
+	unclear int // times that it was not known whether it was made
 }
 
 // bindFleet completes the templates.
@@ -47,7 +48,8 @@ func (b *bound) bindFleet(p *Provider, o *fleet.Pool) error {
 		}
 		data := *t.data
 		data.UserData = base64Of(text)
-		// Interfaces can be given tags by templates alone.
+		// Interfaces have no tags of the intent, which templates do not know; those
+		// of the cluster are enough to find what is left of them.
 		data.TagSpecifications = taggedTemplate(data.TagSpecifications, []types.Tag{tag(tagCluster, p.config.Cluster), tag(tagPool, o.ID)}, b.tags)
 		content, err := compact(data)
 		if err != nil {
@@ -114,6 +116,11 @@ func (p *Provider) prepare(ctx context.Context, now timestamp.Time, b *bound, pl
 			err := p.createTemplate(ctx, b, t)
 			p.mu.Lock()
 			st.exists, st.why = err == nil, err
+			if err != nil && st.unclear < 3 && explainCall(err).unknown {
+				// It may be over in a moment, and is no news before it is not.
+				st.unclear++
+				st.why, st.retry = nil, now.Add(firstRepeat)
+			}
 			p.mu.Unlock()
 		}
 		p.mu.Lock()
@@ -198,7 +205,7 @@ func (p *Provider) sweepTemplates(ctx context.Context, now timestamp.Time, pl *p
 		}
 	}
 	for name, st := range pl.templates {
-		if st.exists && now.Sub(st.used) > keepTemplate {
+		if now.Sub(st.used) > keepTemplate {
 			delete(pl.templates, name)
 		}
 	}

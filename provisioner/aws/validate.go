@@ -22,7 +22,7 @@ import (
 // what one machine needs, and makes dry runs of launches, which find the rest:
 // permissions, profiles, what does not go together.
 func (p *Provider) Validate(ctx context.Context, config json.RawMessage) (findings []string, err error) {
-	all, err := p.bindAll(config)
+	all, err := p.bindAll(config, p.glimpse)
 	if err != nil {
 		return []string{err.Error()}, nil
 	}
@@ -299,11 +299,11 @@ func (v *validation) quota(ctx context.Context, at string, b *bound) {
 	for i, markets := range b.markets {
 		least := int64(0)
 		for _, m := range markets {
-			if n := vcpus(m.kind); standard(m.kind) && (least == 0 || n < least) {
+			if n := vcpus(m.kind); classOf(m.kind) == standard && (least == 0 || n < least) {
 				least = n
 			}
 		}
-		if q := b.place.quota[i].limit; least > 0 && q < least {
+		if q := b.place.quota(standard, i == 1).limit; least > 0 && q < least {
 			v.find("%s: account %s may have %d virtual processors %s in %s, and the smallest of the instance types needs %d. %s (%s)",
 				at, b.account, q, howOf(i == 1), b.region, least, raiseQuota, quotaCodes[i])
 		}
@@ -314,7 +314,7 @@ func (v *validation) quota(ctx context.Context, at string, b *bound) {
 func (v *validation) dryRuns(ctx context.Context, at string, b *bound, requests []*ec2.RunInstancesInput) {
 	for _, in := range requests {
 		v.p.mu.Lock()
-		free := b.place.launches.left(v.now) > 0
+		free := b.place.launches.left(v.now) > b.place.turns.ahead(v.now, "") // pools that wait come first
 		if free {
 			b.place.launches.take(1)
 		}

@@ -103,6 +103,49 @@ func TestWhatAnotherControllerLearntCounts(t *testing.T) {
 	}
 }
 
+// Busy workers that are too many, or too old, get nothing more and go when they
+// are done; nobody has to catch them idle.
+func TestBusyWorkersThatAreToGoGetNothingMore(t *testing.T) {
+	for why, config := range map[string]string{"may have 1": `{"maxCapacity": 1}`, "the age of 50m": `{"maxCapacity": 3, "lifecycle": {"maxAge": 3000}}`} {
+		w := newWorld(t, "a/b")
+		w.pending["a/b"] = 3
+		for n := range 3 { // one every twenty minutes
+			w.pools[0].Config = json.RawMessage(fmt.Sprintf(`{"maxCapacity": %d}`, n+1))
+			w.pass(20 * time.Minute)
+			w.register()
+			for r := range w.workers {
+				w.seen[r] = Seen{Claims: 1}
+			}
+		}
+		w.pools[0].Config = json.RawMessage(config)
+		w.pass(11 * time.Minute)
+		w.pass(2 * time.Second)
+		var leaving []*Worker
+		for _, x := range w.workers {
+			if x.Leave != "" {
+				leaving = append(leaving, x)
+			}
+		}
+		want := 2
+		if strings.Contains(config, "maxAge") {
+			want = 1
+		}
+		if len(leaving) != want || !strings.Contains(leaving[0].Leave, why) || w.count(Running) != 3 {
+			t.Fatalf("%s: %d of %d are to go", why, len(leaving), w.count(Running))
+		}
+		for _, x := range leaving {
+			if w.now.Sub(x.Created) < 30*time.Minute {
+				t.Errorf("%s: one goes that is not the oldest", why)
+			}
+			w.seen[x.Ref] = Seen{Released: w.now}
+		}
+		w.pass(2 * time.Second)
+		if w.count(Running) != 3-want || w.count(Stopping) != want || len(w.stopped) > 0 {
+			t.Errorf("%s: when they are done there are %d running and %d stopping, %d ended by force", why, w.count(Running), w.count(Stopping), len(w.stopped))
+		}
+	}
+}
+
 // A clock that was put back does not keep anything waiting for longer than it
 // would have waited anyway.
 func TestAClockIsPutBack(t *testing.T) {

@@ -128,8 +128,10 @@ const (
 
 // A worker that works is worth one, up to mostCredit, and one that does not
 // takes failureCost. So it takes about a third that fail for the configuration
-// to be stopped, five in a row if all worked before, and one if none has yet.
-const mostCredit, failureCost = 10, 2
+// to be stopped, fifty in a row if all worked before, and one if none has yet.
+// It is so many because workers that are started together are given up together:
+// of a thousand, one in twenty that does not boot is fifty.
+const mostCredit, failureCost = 100, 2
 
 // Succeed notes that a worker has worked: starts need not wait.
 func (c *LaunchConfig) Succeed() {
@@ -294,6 +296,10 @@ type Book interface {
 	// stopping, drained, in the same transaction in which it sees that, and
 	// returns them.
 	Drain(ctx context.Context, now timestamp.Time, o *Pool, list []*Worker, reason string) ([]*Worker, error)
+
+	// Retire has the queue give workers nothing more that go on with what they
+	// have, and writes why they are to go, into Leave.
+	Retire(ctx context.Context, now timestamp.Time, o *Pool, list []*Worker, reason string) error
 
 	// Close puts a worker into the state stopped.
 	Close(ctx context.Context, now timestamp.Time, o *Pool, w *Worker, e Ending) error

@@ -74,7 +74,17 @@ func (p *pass) reconcile(ctx context.Context, o *Pool, deaf error) (more bool, e
 		p.WakeAt(o.ID, d.Wake)
 	}
 	if len(d.Drain) > 0 {
-		if err := p.drain(ctx, o, pick(idle, d.Drain), "it is not needed: it has been idle for as long as it is worth keeping"); err != nil {
+		reason := "it is not needed: it has been idle for as long as it is worth keeping"
+		if have := capacity(in); have > in.Max {
+			reason = fmt.Sprintf("the worker pool has capacity %d and may have %d", have, in.Max)
+		}
+		if err := p.drain(ctx, o, pick(idle, d.Drain), reason); err != nil {
+			trouble = err
+		}
+	}
+	if d.Excess > 0 {
+		reason := fmt.Sprintf("the worker pool has capacity %d and may have %d; the oldest workers go", in.Max+d.Excess, in.Max)
+		if err := p.retire(ctx, o, p.excess(o, live, d.Excess), reason); err != nil {
 			trouble = err
 		}
 	}
@@ -213,17 +223,53 @@ func (p *pass) drain(ctx context.Context, o *Pool, list []*Worker, reason string
 	return p.askToEnd(ctx, o, drained)
 }
 
+// retire has the queue give workers nothing more, which may never be idle when
+// somebody looks, and never ask whether they should go.
+func (p *pass) retire(ctx context.Context, o *Pool, list []*Worker, reason string) error {
+	if len(list) == 0 {
+		return nil
+	}
+	if err := p.Book.Retire(ctx, p.now, o, list, reason); err != nil {
+		return fmt.Errorf("having the queue give workers nothing more: %w", err)
+	}
+	p.Step("retire")
+	for _, w := range list {
+		w.Leave = reason
+	}
+	return nil
+}
+
+// excess are the oldest workers at work that are of no more than a capacity
+// together.
+func (p *pass) excess(o *Pool, live []*Worker, capacity int64) (list []*Worker) {
+	demand := p.demand[o.ID]
+	for _, w := range live {
+		seen := demand.of(w.Ref)
+		if w.State == Running && w.Leave == "" && o.Made(w) && seen.Claims > 0 && !seen.Quarantined && w.Capacity <= capacity {
+			list = append(list, w)
+			capacity -= w.Capacity
+		}
+	}
+	return list
+}
+
+// capacity is what a pool has and will have.
+func capacity(in sizing.Inputs) int64 {
+	n := in.Working
+	for _, w := range in.Idle {
+		n += w.Capacity
+	}
+	for _, b := range in.Booting {
+		n += b.Capacity
+	}
+	return n
+}
+
 // start starts workers of the capacity that a decision asks for, as far as the
 // launch configurations' breakers and the provider let it, and returns the
 // capacity that was asked for and the workers that there are of it.
 func (p *pass) start(ctx context.Context, o *Pool, m *memory, in sizing.Inputs, d sizing.Decision, live []*Worker, open []*Intent) (planned int64, started []*Worker, err error) {
-	need := Need{Pool: o, Capacity: d.Start, Room: in.Max - in.Working - in.Stopping, From: p.candidates(o, live, open)}
-	for _, w := range in.Idle {
-		need.Room -= w.Capacity
-	}
-	for _, b := range in.Booting {
-		need.Room -= b.Capacity
-	}
+	need := Need{Pool: o, Capacity: d.Start, Room: in.Max - in.Stopping - capacity(in), From: p.candidates(o, live, open)}
 	if in.Pending > 0 && !in.OldestPending.IsZero() {
 		need.Waiting = p.now.Sub(in.OldestPending)
 	}

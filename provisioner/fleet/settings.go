@@ -35,7 +35,7 @@ type Settings struct {
 type Lifecycle struct {
 	RegistrationTimeout   int64 `json:"registrationTimeout"` // 0: as boot times of the pool suggest
 	ReregistrationTimeout int64 `json:"reregistrationTimeout"`
-	QueueInactivity       int64 `json:"queueInactivityTimeout"` // 0: a worker may never ask for work
+	QueueInactivity       int64 `json:"queueInactivityTimeout"` // without a task, and without asking for one; 0: any time
 	MaxAge                int64 `json:"maxAge"`                 // then a worker goes once it is idle; 0: never
 }
 
@@ -65,6 +65,13 @@ const (
 	longestWarm                  = 7 * 24 * time.Hour
 )
 
+// Largest capacities, in tasks at once. Nobody needs as much, and sums and
+// products of them are still numbers.
+const (
+	MostCapacity  = 1_000_000_000 // of a pool
+	MostPerWorker = 1_000_000
+)
+
 // ParseSettings reads the configuration of a pool that has a size, with
 // defaults, and says what is wrong with it.
 func ParseSettings(raw json.RawMessage) (Settings, error) {
@@ -82,13 +89,15 @@ func parseSettings(raw json.RawMessage) (Settings, error) {
 	if err := json.Unmarshal(raw, &c); err != nil {
 		return c, Explain(err)
 	}
-	l, most := &c.Lifecycle, int64(math.MaxInt64)
+	l, most := &c.Lifecycle, int64(MostCapacity)
 	if c.MaxCapacity != nil {
 		most = *c.MaxCapacity
 	}
 	switch {
 	case most < 0:
 		return c, fmt.Errorf("config.maxCapacity is %d; it must not be negative", most)
+	case most > MostCapacity:
+		return c, fmt.Errorf("config.maxCapacity is %d; it must not be more than %d", most, MostCapacity)
 	case c.MinCapacity < 0:
 		return c, fmt.Errorf("config.minCapacity is %d; it must not be negative", c.MinCapacity)
 	case c.MinCapacity > most:
@@ -154,10 +163,10 @@ func (w *Warm) parse(most int64) (err error) {
 		w.starts, err = fields.Parse(w.Cron)
 	}
 	if err != nil {
-		return fmt.Errorf("cron is %q: %v; use five fields, such as 30 7 * * 1-5", w.Cron, err)
+		return fmt.Errorf("cron is %.100q: %.200v; use five fields, such as 30 7 * * 1-5", w.Cron, err)
 	}
 	if w.zone, err = time.LoadLocation(w.Zone); err != nil || w.zone == time.Local {
-		return fmt.Errorf("timeZone is %q, which is not known; use a name such as Europe/Berlin", w.Zone)
+		return fmt.Errorf("timeZone is %.100q, which is not known; use a name such as Europe/Berlin", w.Zone)
 	}
 	switch {
 	case w.Duration < 60 || Seconds(w.Duration) > longestWarm:

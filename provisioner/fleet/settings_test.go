@@ -19,6 +19,7 @@ func TestAFaultInSettingsIsCalledByName(t *testing.T) {
 		`{"maxCapacity": "4"}`:                  "config.maxCapacity is a JSON string, where a whole number is needed",
 		`{"maxCapacity": 1.5}`:                  "config.maxCapacity is a JSON number 1.5",
 		`{"maxCapacity": -1}`:                   "config.maxCapacity is -1",
+		`{"maxCapacity": 1000000001}`:           "config.maxCapacity is 1000000001; it must not be more than 1000000000",
 		`{"maxCapacity": 4, "minCapacity": 5}`:  "config.minCapacity is 5, more than config.maxCapacity, which is 4",
 		`{"maxCapacity": 4, "minCapacity": -1}`: "config.minCapacity is -1",
 		`{"maxCapacity": 4, "scalingRatio": 1.01}`:                                        "config.scalingRatio is 1.01",

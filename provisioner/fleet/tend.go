@@ -15,7 +15,7 @@ import (
 // those that there still are. Trouble with one does not keep the others
 // waiting.
 func (p *pass) tend(ctx context.Context, o *Pool, m *memory) (live []*Worker, trouble error) {
-	t := &tending{pass: p, o: o, m: m, demand: p.demand[o.ID], deaf: p.demand == nil, leave: map[string][]*Worker{}}
+	t := &tending{pass: p, o: o, m: m, demand: p.demand[o.ID], deaf: p.demand == nil, leave: map[string][]*Worker{}, retire: map[string][]*Worker{}}
 	workers := p.books.Workers[o.ID]
 	_, _ = o.Settings() // parsed, if they can be; an error is reported by who needs them
 	for _, w := range workers {
@@ -25,6 +25,11 @@ func (p *pass) tend(ctx context.Context, o *Pool, m *memory) (live []*Worker, tr
 	}
 	for _, reason := range slices.Sorted(maps.Keys(t.leave)) {
 		if err := p.drain(ctx, o, t.leave[reason], reason); err != nil {
+			trouble = err
+		}
+	}
+	for _, reason := range slices.Sorted(maps.Keys(t.retire)) {
+		if err := p.retire(ctx, o, t.retire[reason], reason); err != nil {
 			trouble = err
 		}
 	}
@@ -55,6 +60,7 @@ type tending struct {
 	demand Demand
 	deaf   bool                 // the queue did not answer
 	leave  map[string][]*Worker // idle ones to be drained, by reason
+	retire map[string][]*Worker // those at work that are to get nothing more, by reason
 	ask    []*Worker            // to be asked to end
 	end    []ended              // to be ended now and closed
 
@@ -226,22 +232,29 @@ func (t *tending) running(ctx context.Context, w *Worker) error {
 			},
 		})
 	}
-	if reason := t.unwanted(w); reason != "" && !t.deaf && t.demand.of(w.Ref).Claims == 0 {
-		t.leave[reason] = append(t.leave[reason], w)
-		return nil
+	reason, old := t.unwanted(w), false
+	if reason == "" {
+		reason = t.aged(w)
+		old = reason != ""
+	}
+	if reason != "" && !t.deaf {
+		if t.demand.of(w.Ref).Claims == 0 {
+			t.leave[reason] = append(t.leave[reason], w)
+			return nil
+		} else if old { // it may never be idle when somebody looks
+			t.retire[reason] = append(t.retire[reason], w)
+		}
 	}
 	if t.manual || t.o.settings == nil { // which is reported with the pool
 		return nil
 	}
-	lifecycle := &t.o.settings.Lifecycle
-	if age := Seconds(lifecycle.MaxAge); age > 0 && t.now.Sub(w.Registered) >= age && !t.deaf && t.demand.of(w.Ref).Claims == 0 {
-		return t.drain(ctx, t.o, []*Worker{w}, fmt.Sprintf("it has reached the age of %v that workers of the pool may have", age))
-	}
-	if quiet := Seconds(lifecycle.QueueInactivity); quiet > 0 && !t.deaf {
+	if quiet := Seconds(t.o.settings.Lifecycle.QueueInactivity); quiet > 0 && !t.deaf && t.now.Sub(w.Registered) >= quiet {
 		seen := t.demand.of(w.Ref)
 		// While there was no server, nobody could ask.
 		if seen.Claims == 0 && !seen.Quarantined && t.now.Sub(max(t.m.since, w.Registered, seen.Released, seen.Active)) >= quiet {
-			return t.drain(ctx, t.o, []*Worker{w}, fmt.Sprintf("it has not asked for work for %v", quiet))
+			reason := fmt.Sprintf("it has not asked for work for %v", quiet)
+			t.leave[reason] = append(t.leave[reason], w)
+			return nil
 		}
 	}
 	if w.Proven {
@@ -277,6 +290,18 @@ func (t *tending) unwanted(w *Worker) string {
 		return "the worker pool's configuration has changed"
 	}
 	return ""
+}
+
+// aged says that a worker is older than its pool's may be; "" if it is not.
+func (t *tending) aged(w *Worker) string {
+	if t.manual || t.o.settings == nil {
+		return ""
+	}
+	age := Seconds(t.o.settings.Lifecycle.MaxAge)
+	if age == 0 || t.now.Sub(w.Registered) < age {
+		return ""
+	}
+	return fmt.Sprintf("it has reached the age of %v that workers of the pool may have", age)
 }
 
 // stopping has a worker asked to end, once, and ended if it does not. One that

@@ -355,6 +355,15 @@ func (w ledger) Drain(_ context.Context, now timestamp.Time, _ *Pool, list []*Wo
 	return drained, w.fails("Drain")
 }
 
+func (w ledger) Retire(_ context.Context, _ timestamp.Time, _ *Pool, list []*Worker, reason string) error {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	for _, x := range list {
+		w.workers[x.Ref].Leave = reason
+	}
+	return w.fails("Retire")
+}
+
 func (w ledger) Close(_ context.Context, now timestamp.Time, o *Pool, x *Worker, e Ending) error {
 	w.mu.Lock()
 	defer w.mu.Unlock()

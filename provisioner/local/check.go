@@ -15,7 +15,7 @@ import (
 
 var (
 	poolFields      = []string{"capacityPerInstance", "lifecycle", "maxCapacity", "minCapacity", "scalingRatio", "schedule", "scopes", "secrets", "sizing", "workerConfig"}
-	lifecycleFields = []string{"maxAge", "registrationTimeout", "reregistrationTimeout"}
+	lifecycleFields = []string{"maxAge", "queueInactivityTimeout", "registrationTimeout", "reregistrationTimeout"}
 )
 
 // mostTasks is how many tasks a worker of ours runs at once; it would refuse to

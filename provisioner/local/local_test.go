@@ -54,7 +54,7 @@ func TestConformance(t *testing.T) {
 				"config.capacityPerInstance is 5":                       json.RawMessage(`{"capacityPerInstance": 5, "maxCapacity": 4}`),
 				"config.workerConfig must be an object":                 json.RawMessage(`{"workerConfig": [], "maxCapacity": 4}`),
 				"config.region means nothing":                           json.RawMessage(`{"region": "mars", "maxCapacity": 4}`),
-				"config.lifecycle.queueInactivityTimeout means nothing": json.RawMessage(`{"lifecycle": {"queueInactivityTimeout": 7200}, "maxCapacity": 4}`),
+				"config.lifecycle.queueInactivityTimeout is 1":          json.RawMessage(`{"lifecycle": {"queueInactivityTimeout": 1}, "maxCapacity": 4}`),
 				"config.lifecycle.patience means":                       json.RawMessage(`{"lifecycle": {"patience": 1}, "maxCapacity": 4}`),
 				"config.lifecycle.registrationTimeout":                  json.RawMessage(`{"lifecycle": {"registrationTimeout": -1}, "maxCapacity": 4}`),
 				"reregistrationTimeout is 2592001":                      json.RawMessage(`{"lifecycle": {"reregistrationTimeout": 2592001}, "maxCapacity": 4}`),

@@ -35,7 +35,11 @@ func (b *book) Read(_ context.Context, ids []string) (*fleet.Snapshot, error) {
 	s := &fleet.Snapshot{Pools: make([]*fleet.Pool, 0, n), Workers: make(map[string][]*fleet.Worker, n), Intents: make(map[string][]*fleet.Intent, n)}
 	add := func(p *pool) {
 		s.Pools = append(s.Pools, p.Pool)
-		s.Workers[p.ID] = slices.Clone(p.rows)
+		rows := make([]*fleet.Worker, len(p.crew))
+		for n, m := range p.crew {
+			rows[n] = m.row
+		}
+		s.Workers[p.ID] = rows
 		if len(p.intents) > 0 {
 			list := make([]*fleet.Intent, len(p.intents))
 			for n, i := range p.intents {
@@ -90,7 +94,7 @@ func (b *book) Answer(_ context.Context, _ timestamp.Time, o *fleet.Pool, i *fle
 			continue
 		}
 		m.pool, m.row = p, w
-		p.rows = append(p.rows, w)
+		p.crew = append(p.crew, m)
 	}
 	if a.Final {
 		p.intents = slices.Delete(p.intents, at, at+1)
@@ -114,7 +118,6 @@ func (b *book) row(w *fleet.Worker) *machine {
 func (b *book) change(m *machine, f func(w *fleet.Worker)) {
 	c := *m.row
 	f(&c)
-	m.pool.rows[slices.Index(m.pool.rows, m.row)] = &c
 	m.row = &c
 }
 
@@ -183,6 +186,20 @@ func (b *book) Drain(_ context.Context, at timestamp.Time, _ *fleet.Pool, list [
 	return drained, nil
 }
 
+// Retire has the queue give workers nothing more.
+func (b *book) Retire(_ context.Context, _ timestamp.Time, _ *fleet.Pool, list []*fleet.Worker, reason string) error {
+	if b.dead {
+		return errCrashed
+	}
+	for _, w := range list {
+		if m := b.row(w); m != nil && m.row.Leave == "" {
+			m.pool.leave(m)
+			b.change(m, func(w *fleet.Worker) { w.Leave = reason })
+		}
+	}
+	return nil
+}
+
 // Close puts a worker into the state stopped.
 func (b *book) Close(_ context.Context, _ timestamp.Time, _ *fleet.Pool, w *fleet.Worker, e fleet.Ending) error {
 	if b.dead {
@@ -192,8 +209,8 @@ func (b *book) Close(_ context.Context, _ timestamp.Time, _ *fleet.Pool, w *flee
 	if m == nil || m.row == nil {
 		return nil
 	}
-	at := slices.Index(m.pool.rows, m.row)
-	m.pool.rows = slices.Delete(m.pool.rows, at, at+1)
+	at := slices.Index(m.pool.crew, m)
+	m.pool.crew = slices.Delete(m.pool.crew, at, at+1)
 	m.row, m.closed = nil, true
 	b.forget(m)
 	if e.Complaint != nil {

@@ -16,7 +16,7 @@ type pool struct {
 	*engine
 	trace int
 
-	rows    []*fleet.Worker // open, oldest first
+	crew    []*machine      // that have an open row, oldest first
 	intents []*fleet.Intent // open
 
 	pending []int32    // tasks, the one that came first first
@@ -199,7 +199,7 @@ func (e *engine) finish(r *run) {
 // work has a machine take as many tasks as it can run.
 func (e *engine) work(m *machine) {
 	p := m.pool
-	if m.leaving || m.row == nil || m.row.Drained {
+	if m.leaving || m.row == nil || m.row.Drained || m.row.Leave != "" {
 		return
 	}
 	for len(p.pending) > 0 && len(m.runs) < m.capacity {
@@ -302,7 +302,7 @@ func (q queue) Demand(_ context.Context, _ timestamp.Time, ids []string) (map[st
 	all := make(map[string]fleet.Demand, len(ids))
 	for _, id := range ids {
 		p := q.byID[id]
-		d := fleet.Demand{Pending: int64(len(p.pending)), Claimed: int64(len(p.running)), Known: p.foresee(), Of: q.seen}
+		d := fleet.Demand{Pending: int64(len(p.pending)), Claimed: int64(len(p.running)), Known: p.foresee(), Of: p.seen()}
 		if d.Pending > 0 {
 			d.Oldest = q.tasks[p.pending[0]].since
 		}
@@ -316,12 +316,27 @@ func (q queue) Demand(_ context.Context, _ timestamp.Time, ids []string) (map[st
 	return all, nil
 }
 
-func (e *engine) seen(r fleet.Ref) fleet.Seen {
-	m := e.machines[r.WorkerID]
-	if m == nil {
-		return fleet.Seen{}
+// seen finds what the queue knows of workers. It is most often asked for all of
+// the books, in their order, and need not search then.
+func (p *pool) seen() func(fleet.Ref) fleet.Seen {
+	next := 0
+	return func(r fleet.Ref) fleet.Seen {
+		var m *machine
+		if next >= len(p.crew) || p.crew[next].id != r.WorkerID {
+			next = 0
+		}
+		if next < len(p.crew) && p.crew[next].id == r.WorkerID {
+			m = p.crew[next]
+			next++
+		} else if m = p.machines[r.WorkerID]; m == nil {
+			return fleet.Seen{}
+		}
+		s := fleet.Seen{Claims: int64(len(m.runs)), Released: m.released}
+		if !m.leaving {
+			s.Active = p.now // it asks all the time
+		}
+		return s
 	}
-	return fleet.Seen{Claims: int64(len(m.runs)), Released: m.released}
 }
 
 // WorkerGone takes back what a worker that has ended had.

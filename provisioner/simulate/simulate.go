@@ -11,12 +11,13 @@
 // seed, so the same input gives the same output, byte for byte.
 //
 //   - The queue gives a task to the worker that has worked last, first come
-//     first served. (With the policy worker-manager it is any that is idle, as
-//     there all wait alike.) A drained worker is given nothing; the drain happens
+//     first served. A drained worker is given nothing; the drain happens
 //     in one step with seeing that it runs nothing, after a blink in which the
 //     queue goes on.
 //   - The controller looks at a pool when something happens to it, at most once a
 //     second, and when it said that it wants to; at all pools every minute.
+//   - With the policy worker-manager it is as there: a task goes to any worker
+//     that is idle, and one that does not register is waited for for two hours.
 //   - A machine is paid for from its request to when it begins to shut down, a
 //     minute at least.
 package simulate

@@ -230,6 +230,20 @@ func TestTwoThousandWorkersWithinTheLimits(t *testing.T) {
 	}
 }
 
+// TestDeadMachinesHoldUpNobodyElse has some of many machines that are started
+// together not come up.
+func TestDeadMachinesHoldUpNobodyElse(t *testing.T) {
+	traces := invent(t, "steps", Shape{Length: 2 * time.Hour, Every: time.Hour, Size: 300, Run: 10 * time.Minute})
+	for _, policy := range []string{"forecast", "reactive"} {
+		well := simulated(t, traces, Options{Policy: policy})
+		ill := simulated(t, traces, Options{Policy: policy, Dead: 0.05})
+		if ill.Complaints["registration-failed"] == 0 || ill.Wait.Mean > 1.25*well.Wait.Mean {
+			t.Errorf("%s: with %d dead machines tasks wait for %.1f s on the average, without any for %.1f s",
+				policy, ill.Complaints["registration-failed"], ill.Wait.Mean, well.Wait.Mean)
+		}
+	}
+}
+
 func TestAReplacementIsRequestedAtTheNotice(t *testing.T) {
 	trace := Trace{Name: "long", Tasks: make([]Task, 40)}
 	for i := range trace.Tasks {

@@ -16,6 +16,7 @@ import (
 	"github.com/taskfleet/taskfleet/provisioner/aws"
 	"github.com/taskfleet/taskfleet/provisioner/aws/awsfake"
 	"github.com/taskfleet/taskfleet/provisioner/fleet"
+	"github.com/taskfleet/taskfleet/provisioner/sizing"
 	"github.com/taskfleet/taskfleet/timestamp"
 )
 
@@ -116,7 +117,7 @@ func (w *world) open() (err error) {
 // changed has the controller look where there may be news.
 func (w *world) changed() {
 	for _, p := range w.pools {
-		if len(p.rows) > 0 {
+		if len(p.crew) > 0 {
 			p.wake()
 		}
 	}
@@ -228,6 +229,16 @@ func (w *world) poolConfig(o Options) (config json.RawMessage, renewal time.Dura
 		sized["idleTimeout"] = max(int64(o.Idle/time.Second), 1)
 	}
 	c["sizing"] = sized
+	if o.Policy == (sizing.WorkerManager{}).Name() {
+		life, _ := c["lifecycle"].(map[string]any)
+		if life == nil {
+			life = map[string]any{}
+		}
+		if life["registrationTimeout"] == nil {
+			life["registrationTimeout"] = zombie
+		}
+		c["lifecycle"] = life
+	}
 	if o.Max > 0 {
 		c["maxCapacity"] = o.Max
 		if least, is := c["minCapacity"].(float64); is && int64(least) > o.Max {
@@ -241,6 +252,10 @@ func (w *world) poolConfig(o Options) (config json.RawMessage, renewal time.Dura
 	s, err := fleet.ParseSettings(config)
 	return config, s.Renewal(), err
 }
+
+// zombie is how many seconds worker-manager waits for a worker to register, where
+// the pool does not say it.
+const zombie = 2 * 3600
 
 // foreign are fields of launch configurations that name what the imitation does
 // not have.

@@ -35,7 +35,7 @@ func (d *Decision) explain(in Inputs, s supply, missing int64, why string) {
 	case d.Start > 0:
 		fmt.Fprintf(&b, ": start capacity %d", d.Start)
 	case d.Excess > 0:
-		fmt.Fprintf(&b, ": capacity %d is beyond the maximum of %d and goes, oldest first", d.Excess, in.Max)
+		fmt.Fprintf(&b, ": capacity %d is beyond the maximum of %d; the oldest workers get nothing more", d.Excess, in.Max)
 	case missing <= 0:
 		b.WriteString(": start none")
 	}

@@ -14,6 +14,7 @@ import (
 type histogram struct {
 	Count weights `json:"count,omitempty"`
 
+	added int                  // since it was made
 	clean bool                 // what follows is of Count
 	total float64              // of Count
 	above [buckets + 1]float64 // how much is at or above a bucket's lower edge
@@ -46,24 +47,23 @@ func bucketOf(ms int64) int {
 }
 
 // add counts a duration. Beyond the limit all that was counted is worth half
-// from then on, which it reports.
-func (h *histogram) add(d time.Duration, limit float64) (halved bool) {
+// from then on.
+func (h *histogram) add(d time.Duration, limit float64) {
 	if h.Count == nil {
 		h.Count = make(weights, buckets)
 	}
 	h.Count[bucketOf(d.Milliseconds())]++
+	h.added++
 	h.clean = false
 	sum := float32(0)
 	for _, n := range h.Count {
 		sum += n
 	}
-	if float64(sum) <= limit {
-		return false
+	if float64(sum) > limit {
+		for i := range h.Count {
+			h.Count[i] /= 2
+		}
 	}
-	for i := range h.Count {
-		h.Count[i] /= 2
-	}
-	return true
 }
 
 // tidy makes what atLeast reads.
@@ -131,7 +131,7 @@ func normal(x float64) float64 {
 	const steps = 32 // of each standard deviation
 	f := (x + 4) * steps
 	switch {
-	case f <= 0:
+	case !(f > 0): // or not a number
 		return 0
 	case f >= 8*steps:
 		return 1

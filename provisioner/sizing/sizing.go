@@ -141,7 +141,7 @@ type Known struct {
 type Decision struct {
 	Start  int64          `json:"start"`           // capacity to start; a multiple of CapacityPerWorker, never beyond Max
 	Drain  []int          `json:"drain,omitempty"` // which of Inputs.Idle may go now
-	Excess int64          `json:"excess"`          // capacity beyond Max, which is to go even if it works: oldest first
+	Excess int64          `json:"excess"`          // capacity at work beyond Max: the oldest workers get no more tasks, and go when they have none
 	Wake   timestamp.Time `json:"wake,omitempty"`  // when the decision may change though nothing has happened; none is never
 	Terms  []Term         `json:"terms"`           // the numbers that the decision is made of
 	Reason string         `json:"reason"`          // the decision in words

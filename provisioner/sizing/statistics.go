@@ -24,10 +24,11 @@ type Statistics struct {
 	leavingAt timestamp.Time
 }
 
-// boots are the workers of one class that were requested.
+// boots are what became of the workers of one class that were requested.
 type boots struct {
 	Took   histogram `json:"took"`
-	Failed float64   `json:"failed"` // that many never registered; fades as Took does
+	Ended  float64   `json:"ended"`  // one way or the other; each counts less than the next
+	Failed float64   `json:"failed"` // those of them that never registered
 
 	made bool
 	by   [buckets + 1]float64 // share that has registered by the edges of buckets
@@ -36,6 +37,7 @@ type boots struct {
 const (
 	manyTasks = 2000 // tasks, and
 	manyBoots = 400  // boots, that say enough: what comes after them replaces them
+	memory    = 100  // workers, the last, that say how many never register
 	manyKinds = 300  // kinds of tasks that are told apart
 )
 
@@ -47,6 +49,10 @@ const (
 	usualSpread = .25
 	usualDead   = .02
 	usualWeight = 3. // boots that it counts for
+
+	// If more never register then something is broken, and to start more for it
+	// does not help.
+	mostDead = .3
 )
 
 // Arrived notes that tasks became pending at now. Known is how many of them
@@ -88,16 +94,20 @@ func (st *Statistics) Booted(now timestamp.Time, class string, d time.Duration) 
 	}
 	for _, b := range []*boots{&st.Boots, st.market(class)} {
 		b.made = false
-		if b.Took.add(d, manyBoots) {
-			b.Failed /= 2
-		}
+		b.Took.add(d, manyBoots)
+		b.end(0)
 	}
 }
 
 // Failed notes that a worker of the class never registered.
 func (st *Statistics) Failed(now timestamp.Time, class string) {
-	st.Boots.Failed++
-	st.market(class).Failed++
+	st.Boots.end(1)
+	st.market(class).end(1)
+}
+
+func (b *boots) end(failed float64) {
+	b.Ended += 1 - b.Ended/memory
+	b.Failed += failed - b.Failed/memory
 }
 
 func (st *Statistics) market(class string) *boots {
@@ -168,17 +178,14 @@ func (b *boots) refresh(usual func(i int) float64) {
 	}
 }
 
-// dead is the share of workers of the class that never register.
+// dead is the share of workers of the class that never register, as far as
+// it is to be reckoned with.
 func (st *Statistics) dead(class string) float64 {
-	all := &st.Boots
-	all.Took.tidy()
-	pool := (all.Failed + usualWeight*usualDead) / (all.Took.total + all.Failed + usualWeight)
-	m := st.Markets[class]
-	if m == nil {
-		return pool
+	share := (st.Boots.Failed + usualWeight*usualDead) / (st.Boots.Ended + usualWeight)
+	if m := st.Markets[class]; m != nil {
+		share = (m.Failed + usualWeight*share) / (m.Ended + usualWeight)
 	}
-	m.Took.tidy()
-	return (m.Failed + usualWeight*pool) / (m.Took.total + m.Failed + usualWeight)
+	return min(max(share, 0), mostDead)
 }
 
 // RegistrationTimeout is how long after it was requested a worker of the class
@@ -230,11 +237,12 @@ const kindWeight = 3
 // time: one minus the ratio of the survival function then and now.
 type leaving struct {
 	within float64 // the boot time in seconds
+	added  int     // of the histogram that it is made of
 	of     [buckets]float32
 }
 
-// ends is how many of the running tasks are expected to end within that many
-// seconds. It reads what Observe has made.
+// ends is how many of the running tasks are expected to end within a boot
+// time. It reads what foretell has made.
 func (st *Statistics) ends(tasks []Running, now timestamp.Time) (n float64) {
 	all := st.leaving[""]
 	if all == nil {
@@ -285,11 +293,16 @@ func (st *Statistics) wait(boot float64) float64 {
 	return sum / n
 }
 
+// foretell makes the tables of what becomes of running tasks within that many
+// seconds.
 func (st *Statistics) foretell(within float64) {
 	old := st.leaving
 	st.leaving = make(map[string]*leaving, len(st.Kinds)+1)
 	st.leaving[""] = old[""].refresh(&st.Tasks, nil, within)
 	for kind, h := range st.Kinds {
+		if h == nil {
+			continue // as somebody wrote it
+		}
 		st.leaving[kind] = old[kind].refresh(h, st.leaving[""], within)
 	}
 }
@@ -298,11 +311,11 @@ func (st *Statistics) foretell(within float64) {
 // What the histogram does not know, the pool does; and what the pool does not
 // know is a task that runs for as long again as it has.
 func (l *leaving) refresh(h *histogram, pool *leaving, within float64) *leaving {
-	if l != nil && h.clean && math.Abs(l.within-within) < within/50 && pool == nil {
+	if l != nil && l.added == h.added && math.Abs(l.within-within) < within/50 {
 		return l
 	}
 	h.tidy()
-	l = &leaving{within: within}
+	l = &leaving{within: within, added: h.added}
 	for i := range l.of {
 		age := (edges[i] + edges[i+1]) / 2
 		there := h.atLeast(age)

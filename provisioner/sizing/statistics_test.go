@@ -48,15 +48,36 @@ func TestAWorkerIsGivenAtLeastAMinute(t *testing.T) {
 func TestDeadBootsAreLearnt(t *testing.T) {
 	var st Statistics
 	for i := range 400 {
-		if st.Booted(noon, "good", time.Minute); i%4 == 0 {
+		st.Booted(noon, "good", time.Minute)
+		if i%8 == 0 {
 			st.Failed(noon, "bad")
 		}
 	}
-	if got := st.dead(""); got < .15 || got > .25 {
-		t.Errorf("%.2f of the pool's workers never register, not a fifth", got)
+	if got := st.dead(""); got < .07 || got > .15 {
+		t.Errorf("%.2f of the pool's workers never register, not a ninth", got)
 	}
-	if good, bad := st.dead("good"), st.dead("bad"); good > .01 || bad < .9 {
+	if good, bad := st.dead("good"), st.dead("bad"); good > .01 || bad != mostDead {
 		t.Errorf("%.2f of the good ones and %.2f of the bad ones never register", good, bad)
+	}
+}
+
+// An outage in which nothing registers starts no flood of workers, and is
+// forgotten soon after.
+func TestAnOutageIsForgotten(t *testing.T) {
+	var st Statistics
+	in := Inputs{Now: noon, Settings: Settings{Max: 10_000, WaitPrice: 5}, Pending: 100, OldestPending: noon}
+	before := (Forecast{}).Decide(in, &st).Start
+	for range 5000 {
+		st.Failed(noon, "")
+	}
+	if during := (Forecast{}).Decide(in, &st).Start; during > 2*before {
+		t.Errorf("during the outage it starts %d for 100 tasks, before it %d", during, before)
+	}
+	for range 500 {
+		st.Booted(noon, "", 75*time.Second)
+	}
+	if got := st.dead(""); got > .02 {
+		t.Errorf("500 boots later %.2f are still expected to fail", got)
 	}
 }
 

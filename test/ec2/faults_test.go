@@ -2,6 +2,10 @@ package ec2
 
 import (
 	"encoding/json"
+	"maps"
+	"os"
+	"os/exec"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -91,6 +95,19 @@ func TestWhatIsWrongWithAPoolIsSaidAndStopsNoOther(t *testing.T) {
 		t.Errorf("errors of a pool that nothing is wrong with: %+v", list)
 	}
 
+	var lines strings.Builder
+	show := exec.CommandContext(t.Context(), binary, append([]string{"provisioner", "errors"}, slices.Sorted(maps.Keys(expected))...)...)
+	show.Env = append(os.Environ(), p.server.Environment()...)
+	show.Stdout, show.Stderr = &lines, t.Output()
+	if err := show.Run(); err != nil {
+		t.Error(err)
+	}
+	t.Logf("taskfleet provisioner errors:\n%s", &lines)
+	for pool, kind := range expected {
+		if !strings.Contains(lines.String(), pool) || !strings.Contains(lines.String(), kind) {
+			t.Errorf("the command line shows no error %s of %s", kind, pool)
+		}
+	}
 	err := p.server.Messages(t.Context(), func(m server.Message) bool {
 		var e workermanager.PulseWorkerPoolErrorMessage
 		if err := json.Unmarshal(m.Payload, &e); err != nil {

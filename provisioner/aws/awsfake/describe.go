@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/base64"
 	"fmt"
+	"slices"
 	"sort"
 	"strings"
 	"time"
@@ -35,7 +36,7 @@ func describeInstances(s scope, in *ec2.DescribeInstancesInput) (*ec2.DescribeIn
 		if i.gone || i.visible.After(r.cloud.now) {
 			continue
 		}
-		ok, err := passes(i, in.Filters, instanceFilter)
+		ok, err := i.passes(in.Filters)
 		if err != nil {
 			return nil, err
 		}
@@ -50,13 +51,50 @@ func describeInstances(s scope, in *ec2.DescribeInstancesInput) (*ec2.DescribeIn
 		view := i.describe()
 		if last != nil && last.reservation == i.reservation {
 			rsv := &out.Reservations[len(out.Reservations)-1]
-			rsv.Instances = append(rsv.Instances[:len(rsv.Instances):len(rsv.Instances)], view...)
+			rsv.Instances = append(rsv.Instances, view...)
 		} else {
-			out.Reservations = append(out.Reservations, types.Reservation{ReservationId: &i.reservation.id, OwnerId: &r.account.id, Instances: view})
+			out.Reservations = append(out.Reservations, types.Reservation{ReservationId: &i.reservation.id, OwnerId: &r.account.id, Instances: view[:1:1]}) // so that another is appended to a copy
 		}
 		last = i
 	}
 	return out, nil
+}
+
+// passes applies filters. Those by state and by tag are what sweeps use, over
+// all instances and again and again: they are answered without making a list of
+// values.
+func (i *instance) passes(filters []types.Filter) (bool, error) {
+	for n := range filters {
+		ok, simple := i.passesSimply(&filters[n])
+		if !simple {
+			var err error
+			if ok, err = passes(i, filters[n:n+1], instanceFilter); err != nil {
+				return false, err
+			}
+		}
+		if !ok {
+			return false, nil
+		}
+	}
+	return true, nil
+}
+
+// passesSimply applies a filter by state or tag without patterns.
+func (i *instance) passesSimply(f *types.Filter) (ok, simple bool) {
+	name := aws.ToString(f.Name)
+	key, tag := strings.CutPrefix(name, "tag:")
+	if !tag && name != "instance-state-name" || slices.ContainsFunc(f.Values, isPattern) {
+		return false, false
+	}
+	if !tag {
+		return slices.Contains(f.Values, string(i.shown)), true
+	}
+	for n := range i.tags {
+		if *i.tags[n].Key == key {
+			return slices.Contains(f.Values, *i.tags[n].Value), true
+		}
+	}
+	return false, true
 }
 
 // everything is the page size of who wants no pages.
