@@ -485,6 +485,10 @@ type ConfigLocalLifecycle struct {
 	// ends once it has none. 0: workers do not grow old.
 	MaxAge *int64 `json:"maxAge,omitzero"`
 
+	// Seconds that a worker without tasks may go without asking the queue for work.
+	// Then it is ended.
+	QueueInactivityTimeout *int64 `json:"queueInactivityTimeout,omitzero"`
+
 	// Seconds that a worker has to register after it was asked for. Then it is taken for
 	// broken and ended.
 	RegistrationTimeout *int64 `json:"registrationTimeout,omitzero"`
@@ -1073,7 +1077,7 @@ type WorkerLifecycle struct {
 	// ends once it has none. 0: workers do not grow old.
 	MaxAge *int64 `json:"maxAge,omitzero"`
 
-	// Seconds that a worker may go without asking the queue for work or renewing a claim.
+	// Seconds that a worker without tasks may go without asking the queue for work.
 	// Then it is taken for dead and removed. The least that is allowed is the length of a
 	// claim.
 	QueueInactivityTimeout *int64 `json:"queueInactivityTimeout,omitzero"`

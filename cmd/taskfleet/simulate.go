@@ -146,9 +146,6 @@ func (s *simulation) run(cmd *cobra.Command, files []string) error {
 	if err != nil {
 		return err
 	}
-	if err := s.draw(traces, points); err != nil {
-		return err
-	}
 	out := cmd.OutOrStdout()
 	if s.json {
 		for _, p := range points {
@@ -156,9 +153,10 @@ func (s *simulation) run(cmd *cobra.Command, files []string) error {
 				return err
 			}
 		}
-		return nil
+	} else if err := s.show(out, traces, points); err != nil {
+		return err
 	}
-	return s.show(out, traces, points)
+	return s.draw(traces, points)
 }
 
 // settings are the runs that are to be made.

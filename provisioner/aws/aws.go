@@ -72,6 +72,7 @@ type place struct {
 	// Of RunInstances and CreateFleet together, and of TerminateInstances.
 	launches, launched     bucket // requests, instances
 	terminates, terminated bucket
+	writes                 bucket    // other calls that change something
 	turns                  turnstile // of pools that launch
 	lists                  pacer     // of what describes
 
@@ -91,6 +92,7 @@ const (
 	launchResources, launchResourceRate     = 1000, 2
 	terminateRequests, terminateRequestRate = 100, 5
 	terminateResources, terminateRate       = 1000, 20
+	writeRequests, writeRequestRate         = 50, 5
 )
 
 // New makes a provider. It calls nothing.
@@ -127,6 +129,7 @@ func New(c Config) (*Provider, error) {
 				launched:   newBucket(launchResources, launchResourceRate, c.Requests, c.Resources),
 				terminates: newBucket(terminateRequests, terminateRequestRate, c.Requests, c.Requests),
 				terminated: newBucket(terminateResources, terminateRate, c.Requests, c.Resources),
+				writes:     newBucket(writeRequests, writeRequestRate, c.Requests, c.Requests),
 				markets:    map[marketKey]*market{},
 				quotas:     map[quotaKey]*quota{},
 				templates:  map[string]*templateState{},

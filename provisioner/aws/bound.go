@@ -148,7 +148,7 @@ func (b *bound) bindRun(p *Provider, o *fleet.Pool) error {
 			so = *m.SpotOptions
 		}
 		if so.MaxPrice == nil {
-			so.MaxPrice = aws.String(dollars(b.maxPrice * b.offers[0].utility))
+			so.MaxPrice = aws.String(bid(b.maxPrice * b.offers[0].utility))
 		}
 		m.SpotOptions = &so
 		in.InstanceMarketOptions = &m
@@ -274,7 +274,7 @@ func (b *bound) fleetInput(id string, spot bool, offers []int, workers, capacity
 			if least != most {
 				price /= float64(o.capacity) // EC2 takes it for a unit of weight
 			}
-			override.MaxPrice = dollars(price)
+			override.MaxPrice = bid(price)
 		}
 		if !spot {
 			override.Priority = float64(rank + 1)

@@ -21,7 +21,7 @@ func (p *Provider) heed(now timestamp.Time) {
 	p.latest = now
 	p.config.Log.Warn("the clock was set back; what was put off is due now", "by", back.String())
 	for _, pl := range p.order {
-		for _, b := range []*bucket{&pl.launches, &pl.launched, &pl.terminates, &pl.terminated} {
+		for _, b := range []*bucket{&pl.launches, &pl.launched, &pl.terminates, &pl.terminated, &pl.writes} {
 			b.at, b.closed = now, 0
 		}
 		pl.turns, pl.lists = turnstile{}, pacer{}

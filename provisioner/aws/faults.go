@@ -61,7 +61,7 @@ var verdicts = map[string]struct {
 	"UnauthorizedOperation":           {fleet.Denied, allow},
 	"AccessDenied":                    {fleet.Denied, allow},
 	"AccessDeniedException":           {fleet.Denied, allow},
-	"AuthFailure":                     {fleet.Denied, allow},
+	"AuthFailure":                     {fleet.Denied, credentials + " A region that the account has not opted in to is answered like this, too."},
 	"Blocked":                         {fleet.Denied, "AWS has blocked the account: ask AWS."},
 	"OptInRequired":                   {fleet.Denied, "The account has to subscribe to what it uses, or to opt in to the region."},
 	"PendingVerification":             {fleet.Denied, "AWS verifies the account for this region first, which may take hours."},

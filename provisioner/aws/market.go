@@ -228,4 +228,7 @@ func (p *Provider) refuse(now timestamp.Time, b *breaker, least time.Duration, r
 // millionths is a price as the books have it.
 func millionths(dollars float64) int64 { return int64(math.Round(dollars * 1e6)) }
 
+// bid is a maximum price. EC2 takes none of $0.001 or less.
+func bid(d float64) string { return dollars(max(d, 0.0011)) }
+
 func dollars(d float64) string { return fmt.Sprintf("%.4f", d) }

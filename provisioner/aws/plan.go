@@ -268,6 +268,9 @@ func (l *planning) fill(lanes []*lane, need, room int64) {
 // most workers that one call asks for.
 const mostAtOnce = 1000
 
+// most capacity that a fleet may have as its target, where that is not machines.
+const mostTarget = 10_000
+
 // buy makes intents for up to need capacity in a lane, as far as limits allow,
 // and returns how much that is.
 func (l *planning) buy(x *lane, need, room int64) (got int64) {
@@ -299,6 +302,9 @@ func (l *planning) buy(x *lane, need, room int64) (got int64) {
 		open = slices.DeleteFunc(slices.Clone(open), func(i int) bool { return x.offers[i].capacity > least })
 		most = least
 		target = min(need-got, room-got)
+	}
+	if least != most {
+		target = min(target, mostTarget)
 	}
 	workers := (target + least - 1) / least
 	if least == most {

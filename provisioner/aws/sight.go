@@ -252,9 +252,7 @@ func (p *Provider) reach(now timestamp.Time, i *instance, s stage) bool {
 	switch s {
 	case stopped, shuttingDown:
 		p.touch(i)
-		// Of a worker that never registered nothing is to be replaced before it is
-		// known how it ended.
-		if i.proven && (i.sighting.Ends == 0 || i.sighting.Ends > now) {
+		if i.sighting.Ends == 0 || i.sighting.Ends > now {
 			i.sighting.Ends = now
 		}
 		switch {

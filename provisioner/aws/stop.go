@@ -67,7 +67,7 @@ func (p *Provider) stopping(now timestamp.Time, t fleet.Target, how fleet.Manner
 		}
 	}
 	switch {
-	case i.state == terminated:
+	case i.state == terminated || i.over != 0: // if by an event, then it is not known yet why
 		if i.missing == 0 || i.over != 0 { // seen terminated, and not just not found
 			p.ended[t.WorkerID] = now
 		}

@@ -107,12 +107,18 @@ func (p *Provider) prepare(ctx context.Context, now timestamp.Time, b *bound, pl
 			b.place.templates[t.name] = st
 		}
 		st.used = now
-		make := !st.exists && now >= st.retry
-		if make {
+		missing := !st.exists && now >= st.retry
+		if missing {
+			if b.place.writes.left(now) < 1 {
+				plan.Retry = earlier(plan.Retry, b.place.writes.retry(now, 1))
+				p.mu.Unlock()
+				return false
+			}
+			b.place.writes.take(1)
 			st.retry = now.Add(retryTemplate)
 		}
 		p.mu.Unlock()
-		if make {
+		if missing {
 			err := p.createTemplate(ctx, b, t)
 			p.mu.Lock()
 			st.exists, st.why = err == nil, err

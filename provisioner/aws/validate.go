@@ -325,6 +325,9 @@ func (v *validation) dryRuns(ctx context.Context, at string, b *bound, requests 
 		}
 		in.MinCount, in.MaxCount, in.DryRun = aws.Int32(1), aws.Int32(1), aws.Bool(true)
 		in.UserData = nil
+		// What may be launched depends on the tags.
+		in.TagSpecifications = tagged(in.TagSpecifications, append(slices.Clone(b.tags), tag(tagIntent, "dry-run")),
+			types.ResourceTypeInstance, types.ResourceTypeVolume, types.ResourceTypeNetworkInterface)
 		_, err := b.place.EC2.RunInstances(ctx, in)
 		if e, ok := errors.AsType[smithy.APIError](err); ok && e.ErrorCode() == "DryRunOperation" {
 			continue

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"log/slog"
 	"runtime/debug"
+	"slices"
 	"sync"
 	"time"
 
@@ -73,6 +74,8 @@ type Config struct {
 // A Controller looks after the workers of pools.
 type Controller struct {
 	Config
+
+	next string // pool that the last pass had no time for; "": it had for all
 
 	mu   sync.Mutex
 	said map[string]said // by pool and kind: complaints about it as a whole
@@ -217,13 +220,7 @@ func (c *Controller) Pass(ctx context.Context, now timestamp.Time, ids []string)
 	if p.demand, err = c.ask(ctx, now, p.books.Pools); err != nil {
 		p.demand = nil // workers are looked after even so
 	}
-	if c.PoolsAtOnce == 1 {
-		for _, o := range p.books.Pools {
-			more = p.tendPool(ctx, o, err) || more
-		}
-	} else {
-		more = p.tendPools(ctx, err)
-	}
+	more = p.tendPools(ctx, err)
 	if ids == nil {
 		c.forget(p.books.Pools)
 		c.Left(p.books.Pools)
@@ -231,18 +228,37 @@ func (c *Controller) Pass(ctx context.Context, now timestamp.Time, ids []string)
 	return more, ctx.Err()
 }
 
+// tendPools looks after all pools, several at a time. Where a pass is broken
+// off, as one is that takes too long, the next begins with those that have not
+// had their turn.
 func (p *pass) tendPools(ctx context.Context, deaf error) (more bool) {
+	list := p.books.Pools
+	if at := slices.IndexFunc(list, func(o *Pool) bool { return o.ID == p.next }); at > 0 {
+		list = slices.Concat(list[at:], list[:at])
+	}
+	p.next = ""
 	var all sync.WaitGroup
 	var mu sync.Mutex
 	places := make(chan struct{}, p.PoolsAtOnce)
-	for _, o := range p.books.Pools {
+	tend := func(o *Pool) {
+		again := p.tendPool(ctx, o, deaf)
+		mu.Lock()
+		defer mu.Unlock()
+		more = more || again
+	}
+	for _, o := range list {
+		if ctx.Err() != nil {
+			p.next = o.ID
+			break
+		}
+		if p.PoolsAtOnce == 1 {
+			tend(o)
+			continue
+		}
 		places <- struct{}{}
 		all.Go(func() {
 			defer func() { <-places }()
-			again := p.tendPool(ctx, o, deaf)
-			mu.Lock()
-			defer mu.Unlock()
-			more = more || again
+			tend(o)
 		})
 	}
 	all.Wait()

@@ -1,6 +1,7 @@
 package fleet
 
 import (
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -143,6 +144,32 @@ func TestBusyWorkersThatAreToGoGetNothingMore(t *testing.T) {
 		if w.count(Running) != 3-want || w.count(Stopping) != want || len(w.stopped) > 0 {
 			t.Errorf("%s: when they are done there are %d running and %d stopping, %d ended by force", why, w.count(Running), w.count(Stopping), len(w.stopped))
 		}
+	}
+}
+
+// A pass that takes too long is broken off; each pool has its turn all the same.
+func TestEveryPoolHasItsTurn(t *testing.T) {
+	w := newWorld(t)
+	for i := range 10 {
+		w.pending[w.add(fmt.Sprintf("a/p%d", i), `{"maxCapacity": 1}`, &LaunchConfig{ID: "lc-1", Capacity: 1}).ID] = 1
+	}
+	w.PoolsAtOnce = 1
+	for range 5 {
+		ctx, cancel := context.WithCancel(t.Context())
+		left := 2
+		w.answer = func(i *Intent) Answer {
+			if left--; left == 0 {
+				cancel()
+			}
+			return w.start(i)
+		}
+		if _, err := w.Pass(ctx, w.now, nil); err == nil && len(w.machines) < 10 {
+			t.Fatal("the pass was not broken off")
+		}
+		w.now = w.now.Add(2 * time.Second)
+	}
+	if len(w.machines) != 10 {
+		t.Errorf("%d of 10 pools have had a turn", len(w.machines))
 	}
 }
 

@@ -107,7 +107,9 @@ func (t *tending) one(ctx context.Context, w *Worker) error {
 		return nil
 	}
 	t.learn(w)
-	if !s.Ends.IsZero() && w.Ends.IsZero() && w.State != Stopping {
+	// A worker that never registered and has ended is not replaced before it is known
+	// how it ended.
+	if !s.Ends.IsZero() && w.Ends.IsZero() && (w.State == Running || w.State == Requested && s.Ends > t.now) {
 		t.busy = true
 		return t.interrupted(ctx, w, s)
 	}

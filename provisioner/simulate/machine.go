@@ -80,11 +80,21 @@ func (e *engine) register(m *machine) {
 	e.book.change(m, func(w *fleet.Worker) {
 		w.State, w.Registered, w.LastModified, w.Expires = fleet.Running, e.now, e.now, e.now.Add(e.renewal)
 	})
+	e.push(e.now.Add(e.renewal*2/3), func(e *engine) { e.renew(m) })
 	m.capacity = int(max(m.row.Capacity, 1))
 	e.series.ready += m.capacity
 	e.series.up++
 	m.pool.wake()
 	e.work(m)
+}
+
+// renew is a worker that renews its credentials before they expire.
+func (e *engine) renew(m *machine) {
+	if m.gone || m.row == nil {
+		return
+	}
+	e.book.change(m, func(w *fleet.Worker) { w.Expires = e.now.Add(e.renewal) })
+	e.push(e.now.Add(e.renewal*2/3), func(e *engine) { e.renew(m) })
 }
 
 // handBack is a worker that has seen a notice of interruption: it hands back

@@ -87,6 +87,8 @@ func (o *Options) fill() error {
 	switch {
 	case o.Boot < time.Second || o.Boot > 24*time.Hour:
 		return fmt.Errorf("boot is %v; it must be from 1s to 24h", o.Boot)
+	case o.WaitPrice != nil && !(*o.WaitPrice >= 0 && *o.WaitPrice <= 1000):
+		return fmt.Errorf("wait price is %g; it must be from 0 to 1000 minutes of a machine for a minute of waiting", *o.WaitPrice)
 	case o.Idle < 0:
 		return fmt.Errorf("idle is %v; it must not be negative", o.Idle)
 	case !(o.Interruptions >= 0 && o.Interruptions <= 1000):

@@ -307,7 +307,8 @@ func TestReadingSaysWhatIsWrongAndWhere(t *testing.T) {
 		"arrival_ms,duration_ms\n1,2\n\n3,x\n":   "t.csv:4: duration_ms is \"x\"",
 		"arrival_ms,duration_ms\n-1,2\n":         "t.csv:2: arrival_ms is -1",
 		`{"arrival_ms": 1}`:                      "t.csv:1: arrival_ms or duration_ms is missing",
-		`{"arrival_ms": "1"}`:                    "t.csv:1: arrival_ms is a JSON string",
+		`{"arrival_ms": "1"}`:                    "t.csv:1: arrival_ms is a JSON string, where a whole number is needed",
+		"\x1f\x8b\b":                             "unpack it with gunzip",
 		`{"arrival_ms": 1, "durationMs": 1}`:     "durationMs",
 		"{\"arrival_ms\": 1, \"duration_ms\": 1": "t.csv:1: unexpected EOF",
 	} {
@@ -395,6 +396,10 @@ func TestAPoolsOwnConfigurationIsSimulated(t *testing.T) {
 	}
 	if r.Policy != "ratio" || most != 20 || r.APICallsByAction["ec2:RunInstances"] == 0 {
 		t.Errorf("policy %s, at most %d tasks at once, calls %v", r.Policy, most, r.APICallsByAction)
+	}
+	// Tasks of 20 minutes outlast credentials of 5, which workers renew.
+	if r, err = run(`{"maxCapacity": 50, "lifecycle": {"reregistrationTimeout": 300}, "regions": [{"region": "eu-west-1"}], "instanceTypes": [{"instanceType": "m5.large"}]}`, Options{}); err != nil || r.BusyKilled != 0 {
+		t.Errorf("credentials that expire: %v %+v", err, r)
 	}
 	if _, err = run(`{"maxCapacity": 20, "instanceTypes": []}`, Options{}); err == nil || !strings.Contains(err.Error(), "region") {
 		t.Errorf("a pool without regions: %v", err)

@@ -3,6 +3,7 @@ package simulate
 import (
 	"bufio"
 	"bytes"
+	"cmp"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -10,6 +11,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"reflect"
 	"slices"
 	"strconv"
 	"strings"
@@ -72,7 +74,9 @@ func Read(file string, r io.Reader) (Trace, error) {
 		}
 		if t.Tasks == nil {
 			t.Tasks = []Task{} // the first line says which form it is
-			if text[0] == '{' {
+			if bytes.HasPrefix(text, []byte("\x1f\x8b")) {
+				return t, fmt.Errorf("%s is compressed; unpack it with gunzip first", file)
+			} else if text[0] == '{' {
 				read = t.object
 			} else if strings.ReplaceAll(string(text), " ", "") != header {
 				return t, fmt.Errorf("%s:%d: the first line is %q; a trace begins with the line %s, or has a JSON object in each line", file, n, clip(text), header)
@@ -135,7 +139,8 @@ func (*Trace) object(text []byte) (Task, error) {
 	d.DisallowUnknownFields()
 	if err := d.Decode(&o); err != nil {
 		if e, ok := errors.AsType[*json.UnmarshalTypeError](err); ok {
-			return Task{}, fmt.Errorf("%s is a JSON %s, where a %s is needed", e.Field, e.Value, e.Type)
+			want := map[reflect.Kind]string{reflect.Int64: "a whole number", reflect.String: "a string", reflect.Slice: "a list"}[e.Type.Kind()]
+			return Task{}, fmt.Errorf("%s is a JSON %s, where %s is needed", e.Field, e.Value, cmp.Or(want, e.Type.String()))
 		}
 		return Task{}, fmt.Errorf("%w; a line is an object such as {\"taskId\": \"build\", \"dependencies\": [], \"arrival_ms\": 1500, \"duration_ms\": 60000}", err)
 	}

@@ -11,8 +11,6 @@ import (
 	"strings"
 	"time"
 
-	"github.com/aws/aws-sdk-go-v2/service/ec2"
-
 	"github.com/taskfleet/taskfleet/provisioner/aws"
 	"github.com/taskfleet/taskfleet/provisioner/aws/awsfake"
 	"github.com/taskfleet/taskfleet/provisioner/fleet"
@@ -36,7 +34,6 @@ type world struct {
 	regions  []string
 	log      *slog.Logger
 
-	inBody    int                       // throttles that a fleet's answer told of
 	described map[string]*describeCalls // by region
 }
 
@@ -147,18 +144,8 @@ func (e *engine) keepEvery() time.Duration {
 
 // watch counts what the cloud's own statistics do not tell.
 func (w *world) watch(c awsfake.Call) error {
-	if !c.After {
-		if c.Service == "ec2" && strings.HasPrefix(c.Action, "Describe") {
-			w.describe(c.Region)
-		}
-		return nil
-	}
-	if out, ok := c.Output.(*ec2.CreateFleetOutput); ok {
-		for i := range out.Errors {
-			if code := out.Errors[i].ErrorCode; code != nil && *code == "RequestLimitExceeded" {
-				w.inBody++
-			}
-		}
+	if !c.After && c.Service == "ec2" && strings.HasPrefix(c.Action, "Describe") {
+		w.describe(c.Region)
 	}
 	return nil
 }
@@ -354,7 +341,7 @@ func (w *world) apiCalls() (by map[string]int, all, throttled int) {
 	for _, n := range s.Throttled {
 		throttled += n
 	}
-	return s.Calls, all, throttled + w.inBody
+	return s.Calls, all, throttled
 }
 
 // describesPerMinute is the most calls that list things which were made in a
