@@ -531,3 +531,31 @@ func TestAWorkerIsFasterThanTheAnswer(t *testing.T) {
 		}
 	})
 }
+
+// Two replicas that decide at the same time do not start twice as many.
+func TestTwoControllersStartNoMoreThanThereMayBe(t *testing.T) {
+	storetest.Each(t, func(t *testing.T, db *store.DB) {
+		s := newStage(t, db)
+		s.do([]string{"pool", "p/build", "max=5"})
+		s.stop()
+		var pools [2]*fleet.Pool
+		for i := range pools {
+			read, err := book{s.prov}.Read(t.Context(), []string{"p/build"})
+			if err != nil {
+				t.Fatal(err)
+			}
+			pools[i] = read.Pools[0]
+		}
+		for i, o := range pools {
+			written, err := book{s.prov}.Intend(t.Context(), now(), o, []*fleet.Intent{
+				{ID: fmt.Sprintf("i%d", i), PoolID: o.ID, ProviderID: "cloud", Workers: 3, Capacity: 3, Request: json.RawMessage(`{}`)},
+			})
+			if err != nil || written != (i == 0) {
+				t.Errorf("replica %d: %t, %v", i, written, err)
+			}
+		}
+		if got := s.intents("p/build"); got != "1 for 3" {
+			t.Errorf("intents: %s", got)
+		}
+	})
+}

@@ -64,7 +64,9 @@ func queryIntents(tx *store.Tx, rest string, args ...any) (list []*fleet.Intent,
 	return list, rows.Err()
 }
 
-// Intend writes intents, unless the pool has been redefined.
+// Intend writes intents, unless the pool has been redefined, or there would be
+// more workers than it may have: where two replicas decide at the same time, the
+// second sees here what the first has begun.
 func (b book) Intend(ctx context.Context, at timestamp.Time, o *fleet.Pool, list []*fleet.Intent) (written bool, err error) {
 	err = b.db.Do(ctx, func(tx *store.Tx) error {
 		written = false
@@ -73,6 +75,22 @@ func (b book) Intend(ctx context.Context, at timestamp.Time, o *fleet.Pool, list
 			return nil
 		} else if err != nil {
 			return err
+		}
+		settings, err := current.Settings()
+		if err != nil {
+			return err
+		}
+		var capacity int64
+		if err := tx.QueryRow(`
+			SELECT CAST((SELECT COALESCE(SUM(capacity), 0) FROM worker WHERE worker_pool_id = $1 AND state <> 'stopped')
+			          + (SELECT COALESCE(SUM(capacity), 0) FROM intent WHERE worker_pool_id = $1) AS BIGINT)`, o.ID).Scan(&capacity); err != nil {
+			return err
+		}
+		for _, i := range list {
+			capacity += i.Capacity
+		}
+		if settings.MaxCapacity == nil || capacity > *settings.MaxCapacity {
+			return nil
 		}
 		for _, i := range list {
 			if _, err := tx.Exec(`
@@ -183,10 +201,10 @@ func (b book) Stop(ctx context.Context, at timestamp.Time, o *fleet.Pool, w *fle
 	return moved, err
 }
 
-// retire has the queue give a worker that is to end nothing more, if it was
-// ever given anything.
+// retire has the queue give a worker that is to end nothing more. w is as it was
+// before; one that has not registered was never given anything.
 func (p *Provisioner) retire(tx *store.Tx, w *fleet.Worker) error {
-	if w.Registered.IsZero() {
+	if w.State == fleet.Requested {
 		return nil
 	}
 	if _, err := p.queue.Retire(tx, []fleet.Ref{w.Ref}); err != nil {

@@ -21,9 +21,12 @@ type reading struct {
 	incomplete string   // why the provider could not look at all of it
 }
 
-// mostLaunchConfigs keeps one pool from holding up the others: each of its
-// launch configurations is looked at in every pass and written with each change.
-const mostLaunchConfigs = 1000
+// What keeps one pool from holding up the others: its configuration is read, and
+// each of its launch configurations looked at, in every pass.
+const (
+	mostLaunchConfigs = 1000
+	longestConfig     = 2 << 20 // bytes
+)
 
 // parse says what is wrong with the form of a definition, and reads from it
 // what the workers of the pool are made from.
@@ -31,6 +34,9 @@ func (p *Provisioner) parse(d poolDefinition) (r reading, err error) {
 	provider := p.providers[d.ProviderID]
 	if provider == nil {
 		return r, api.Errorf(api.InputError, "There is no provider %q; this deployment has %s.", d.ProviderID, strings.Join(p.providerIDs(), ", "))
+	}
+	if n := len(d.Config); n > longestConfig {
+		return r, api.Errorf(api.InputError, "The pool's configuration has %d bytes of JSON, and %d are the most.", n, longestConfig)
 	}
 	if _, manual := provider.(fleet.Manual); manual {
 		r.settings, err = (&fleet.Pool{Config: d.Config}).Settings()

@@ -161,6 +161,9 @@ process that answers knows it. For providers that buy nothing the list is empty.
 	}
 	out.Markets = []marketDescription{}
 	list, err := p.markets(ctx, o)
+	if _, wrong := p.parse(poolDefinition{ProviderID: o.ProviderID, Config: o.Config}); err != nil && wrong != nil {
+		return out, api.Errorf(api.RequestConflict, "Where workers of the pool %s are bought cannot be said, as its definition is not understood any more. Apply one that is. %v", o.ID, wrong)
+	}
 	if err != nil {
 		return out, api.Errorf(api.ServiceUnavailable, "The provider %s cannot say where it buys: %v. Call again in a minute.", o.ProviderID, err)
 	}

@@ -3,6 +3,7 @@ package main
 import (
 	"cmp"
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -44,6 +45,9 @@ const nullProvider = "null-provider"
 func aboutPool(err error, id string) error {
 	if client.IsNotFound(err) {
 		return fmt.Errorf("there is no worker pool %s; taskfleet pool list shows those there are: %w", id, err)
+	}
+	if e, ok := errors.AsType[*client.Error](err); ok && e.Code == "InvalidRequestArguments" && !strings.Contains(id, "/") {
+		return fmt.Errorf("%q is not the id of a worker pool, which has two parts, such as aws/build; taskfleet pool list shows those there are: %w", id, err)
 	}
 	return err
 }

@@ -181,7 +181,10 @@ price of an hour, divided by both. SAVES is how much less spot costs than the sa
 			list := []price{}
 			for _, id := range ids {
 				markets, err := marketsOf(ctx, s, id)
-				if err != nil {
+				switch {
+				case err != nil && len(ids) > 1: // the prices of the others can be told
+					fmt.Fprintf(cmd.ErrOrStderr(), "taskfleet: no prices of %s: %v\n", id, err)
+				case err != nil:
 					return err
 				}
 				list = append(list, pricesOf(id, markets)...)

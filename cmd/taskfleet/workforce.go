@@ -180,7 +180,8 @@ func recordOf(x *queue.WorkerRecord) *provisioner.Record {
 }
 
 // A learner tells the provisioner what happens to tasks, by the events. Each
-// replica learns for itself, as the provisioner can move to it at any time.
+// replica reads them, as the provisioner can move to it at any time; until then
+// its own does not listen.
 type learner struct {
 	bus      *event.Bus
 	prov     *provisioner.Provisioner

@@ -180,6 +180,7 @@ const (
 	pollWait  = 20               // seconds that SQS waits for a message, at most
 	pollAgain = 10 * time.Second // after errors, at most
 	tendEvery = time.Second
+	sayAgain  = 60               // failures later it is logged again
 	unlooked  = 30 * time.Second // without a Look there is nobody to tell
 )
 
@@ -244,7 +245,9 @@ func (p *Provider) runEvents(ctx context.Context, pl *place) {
 		case ctx.Err() != nil:
 			return
 		case err != nil:
-			p.config.Log.Error("EC2 events could not be read; instances are swept for every minute meanwhile", "account", pl.account.ID, "region", pl.region, "error", err)
+			if failures%sayAgain == 0 {
+				p.config.Log.Error("EC2 events cannot be read; instances are swept for every minute meanwhile", "account", pl.account.ID, "region", pl.region, "attempts", failures+1, "error", err)
+			}
 			pause = min(tendEvery<<min(failures, 10), pollAgain)
 			failures++
 		case n == 0:

@@ -171,7 +171,7 @@ func explainCall(err error) verdict {
 	if e, ok := errors.AsType[smithy.APIError](err); ok {
 		_, known := verdicts[e.ErrorCode()]
 		v := judge(e.ErrorCode(), e.ErrorMessage())
-		if !known && v.class == fleet.Broken && e.ErrorFault() != smithy.FaultClient || transient[e.ErrorCode()] {
+		if !known && v.class == fleet.Broken && !refused(err, e) || transient[e.ErrorCode()] {
 			v.unknown = true
 		}
 		return v
@@ -183,6 +183,18 @@ func explainCall(err error) verdict {
 		}
 	}
 	return verdict{unknown: true, text: sentence(err.Error())}
+}
+
+// refused reports whether an error says that the request was wrong. The SDK does
+// not know that of EC2's errors, but has the status of HTTP.
+func refused(err error, e smithy.APIError) bool {
+	if r, ok := errors.AsType[interface {
+		error
+		HTTPStatusCode() int
+	}](err); ok {
+		return r.HTTPStatusCode()/100 == 4
+	}
+	return e.ErrorFault() == smithy.FaultClient
 }
 
 // transient codes say nothing about whether the request was acted on.

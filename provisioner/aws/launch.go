@@ -240,7 +240,8 @@ func (l *launching) start(id string, f Facts, m *market) {
 	})
 }
 
-// granted has a market that may have been closed open again.
+// granted has a market that may have been closed open again. The caller holds
+// p.mu.
 func (l *launching) granted(m *market) {
 	m.breaker.grant(l.now)
 	m.quota.breaker.grant(l.now)
@@ -249,8 +250,8 @@ func (l *launching) granted(m *market) {
 	}
 }
 
-// bound is what the intent was made from; nil if that was by a process before
-// this one, or has changed.
+// bound is the launch configuration of the intent; nil if this process has not
+// planned with it. The caller holds p.mu.
 func (l *launching) bound() *bound { return l.p.pools[l.in.PoolID][l.in.LaunchConfigID] }
 
 // refusals are the errors of a fleet: one for each market that was tried.

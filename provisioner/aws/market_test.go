@@ -147,9 +147,8 @@ func TestWhatAMarketHasIsTakenAndTheRestRefused(t *testing.T) {
 		if len(started) != 36 || len(faults) != 1 || faults[0].Class != fleet.SoldOut || len(faults[0].Extra["markets"].([]string)) == 0 {
 			t.Fatalf("%d started, faults %+v", len(started), faults)
 		}
-		plan := w.plan(w.need(5))
-		for _, i := range plan.Intents {
-			t.Logf("%s", i.Request)
+		if plan := w.plan(w.need(5)); len(plan.Intents) != 0 || plan.Retry <= w.now() {
+			t.Errorf("where nothing is left is asked again: %+v", plan)
 		}
 	})
 }

@@ -122,6 +122,9 @@ func (p *Provider) prepare(ctx context.Context, now timestamp.Time, b *bound, pl
 			err := p.createTemplate(ctx, b, t)
 			p.mu.Lock()
 			st.exists, st.why = err == nil, err
+			if err != nil && explainCall(err).class == fleet.Throttled {
+				b.place.writes.throttled(now)
+			}
 			if err != nil && st.unclear < 3 && explainCall(err).unknown {
 				// It may be over in a moment, and is no news before it is not.
 				st.unclear++

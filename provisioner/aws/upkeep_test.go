@@ -1,6 +1,7 @@
 package aws_test
 
 import (
+	"fmt"
 	"strings"
 	"testing"
 	"time"
@@ -69,6 +70,34 @@ func TestLaunchTemplatesAreKeptInStep(t *testing.T) {
 	}
 	if started, faults = w.start(1); len(started) != 1 {
 		t.Errorf("the next time: %v %v", started, faults)
+	}
+}
+
+// After a restart all pools want theirs made again.
+func TestTemplatesAreMadeWithinTheLimits(t *testing.T) {
+	w := newWorld(t, awsfake.Config{Limits: awsfake.Limits{Documented: true}}, nil)
+	w.look()
+	var pools []*fleet.Pool
+	for n := range 200 {
+		pools = append(pools, w.makePool(fmt.Sprintf("aws/build-%d", n), wide))
+	}
+	for len(pools) > 0 {
+		w.pool = pools[0]
+		plan := w.plan(w.need(1))
+		if len(plan.Intents) == 0 && (len(plan.Complaints) > 0 || plan.Retry <= w.now()) {
+			t.Fatalf("%+v", plan)
+		}
+		pools = pools[1:]
+		if len(plan.Intents) == 0 {
+			pools = append(pools, w.pool)
+		}
+		w.pass(20 * time.Millisecond)
+	}
+	if n := w.cloud.Stats().Throttled; len(n) > 0 {
+		t.Errorf("throttled: %v", n)
+	}
+	if n := len(w.templates()); n != 200 {
+		t.Errorf("%d templates", n)
 	}
 }
 

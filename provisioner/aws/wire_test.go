@@ -74,3 +74,30 @@ func TestAccountsByTheirRoles(t *testing.T) {
 		t.Errorf("%d are alive, %d workers", n, len(w.rows))
 	}
 }
+
+// A code that is new is a refusal if EC2 says so by the status, and else may have
+// been acted on: the SDK does not tell whose fault it was.
+func TestNewCodesAreToldByTheStatus(t *testing.T) {
+	id, secret := awsfake.Key(account)
+	t.Setenv("AWS_ACCESS_KEY_ID", id)
+	t.Setenv("AWS_SECRET_ACCESS_KEY", secret)
+	t.Setenv("AWS_CONFIG_FILE", "/nonexistent")
+	t.Setenv("AWS_SHARED_CREDENTIALS_FILE", "/nonexistent")
+	for status, again := range map[int]bool{400: false, 500: true} {
+		w := newWorld(t, awsfake.Config{}, nil)
+		s := httptest.NewServer(w.cloud.Handler())
+		t.Cleanup(s.Close)
+		clients, err := provider.SDK(t.Context(), s.URL)
+		if err != nil {
+			t.Fatal(err)
+		}
+		w.restart(func(c *provider.Config) { c.Clients = clients })
+		w.define(plain)
+		w.look()
+		i := w.plan(w.need(1)).Intents[0]
+		w.once("RunInstances", false, &awsfake.Error{Code: "ThisIsNew", Message: "Said the cloud", Status: status})
+		if a := w.launch(i); a.Again != again || !again && (len(a.Faults) != 1 || a.Faults[0].Class != fleet.Broken) {
+			t.Errorf("with the status %d: %+v", status, a)
+		}
+	}
+}

@@ -275,7 +275,8 @@ type Book interface {
 	Read(ctx context.Context, ids []string) (*Snapshot, error)
 
 	// Intend writes intents. It reports false, and writes none, if the pool has
-	// been redefined since it was read.
+	// been redefined since it was read, or if others have been at work so that it
+	// would have more than its maximum.
 	Intend(ctx context.Context, now timestamp.Time, o *Pool, list []*Intent) (bool, error)
 
 	// Answer writes what came of an intent, once: where it is closed already,

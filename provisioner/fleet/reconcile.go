@@ -297,8 +297,12 @@ func (p *pass) start(ctx context.Context, o *Pool, m *memory, in sizing.Inputs, 
 	}
 	p.Log.Info("starting workers", "pool", o.ID, "capacity", planned, "wanted", d.Start, "reason", d.Reason)
 	written, err := p.Book.Intend(ctx, p.now, o, plan.Intents)
-	if err != nil || !written {
-		return 0, nil, err // where the pool has changed, there will be another pass for it
+	if err != nil {
+		return 0, nil, err
+	}
+	if !written { // there will be another pass
+		p.Log.Warn("no workers are started: somebody else has changed the pool meanwhile", "pool", o.ID, "capacity", planned, "room", need.Room)
+		return 0, nil, nil
 	}
 	p.Step("intend")
 	for _, i := range plan.Intents {

@@ -63,6 +63,7 @@ const (
 	defaultQueueInactivity       = 2 * time.Hour
 	longestReregistrationTimeout = 30 * 24 * time.Hour // credentials last 31 days at most
 	longestWarm                  = 7 * 24 * time.Hour
+	mostTimes                    = 100
 )
 
 // Largest capacities, in tasks at once. Nobody needs as much, and sums and
@@ -119,6 +120,9 @@ func parseSettings(raw json.RawMessage) (Settings, error) {
 	}
 	if _, err := sizing.ByName(c.Sizing.Policy); err != nil {
 		return c, fmt.Errorf("config.sizing.policy: %w", err)
+	}
+	if n := len(c.Schedule); n > mostTimes {
+		return c, fmt.Errorf("config.schedule has %d times; %d are the most", n, mostTimes)
 	}
 	for i := range c.Schedule {
 		if err := c.Schedule[i].parse(most); err != nil {

@@ -36,6 +36,7 @@ func TestAFaultInSettingsIsCalledByName(t *testing.T) {
 		`{"maxCapacity": 4, "sizing": {"idleTimeout": -1}}`:                               "config.sizing.idleTimeout is -1",
 		`{"maxCapacity": 4, "sizing": {"waitPrice": -0.1}}`:                               "config.sizing.waitPrice is -0.1",
 		`{"maxCapacity": 4, "sizing": {"waitPrice": 1001}}`:                               "config.sizing.waitPrice is 1001",
+		`{"maxCapacity": 4, "schedule": [{}` + strings.Repeat(",{}", 100) + `]}`:          "config.schedule has 101 times; 100 are the most",
 		`{"maxCapacity": 4, "schedule": {}}`:                                              "config.schedule is a JSON object, where a list is needed",
 		warmAt("", "UTC", 60, 1):                                                          "config.schedule[0].cron is \"\"",
 		warmAt("8 o'clock", "UTC", 60, 1):                                                 "config.schedule[0].cron is \"8 o'clock\"",

@@ -160,6 +160,16 @@ func (d *datacenter) boot(i awsfake.Instance) error {
 
 func (m *machine) signal(s syscall.Signal) { _ = m.worker.Process.Signal(s) } // of one that has ended it is no use
 
+// crash kills the worker of an instance, which then shuts itself down.
+func (d *datacenter) crash(id string) error {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.machines[id] == nil {
+		return fmt.Errorf("instance %s has not booted", id)
+	}
+	return d.machines[id].worker.Process.Kill()
+}
+
 func (d *datacenter) log(id string) string { return filepath.Join(d.directory, id+".log") }
 
 func (d *datacenter) all() (list []*machine) {
