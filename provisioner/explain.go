@@ -209,6 +209,11 @@ func (v *view) summary(o *fleet.Pool, x explanation) (list []string) {
 	say("%s: %s pending%s, %d running.", o.ID, plural(s.Pending, "task"), wait, s.Claimed)
 	say("%s with capacity for %s: %d running (%d of it idle), %d requested, %d about to go.",
 		plural(s.Workers, "worker"), plural(s.Running+s.Requested+s.Draining, "task"), s.Running, s.Idle, s.Requested, s.Draining)
+	if settings, err := o.Settings(); err == nil {
+		if least := settings.Min(v.at); least > settings.MinCapacity {
+			say("Its schedule has capacity for %s kept at this time, whether or not there is work.", plural(least, "task"))
+		}
+	}
 	if len(x.Decisions) == 0 {
 		say("Nothing has been decided about the pool in the last day.")
 		return list

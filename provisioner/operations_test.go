@@ -86,6 +86,9 @@ func TestAPoolIsExplained(t *testing.T) {
 		s.do([]string{"pool", "p/build", "max=3", "provider=choosy"})
 		out := s.ask(200, "GET", path, nil)
 		says(t, "an idle pool's summary", out["summary"], "p/build: 0 tasks pending, 0 running", "0 workers")
+		s.do([]string{"pool", "p/warm", "max=5", `schedule=[{"cron":"*+*+*+*+*","duration":60,"minCapacity":2}]`})
+		says(t, "a scheduled pool's summary", s.ask(200, "GET", operations+"/worker-pool/p/warm/explanation", nil)["summary"], "schedule has capacity for 2 tasks")
+		s.do([]string{"delete", "p/warm"})
 		if len(out["hindrances"].([]any)) > 0 {
 			t.Errorf("nothing hinders an idle pool, but: %v", out["hindrances"])
 		}

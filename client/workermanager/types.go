@@ -490,7 +490,8 @@ type ConfigLocalLifecycle struct {
 	QueueInactivityTimeout *int64 `json:"queueInactivityTimeout,omitzero"`
 
 	// Seconds that a worker has to register after it was asked for. Then it is taken for
-	// broken and ended.
+	// broken and ended. Where this is left out, it follows from how long workers of the
+	// pool take.
 	RegistrationTimeout *int64 `json:"registrationTimeout,omitzero"`
 
 	// Seconds that a worker's credentials last. A worker that has not registered again by
