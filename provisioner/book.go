@@ -160,8 +160,10 @@ func prove(tx *store.Tx, o *fleet.Pool, w *fleet.Worker) error {
 		return nil // says nothing about those that start now
 	}
 	_, err := tx.Exec(`
-		UPDATE launch_config SET proven = TRUE, failures = 0, start_after = 0, credit = credit + 1
-		 WHERE worker_pool_id = $1 AND launch_config_id = $2 AND NOT archived AND (failures > 0 OR NOT proven OR credit < 10)`, o.ID, w.LaunchConfigID)
+		UPDATE launch_config SET proven = TRUE, failures = 0, start_after = 0,
+		       last_good = CASE WHEN last_good < $3 THEN $3 ELSE last_good END
+		 WHERE worker_pool_id = $1 AND launch_config_id = $2 AND NOT archived AND (failures > 0 OR NOT proven OR last_good < $3)`,
+		o.ID, w.LaunchConfigID, w.Created)
 	return err
 }
 

@@ -61,7 +61,7 @@ func readLaunchConfigs(tx *store.Tx, list []*fleet.Pool) error {
 		ids = append(ids, o.ID)
 	}
 	rows, err := tx.Query(`
-		SELECT worker_pool_id, launch_config_id, config, capacity, canary, proven, failures, start_after, credit FROM launch_config
+		SELECT worker_pool_id, launch_config_id, config, capacity, canary, proven, failures, start_after, last_good FROM launch_config
 		 WHERE worker_pool_id IN (SELECT value FROM json_each($1)) AND NOT archived ORDER BY worker_pool_id, place`, ids)
 	if err != nil {
 		return err
@@ -69,7 +69,7 @@ func readLaunchConfigs(tx *store.Tx, list []*fleet.Pool) error {
 	for rows.Next() {
 		var id string
 		var c fleet.LaunchConfig
-		if err := rows.Scan(&id, &c.ID, &c.Config, &c.Capacity, &c.Canary, &c.Proven, &c.Failures, &c.StartAfter, &c.Credit); err != nil {
+		if err := rows.Scan(&id, &c.ID, &c.Config, &c.Capacity, &c.Canary, &c.Proven, &c.Failures, &c.StartAfter, &c.LastGood); err != nil {
 			return err
 		}
 		by[id].LaunchConfigs = append(by[id].LaunchConfigs, &c)
@@ -103,9 +103,9 @@ func redefinePool(tx *store.Tx, o *fleet.Pool) error {
 // saveBreaker writes the state of a launch configuration's breaker.
 func saveBreaker(tx *store.Tx, poolID string, c *fleet.LaunchConfig) error {
 	_, err := tx.Exec(`
-		UPDATE launch_config SET failures = $3, start_after = $4, proven = $5, credit = $6
+		UPDATE launch_config SET failures = $3, start_after = $4, proven = $5, last_good = $6
 		 WHERE worker_pool_id = $1 AND launch_config_id = $2 AND NOT archived`,
-		poolID, c.ID, c.Failures, c.StartAfter, c.Proven, c.Credit)
+		poolID, c.ID, c.Failures, c.StartAfter, c.Proven, c.LastGood)
 	return err
 }
 

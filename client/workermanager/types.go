@@ -214,7 +214,11 @@ type ConfigAWSLaunchConfig struct {
 // and that the instance metadata wants a session token.
 type ConfigAWSLaunchConfigLaunchConfig struct {
 	// Image to start from; it has to be said somewhere, here or in `imageParameter`.
-	ImageID string `json:"ImageId,omitzero"`
+	ImageID        string          `json:"ImageId,omitzero"`
+	LaunchTemplate json.RawMessage `json:"LaunchTemplate,omitzero"`
+	MaxCount       json.RawMessage `json:"MaxCount,omitzero"`
+	MinCount       json.RawMessage `json:"MinCount,omitzero"`
+	UserData       json.RawMessage `json:"UserData,omitzero"`
 }
 
 // ConfigAWSLaunchConfigAdditionalUserData: fields to add to the JSON object that is a

@@ -236,7 +236,7 @@ func newTaskStatusCommand() *cobra.Command {
 
 func printStatus(w io.Writer, d *queue.Task, s *queue.TaskStatus) error {
 	fmt.Fprintf(w, "task      %s\nname      %s\nstate     %s\nqueue     %s\ngroup     %s\ndeadline  %s (%s)\n",
-		s.TaskID, d.Metadata.Name, outcome(s), s.TaskQueueID, s.TaskGroupID, s.Deadline, distance(s.Deadline))
+		s.TaskID, printable(d.Metadata.Name), outcome(s), s.TaskQueueID, s.TaskGroupID, s.Deadline, distance(s.Deadline))
 	if s.State == string(task.Unscheduled) {
 		fmt.Fprintf(w, "waits     for %s (%s)\n", plural(len(d.Dependencies), "other task"), d.Requires)
 	}

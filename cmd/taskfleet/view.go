@@ -210,7 +210,7 @@ func (l line) text(colored bool) string {
 
 // describe words one step of a task, and says in which color.
 func describe(c graph.Change) (string, color) {
-	name := pad(clip(c.Task.Name, 28), 28)
+	name := pad(clip(printable(c.Task.Name), 28), 28)
 	state := c.Task.Status.State
 	run := c.Run()
 	if run == nil {

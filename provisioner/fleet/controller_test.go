@@ -733,3 +733,48 @@ func TestALostKindOfProvider(t *testing.T) {
 		t.Errorf("%v", w.kinds())
 	}
 }
+
+// A worker that fails while others of its time work is bad luck; one that fails
+// after all that worked speaks against what it was made from.
+func TestBadLuckStopsNoConfiguration(t *testing.T) {
+	const early, late, now = 1000, 2000, 500_000
+	c := &LaunchConfig{}
+	c.Succeed(early)
+	if c.Lose(now, early); c.Failures != 0 {
+		t.Error("a worker of the same time as one that works stops the configuration")
+	}
+	if c.Lose(now, late); c.Failures != 1 || !c.Waits(now) {
+		t.Errorf("a later one does not: %+v", c)
+	}
+	c.Succeed(late)
+	if c.Failures != 0 || c.Waits(now) {
+		t.Errorf("it works, and still waits: %+v", c)
+	}
+	if c.Fail(now); c.Failures != 1 {
+		t.Error("a refusal of the provider does not stop it")
+	}
+}
+
+func TestAMachineThatGoesDownAfterRegistering(t *testing.T) {
+	for lived, failures := range map[time.Duration]int64{3 * time.Second: 1, 5 * time.Minute: 0} {
+		w := newWorld(t, "a/b")
+		w.pending["a/b"] = 1
+		w.pass(0)
+		w.register()
+		w.pass(2 * time.Second)
+		w.pass(lived - 2*time.Second)
+		x := w.one()
+		m := w.machines[x.Ref]
+		m.Ends = w.now
+		w.machines[x.Ref] = m
+		w.lingers = true
+		w.pass(time.Second)
+		m.State, m.Detail = Exited, "The instance shut itself down."
+		w.machines[x.Ref] = m
+		w.lingers = false
+		w.pass(time.Second)
+		if got := w.pools[0].LaunchConfigs[0].Failures; x.State != Stopped || got != failures {
+			t.Errorf("after %v it is %s, with %d failures, want %d", lived, x.State, got, failures)
+		}
+	}
+}

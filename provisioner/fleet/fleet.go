@@ -117,7 +117,7 @@ type LaunchConfig struct {
 
 	Proven     bool           // a worker that was made from it has worked
 	Failures   int64          // failed starts in a row
-	Credit     int64          // what has worked lately, against single workers that have not
+	LastGood   timestamp.Time // when the latest worker was asked for that has worked; 0: none has
 	StartAfter timestamp.Time // no start before
 }
 
@@ -126,24 +126,19 @@ const (
 	maxDelay   = 5 * time.Minute
 )
 
-// A worker that works is worth one, up to mostCredit, and one that does not
-// takes failureCost. So it takes about a third that fail for the configuration
-// to be stopped, fifty in a row if all worked before, and one if none has yet.
-// It is so many because workers that are started together are given up together:
-// of a thousand, one in twenty that does not boot is fifty.
-const mostCredit, failureCost = 100, 2
-
-// Succeed notes that a worker has worked: starts need not wait.
-func (c *LaunchConfig) Succeed() {
-	c.Proven, c.Failures, c.StartAfter, c.Credit = true, 0, 0, min(c.Credit+1, mostCredit)
+// Succeed notes that a worker has worked which was asked for at a time: starts
+// need not wait.
+func (c *LaunchConfig) Succeed(asked timestamp.Time) {
+	c.Proven, c.Failures, c.StartAfter, c.LastGood = true, 0, 0, max(c.LastGood, asked)
 }
 
-// Lose notes that a worker has not worked, and has the configuration wait
-// unless most do. It returns a sentence about that.
-func (c *LaunchConfig) Lose(now timestamp.Time) string {
-	if c.Failures == 0 && c.Credit >= failureCost {
-		c.Credit -= failureCost
-		return "Most workers that are made from the same launch configuration work, so others are started as before."
+// Lose notes that a worker has not worked which was asked for at a time. Where
+// another works that was asked for no earlier, it is the worker that was bad, not
+// what it was made from. Otherwise the configuration waits. It returns a sentence
+// about that.
+func (c *LaunchConfig) Lose(now, asked timestamp.Time) string {
+	if asked <= c.LastGood && c.Failures == 0 {
+		return "Workers that were started at the same time or later from the same launch configuration work, so others are started as before."
 	}
 	return c.Fail(now)
 }
@@ -159,7 +154,6 @@ func (c *LaunchConfig) Waits(now timestamp.Time) bool {
 // it waits was started before, and is no news. It returns a sentence about the
 // wait.
 func (c *LaunchConfig) Fail(now timestamp.Time) string {
-	c.Credit = 0
 	if !c.Waits(now) {
 		c.Failures++
 		c.StartAfter = now.Add(min(firstDelay<<min(c.Failures-1, 20), maxDelay))

@@ -274,7 +274,7 @@ func (t *tending) running(ctx context.Context, w *Worker) error {
 	t.Step("prove")
 	w.Proven = true
 	if c := t.o.LaunchConfig(w.LaunchConfigID); c != nil && t.o.Made(w) {
-		c.Succeed()
+		c.Succeed(w.Created)
 	}
 	return nil
 }
@@ -357,8 +357,13 @@ func (t *tending) lost(w *Worker, s Sighting, seen bool) {
 		lived = w.LastModified.Sub(w.Registered)
 	}
 	switch {
-	case !t.o.Made(w) || !w.Ends.IsZero():
+	case !t.o.Made(w):
 		// says nothing about those that start now
+	case !w.Ends.IsZero() && (exited || failed) && !w.Proven && lived < proofTime:
+		e.Failed = true
+		e.Complaint = &Complaint{Kind: KindDied, Title: "A worker left at once", Description: fmt.Sprintf("The worker's machine went down within %v of registering, and nobody had asked for that. Look at its configuration and its log. %s", proofTime, s.Detail)}
+	case !w.Ends.IsZero():
+		// it was taken away
 	case w.State == Requested && (exited || failed):
 		e.Failed = true
 		e.Complaint = &Complaint{Kind: KindRegistration, Title: "A worker ended before it registered", Description: "The worker ended before it registered: " + s.Detail}
@@ -402,14 +407,14 @@ func (t *tending) blame(w *Worker, e *Ending) {
 	}
 	switch {
 	case e.Failed:
-		wait := c.Lose(t.now)
+		wait := c.Lose(t.now, w.Created)
 		if e.Complaint != nil {
 			e.Complaint.Description += "\n\n" + wait
 		}
 		t.WakeAt(t.o.ID, c.StartAfter)
 		t.Counted(t.o.ID, 0, 1)
 	case e.Proven && c != nil:
-		c.Succeed()
+		c.Succeed(w.Created)
 	}
 }
 

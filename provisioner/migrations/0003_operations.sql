@@ -23,5 +23,5 @@ CREATE TABLE tally_position (
   position BIGINT NOT NULL
 );
 
--- What has worked lately, against single workers that have not.
-ALTER TABLE launch_config ADD COLUMN credit BIGINT NOT NULL DEFAULT 0;
+-- When the latest worker was asked for that has worked.
+ALTER TABLE launch_config ADD COLUMN last_good BIGINT NOT NULL DEFAULT 0;
