@@ -23,10 +23,12 @@ func TestAMistakeInAPoolIsCalledByName(t *testing.T) {
 			"config.minCapacity is 5, more than config.maxCapacity":           "min=5 max=4",
 			"config.image names no image":                                     "image=missing",
 			"config.lifecycle.reregistrationTimeout is 9999999":               "renew-within=9999999",
+			"it has 1001 launch configurations, and 1000 are the most":        `launchConfigs=[{"image":"a0"}` + many(1000) + "]",
+			"bytes of JSON, and 2097152 are the most":                         "image=" + strings.Repeat("x", longestConfig),
 		} {
 			code, out := s.call("", "PUT", "/worker-pool/p/bad", definition(strings.Fields(options)))
 			if message := fmt.Sprint(out["message"]); code != 400 || !strings.Contains(message, say) {
-				t.Errorf("%s: %d, and the message does not say %q: %s", options, code, say, message)
+				t.Errorf("%.80s: %d, and the message does not say %q: %s", options, code, say, message)
 			}
 		}
 		s.do([]string{"pool", "p/build", "max=1"})
@@ -35,6 +37,49 @@ func TestAMistakeInAPoolIsCalledByName(t *testing.T) {
 			t.Errorf("the conflict does not say what differs and what to do: %s", message)
 		}
 	})
+}
+
+// Registrations of workers that may be about to be known wait for a while, but
+// not as many as somebody likes to send.
+func TestOnlySoManyRegistrationsWait(t *testing.T) {
+	storetest.Each(t, func(t *testing.T, db *store.DB) {
+		s := newStage(t, db)
+		s.do([]string{"pool", "p/build", "max=1"})
+		waited := func(intent string) time.Duration {
+			if err := db.Do(t.Context(), func(tx *store.Tx) error {
+				_, err := tx.Exec(`INSERT INTO intent (intent_id, worker_pool_id, provider_id, launch_config_id, workers, capacity, request, created)
+					VALUES ($1, 'p/build', 'cloud', '', 1, 1, '{}', $2)`, intent, now())
+				return err
+			}); err != nil {
+				t.Fatal(err)
+			}
+			began := time.Now()
+			code, _ := s.call("", "POST", "/worker/register", map[string]any{
+				"workerPoolId": "p/build", "providerId": "cloud", "workerGroup": "cloud", "workerId": "w-early",
+				"workerIdentityProof": map[string]any{"token": strings.Repeat("x", 44)},
+			})
+			if code != 400 {
+				t.Errorf("a registration of nobody: %d", code)
+			}
+			return time.Since(began)
+		}
+		if d := waited("a"); d == 0 {
+			t.Errorf("the only one does not wait")
+		}
+		s.prov.awaiting.Store(mostAwaiting)
+		if d := waited("b"); d != 0 {
+			t.Errorf("one too many waits for %v", d)
+		}
+	})
+}
+
+// many are n different launch configurations more.
+func many(n int) string {
+	var b strings.Builder
+	for i := range n {
+		fmt.Fprintf(&b, `,{"image":"b%d"}`, i)
+	}
+	return b.String()
 }
 
 // pages collects a listing page by page.

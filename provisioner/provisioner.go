@@ -240,9 +240,10 @@ func (p *Provisioner) takePause(ctx context.Context) error {
 	return nil
 }
 
-// Arrived tells that tasks of a pool became pending.
-func (p *Provisioner) Arrived(pool string, at timestamp.Time, tasks int64) {
-	p.fleet.Arrived(pool, at, tasks, 0)
+// Arrived tells that tasks of a pool became pending, and how many of them had
+// been announced by their graphs.
+func (p *Provisioner) Arrived(pool string, at timestamp.Time, tasks, known int64) {
+	p.fleet.Arrived(pool, at, tasks, known)
 }
 
 // Finished tells that a task of a pool has run for d.

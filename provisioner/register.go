@@ -41,8 +41,8 @@ import (
 // replaced.
 const repeatWindow = 10 * time.Minute // as long as a worker tries to reach a server
 
-// mostAwaiting is how many registrations wait at once. The second that a
-// thousand workers may come in before the answer to their start is enough.
+// mostAwaiting is how many registrations wait at once: more than there are
+// workers that are faster than the answer to the call that started them.
 const mostAwaiting = 1000
 
 type registration struct {

@@ -40,7 +40,7 @@ is followed by another while the task has retries left.`,
 		pendingTasks, taskQueueCounts, listWorkers, getWorker, quarantineWorker,
 	},
 	Exchanges: []api.Exchange{
-		taskDefined, TaskPending, taskRunning, artifactCreated, TaskCompleted, TaskFailed, taskException,
+		TaskDefined, TaskPending, taskRunning, artifactCreated, TaskCompleted, TaskFailed, taskException,
 		taskGroupResolved, taskGroupSealed,
 	},
 }

@@ -144,7 +144,7 @@ func (q *Queue) create(ctx context.Context, taskID string, d *task.Definition) (
 		if err := joinGroup(tx, d); err != nil {
 			return err
 		}
-		if err := q.publish(tx, taskDefined, r, nil); err != nil {
+		if err := q.publish(tx, TaskDefined, r, nil); err != nil {
 			return err
 		}
 		if ready {

@@ -14,7 +14,7 @@ import (
 )
 
 var (
-	taskDefined       = taskExchange("task-defined", "taskDefined", "Task defined", "A task was created. It may have to wait for others before it becomes pending.", runNever)
+	TaskDefined       = taskExchange("task-defined", "taskDefined", "Task defined", "A task was created. It may have to wait for others before it becomes pending.", runNever)
 	TaskPending       = taskExchange("task-pending", "taskPending", "Task pending", "A run of a task waits for a worker.", runAlways)
 	taskRunning       = taskExchange("task-running", "taskRunning", "Task running", "A worker claimed a run of a task.", runByWorker)
 	TaskCompleted     = taskExchange("task-completed", "taskCompleted", "Task completed", "A task's run succeeded.", runByWorker)

@@ -187,6 +187,7 @@ type learner struct {
 	prov     *provisioner.Provisioner
 	position int64
 	more     <-chan struct{}
+	defined  map[string]timestamp.Time // tasks that were defined a moment ago, and when
 }
 
 func newLearner(ctx context.Context, bus *event.Bus, prov *provisioner.Provisioner) (*learner, error) {
@@ -194,7 +195,7 @@ func newLearner(ctx context.Context, bus *event.Bus, prov *provisioner.Provision
 	if err != nil {
 		return nil, fmt.Errorf("finding out where the log of events ends: %w", err)
 	}
-	return &learner{bus, prov, position, more}, nil
+	return &learner{bus, prov, position, more, map[string]timestamp.Time{}}, nil
 }
 
 func (l *learner) loop() loop.Loop {
@@ -204,7 +205,12 @@ func (l *learner) loop() loop.Loop {
 	}
 }
 
+// atOnce is how much later than a task was defined it may become pending and still
+// have waited for nothing: the two are one transaction.
+const atOnce = time.Second
+
 var (
+	topicDefined = event.Topic("queue", "v1", queue.TaskDefined)
 	topicPending = event.Topic("queue", "v1", queue.TaskPending)
 	topicsEnded  = []string{event.Topic("queue", "v1", queue.TaskCompleted), event.Topic("queue", "v1", queue.TaskFailed)}
 )
@@ -217,15 +223,19 @@ func (l *learner) pass(ctx context.Context) (more bool, err error) {
 	}
 	for _, m := range list {
 		l.position = m.Position
-		pending := m.Exchange == topicPending
-		if !pending && m.Exchange != topicsEnded[0] && m.Exchange != topicsEnded[1] {
+		switch m.Exchange {
+		case topicDefined:
+			l.noteDefined(m)
+			continue
+		case topicPending, topicsEnded[0], topicsEnded[1]:
+		default:
 			continue
 		}
 		x, ok := readRun(m)
 		switch {
 		case !ok: // nothing to be learnt from
-		case pending:
-			l.prov.Arrived(x.queueID, x.run.Scheduled, 1)
+		case m.Exchange == topicPending:
+			l.prov.Arrived(x.queueID, x.run.Scheduled, 1, l.known(x, m.Created))
 		case x.ran() >= 0:
 			l.prov.Finished(x.queueID, x.run.Resolved, queue.Kind(x.tags), x.ran())
 		}
@@ -233,8 +243,34 @@ func (l *learner) pass(ctx context.Context) (more bool, err error) {
 	return len(list) == batch, nil
 }
 
+// noteDefined remembers for a moment that a task was defined.
+func (l *learner) noteDefined(m event.Message) {
+	var x struct {
+		Status task.Status `json:"status"`
+	}
+	if err := json.Unmarshal(m.Payload, &x); err != nil {
+		return
+	}
+	if len(l.defined) > 10_000 {
+		maps.DeleteFunc(l.defined, func(_ string, at timestamp.Time) bool { return m.Created.Sub(at) > atOnce })
+	}
+	l.defined[x.Status.TaskID] = m.Created
+}
+
+// known counts the tasks that the graph had announced: 1 where a task became
+// pending because others were done.
+func (l *learner) known(x runMessage, at timestamp.Time) int64 {
+	defined, lately := l.defined[x.taskID]
+	delete(l.defined, x.taskID)
+	if x.run.RunID > 0 || lately && at.Sub(defined) <= atOnce {
+		return 0
+	}
+	return 1
+}
+
 // A runMessage is what a message about a task says of the run that it is about.
 type runMessage struct {
+	taskID  string
 	queueID string
 	tags    map[string]string
 	run     task.Run
@@ -251,7 +287,7 @@ func readRun(m event.Message) (r runMessage, ok bool) {
 	if err := json.Unmarshal(m.Payload, &x); err != nil || x.RunID < 0 || x.RunID >= len(x.Status.Runs) {
 		return r, false
 	}
-	return runMessage{x.Status.TaskQueueID, x.Task.Tags, x.Status.Runs[x.RunID]}, true
+	return runMessage{x.Status.TaskID, x.Status.TaskQueueID, x.Task.Tags, x.Status.Runs[x.RunID]}, true
 }
 
 // ran is how long the run took; less than 0 if it never ran.

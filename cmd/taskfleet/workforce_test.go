@@ -3,6 +3,8 @@
 package main
 
 import (
+	"encoding/json"
+	"fmt"
 	"strings"
 	"testing"
 	"time"
@@ -10,6 +12,9 @@ import (
 	"github.com/taskfleet/taskfleet/client"
 	"github.com/taskfleet/taskfleet/client/provisioner"
 	"github.com/taskfleet/taskfleet/client/workermanager"
+	"github.com/taskfleet/taskfleet/event"
+	"github.com/taskfleet/taskfleet/task"
+	"github.com/taskfleet/taskfleet/timestamp"
 )
 
 // What queue and provisioner tell each other comes together in their APIs.
@@ -51,5 +56,37 @@ func TestQueueAndProvisionerKnowOfEachOther(t *testing.T) {
 	x, err := prov.ExplainWorkerPool(ctx, "local/test")
 	if err != nil || len(x.Decisions) == 0 || !strings.Contains(strings.Join(x.Summary, "\n"), "the policy ratio decided") {
 		t.Errorf("explanation %+v, %v", x, err)
+	}
+}
+
+func TestTasksThatTheirGraphAnnouncedAreTold(t *testing.T) {
+	l := &learner{defined: map[string]timestamp.Time{}}
+	at := timestamp.Time(1_000_000)
+	define := func(id string) {
+		l.noteDefined(event.Message{Created: at, Payload: json.RawMessage(`{"status": {"taskId": "` + id + `"}}`)})
+	}
+	define("free")
+	define("dependent")
+	for _, c := range []struct {
+		id    string
+		run   int
+		after time.Duration
+		want  int64
+	}{
+		{"free", 0, 0, 0}, // pending from the start
+		{"dependent", 0, time.Minute, 1},
+		{"dependent", 1, 2 * time.Minute, 0}, // a retry
+		{"before", 0, 0, 1},                  // defined before this replica listened
+	} {
+		if got := l.known(runMessage{taskID: c.id, run: task.Run{RunID: c.run}}, at.Add(c.after)); got != c.want {
+			t.Errorf("run %d of %s after %v: %d, want %d", c.run, c.id, c.after, got, c.want)
+		}
+	}
+	for i := range 20_000 {
+		at = at.Add(time.Millisecond)
+		define(fmt.Sprint(i))
+	}
+	if n := len(l.defined); n > 10_001 {
+		t.Errorf("%d tasks are remembered", n)
 	}
 }

@@ -72,7 +72,7 @@ func (p *Provider) Plan(ctx context.Context, now timestamp.Time, n fleet.Need) (
 	case plan.unused > 0 && plan.unused == len(n.From):
 		plan.complain(fleet.KindConfig, "", "No launch configuration is used", "All have the initialWeight 0. Give one a greater weight.")
 	case plan.why != "":
-		plan.complain(fleet.KindCapacity, plan.about, "No worker can be had now", plan.why)
+		plan.complain(plan.kind, plan.about, "No worker can be had now", plan.why)
 	}
 	return plan.Plan, nil
 }
@@ -85,12 +85,12 @@ type candidate struct {
 // planning is one Plan at work.
 type planning struct {
 	fleet.Plan
-	p          *Provider
-	now        timestamp.Time
-	pool       string // its id
-	provider   string
-	unused     int    // launch configurations with the weight 0
-	why, about string // nothing can be launched, and of which
+	p                *Provider
+	now              timestamp.Time
+	pool             string // its id
+	provider         string
+	unused           int    // launch configurations with the weight 0
+	why, about, kind string // nothing can be launched, of which, and what kind of trouble that is
 }
 
 func (l *planning) complain(kind, launchConfigID, title, description string) {
@@ -120,13 +120,13 @@ func (l *planning) lane(c candidate, waiting time.Duration) *lane {
 		return nil
 	}
 	var retry timestamp.Time
-	var why string
+	var why, kind string
 	for _, spot := range b.ways(l.now, waiting) {
-		r, w := l.look(out, spot)
+		r, w, k := l.look(out, spot)
 		if len(out.open)+len(out.half) > 0 {
 			return out
 		}
-		retry, why = earlier(retry, r), cmp.Or(why, w)
+		retry, why, kind = earlier(retry, r), cmp.Or(why, w), cmp.Or(kind, k)
 	}
 	if b.spot && b.onDemand && waiting < b.after {
 		why += fmt.Sprintf(" When a task has waited for %v, workers are bought on demand (ondemandAfter).", b.after)
@@ -135,14 +135,14 @@ func (l *planning) lane(c candidate, waiting time.Duration) *lane {
 		}
 	}
 	l.Retry = earlier(l.Retry, retry)
-	l.because(c.ID, why)
+	l.because(c.ID, kind, why)
 	return nil
 }
 
 // because keeps the first reason for which there is nothing.
-func (l *planning) because(launchConfigID, why string) {
+func (l *planning) because(launchConfigID, kind, why string) {
 	if l.why == "" {
-		l.about, l.why = launchConfigID, why
+		l.about, l.kind, l.why = launchConfigID, kind, why
 	}
 }
 
@@ -163,9 +163,10 @@ func (b *bound) ways(now timestamp.Time, waiting time.Duration) []bool {
 }
 
 // look finds the offers of a lane that may be had now. If there are none it
-// says when there may be some, and why.
-func (l *planning) look(out *lane, spot bool) (retry timestamp.Time, why string) {
+// says when there may be some, why, and what kind of trouble that is.
+func (l *planning) look(out *lane, spot bool) (retry timestamp.Time, why, kind string) {
 	p := l.p
+	kind = fleet.KindCapacity
 	out.spot, out.open, out.half, out.score = spot, nil, nil, math.Inf(1)
 	dear := 0
 	for i := range out.offers {
@@ -180,7 +181,9 @@ func (l *planning) look(out *lane, spot bool) (retry timestamp.Time, why string)
 		}
 		if q := &m.quota.breaker; !q.lets(l.now) {
 			retry = earlier(retry, q.retry(l.now))
-			why = cmp.Or(why, q.reason)
+			if why == "" {
+				why, kind = q.reason, fleet.KindQuota
+			}
 			continue
 		}
 		closed := &m.breaker
@@ -211,7 +214,7 @@ func (l *planning) look(out *lane, spot bool) (retry timestamp.Time, why string)
 	} else if why == "" {
 		why = "None of its instance types is offered in its availability zones. `taskfleet provisioner pools validate` says which are."
 	}
-	return retry, why
+	return retry, why, kind
 }
 
 // preference is how much more often the cheaper of two launch configurations is

@@ -181,17 +181,18 @@ type place struct{ trace, task int }
 // link finds the dependencies of all tasks, in the order of task and traces, and
 // an order in which they can run.
 func link(traces []Trace) (needs map[place][]place, order []place, err error) {
-	where := map[string]place{}
+	where := map[string][]place{} // at most one in a trace
 	for i := range traces {
 		for k := range traces[i].Tasks {
 			t := &traces[i].Tasks[k]
 			if t.ID == "" {
 				continue
 			}
-			if p, twice := where[t.ID]; twice {
-				return nil, nil, fmt.Errorf("%s: there is a task %s at %s already; give each its own taskId", traces[i].at(t), t.ID, traces[p.trace].at(&traces[p.trace].Tasks[p.task]))
+			if n := len(where[t.ID]); n > 0 && where[t.ID][n-1].trace == i {
+				p := where[t.ID][n-1]
+				return nil, nil, fmt.Errorf("%s: there is a task %s at %s already; give each its own taskId", traces[i].at(t), t.ID, traces[i].at(&traces[i].Tasks[p.task]))
 			}
-			where[t.ID] = place{i, k}
+			where[t.ID] = append(where[t.ID], place{i, k})
 		}
 	}
 	needs = map[place][]place{}
@@ -199,9 +200,9 @@ func link(traces []Trace) (needs map[place][]place, order []place, err error) {
 		for k := range traces[i].Tasks {
 			t := &traces[i].Tasks[k]
 			for _, id := range t.Dependencies {
-				p, there := where[id]
-				if !there {
-					return nil, nil, fmt.Errorf("%s: the task depends on %s, which is in none of the traces; add it, or take the dependency out", traces[i].at(t), id)
+				p, err := find(where[id], i)
+				if err != nil {
+					return nil, nil, fmt.Errorf("%s: the task depends on %s, which is %w", traces[i].at(t), id, err)
 				}
 				if !slices.Contains(needs[place{i, k}], p) {
 					needs[place{i, k}] = append(needs[place{i, k}], p)
@@ -215,6 +216,23 @@ func link(traces []Trace) (needs map[place][]place, order []place, err error) {
 		return nil, nil, fmt.Errorf("%s: the task %s depends on itself, through other tasks, so it can never run; take one of the dependencies out", traces[circle.trace].at(t), t.ID)
 	}
 	return needs, order, nil
+}
+
+// find picks the task that one of a trace depends on: that of the same trace, or
+// else the only one.
+func find(places []place, trace int) (place, error) {
+	for _, p := range places {
+		if p.trace == trace {
+			return p, nil
+		}
+	}
+	switch len(places) {
+	case 1:
+		return places[0], nil
+	case 0:
+		return place{}, errors.New("in none of the traces; add it, or take the dependency out")
+	}
+	return place{}, errors.New("in several of the other traces; give each its own taskId")
 }
 
 // inOrder puts tasks after those that they need. If that cannot be done it
