@@ -47,6 +47,8 @@ type Provider struct {
 	background atomic.Bool  // Run sweeps, so that Look need not
 	looked     atomic.Int64 // the time that Look was last told
 
+	validating chan struct{} // has room for one validation
+
 	mu        sync.Mutex // guards all below and what is in places; no call is made under it
 	random    *rand.Rand
 	pools     map[string]map[string]*bound // by pool and launch configuration
@@ -107,16 +109,17 @@ func New(c Config) (*Provider, error) {
 		seed = [2]uint64{binary.LittleEndian.Uint64(b[:]), binary.LittleEndian.Uint64(b[8:])}
 	}
 	p := &Provider{
-		config:    c,
-		places:    map[placeKey]*place{},
-		verifier:  identity.Verifier{Certificates: c.Certificates, Now: c.Now},
-		random:    rand.New(rand.NewPCG(seed[0], seed[1])),
-		pools:     map[string]map[string]*bound{},
-		flights:   map[string]*flight{},
-		instances: map[string]*instance{},
-		ended:     map[string]timestamp.Time{},
-		notices:   map[string]notice{},
-		versions:  map[string]uint64{},
+		config:     c,
+		validating: make(chan struct{}, 1),
+		places:     map[placeKey]*place{},
+		verifier:   identity.Verifier{Certificates: c.Certificates, Now: c.Now},
+		random:     rand.New(rand.NewPCG(seed[0], seed[1])),
+		pools:      map[string]map[string]*bound{},
+		flights:    map[string]*flight{},
+		instances:  map[string]*instance{},
+		ended:      map[string]timestamp.Time{},
+		notices:    map[string]notice{},
+		versions:   map[string]uint64{},
 	}
 	if p.verifier.Certificates == nil {
 		p.verifier.Certificates = identity.Published()

@@ -28,6 +28,14 @@ func (p *Provider) Validate(ctx context.Context, config json.RawMessage) (findin
 	}
 	ctx, cancel := context.WithTimeout(ctx, callTimeout)
 	defer cancel()
+	// One at a time: however many are asked for, sweeps find room within AWS's
+	// limits on what describes.
+	select {
+	case p.validating <- struct{}{}:
+		defer func() { <-p.validating }()
+	case <-ctx.Done():
+		return nil, errors.New("other configurations are being checked at the moment; try again in a few seconds")
+	}
 	v := &validation{p: p, now: timestamp.Of(p.config.Now())}
 	for _, b := range all {
 		v.spec(ctx, b)
