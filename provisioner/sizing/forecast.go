@@ -145,14 +145,16 @@ func (o *outlook) count(class string, age, n, per float64) {
 }
 
 // expect counts n tasks that will be pending in so many seconds, give or take
-// the error.
+// the error. They are not pending yet, so what is normally distributed is cut
+// off at now.
 func (o *outlook) expect(in, err, n float64) {
 	err = max(err, 1)
 	if in-4*err > o.at(moments-1) {
 		return
 	}
+	over := min(normal(-in/err), .999)
 	for i := range o.due {
-		p := normal((o.at(i) - in) / err)
+		p := (normal((o.at(i)-in)/err) - over) / (1 - over)
 		o.due[i] += n * p
 		o.spread[i] += n * p * (1 - p)
 	}
@@ -171,7 +173,7 @@ func (o *outlook) benefit(rank int64) float64 {
 func (o *outlook) keep(rank int64, age float64) float64 {
 	best := o.worth(rank, age)
 	for i, n := range o.due {
-		if n > float64(rank)+.5 {
+		if n-o.ends*float64(i+1)/perBoot > float64(rank)+.5 {
 			return max(best, o.benefit(rank)-o.at(i))
 		}
 	}
