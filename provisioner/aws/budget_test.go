@@ -146,8 +146,11 @@ func BenchmarkPlan(b *testing.B) {
 			w.define(config)
 			n := w.need(5)
 			ctx := b.Context()
-			for b.Loop() {
+			for i := 0; b.Loop(); i++ {
 				w.pass(time.Second)
+				if i%1000 == 0 {
+					w.look() // so that what was planned and never launched is forgotten
+				}
 				plan, err := w.p.Plan(ctx, w.now(), n)
 				if err != nil || len(plan.Intents) != 1 {
 					b.Fatal(err, plan)
