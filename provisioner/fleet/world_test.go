@@ -1,6 +1,7 @@
 package fleet
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -238,6 +239,11 @@ func (w ledger) Read(_ context.Context, ids []string) (*Snapshot, error) {
 			c := *x
 			s.Workers[x.WorkerPoolID] = append(s.Workers[x.WorkerPoolID], &c)
 		}
+	}
+	for _, list := range s.Workers {
+		slices.SortFunc(list, func(a, b *Worker) int {
+			return cmp.Or(cmp.Compare(a.Created, b.Created), cmp.Compare(a.WorkerID, b.WorkerID))
+		})
 	}
 	for _, i := range w.intents {
 		c := *i
