@@ -259,9 +259,10 @@ func (c *Cloud) start(i *fleet.Intent, n int64, config cloudLaunchConfig) {
 		}
 	}
 	c.most = max(c.most, wanted)
+	boot := c.Boot
 	c.running.Go(func() {
 		select {
-		case <-time.After(c.Boot):
+		case <-time.After(boot):
 		case <-m.term:
 		case <-ctx.Done():
 		}

@@ -117,6 +117,10 @@ func (s *stage) do(f []string) string {
 		if err != nil {
 			s.t.Fatal(err)
 		}
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		s.cloud.mu.Lock()
+		defer s.cloud.mu.Unlock()
 		*map[string]*time.Duration{"boot": &s.cloud.Boot, "idle": &s.idle, "length": &s.length}[f[0]] = d
 		return "ok"
 	case "kill": // kill POOL: the oldest running worker dies
