@@ -54,6 +54,14 @@ func (p Page) Token(keys ...string) string {
 	return base64.RawURLEncoding.EncodeToString(b)
 }
 
+// Text is a key of After; "", which is before all, from the start.
+func (p Page) Text(i int) string {
+	if p.After == nil {
+		return ""
+	}
+	return p.After[i]
+}
+
 // Int reads a numeric key of a token.
 func (p Page) Int(i int) (int64, error) {
 	n, err := strconv.ParseInt(p.After[i], 10, 64)

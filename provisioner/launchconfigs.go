@@ -35,10 +35,7 @@ made from before. Archived ones stay as long as the pool does, for the workers a
 	if err != nil {
 		return out, err
 	}
-	after := ""
-	if page.After != nil {
-		after = page.After[0]
-	}
+	after := page.Text(0)
 	err = p.db.View(ctx, func(tx *store.Tx) error {
 		out = launchConfigList{LaunchConfigs: []launchConfigDescription{}}
 		if _, err := findPool(tx, c.Path.WorkerPoolID); err != nil {

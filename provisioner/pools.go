@@ -276,10 +276,7 @@ var listWorkerPools = api.Declare(api.Spec{
 	if err != nil {
 		return out, err
 	}
-	after := ""
-	if page.After != nil {
-		after = page.After[0]
-	}
+	after := page.Text(0)
 	err = p.db.View(ctx, func(tx *store.Tx) error {
 		out = poolList{WorkerPools: []poolDescription{}}
 		list, err := queryPools(tx, `WHERE worker_pool_id > $1 ORDER BY worker_pool_id LIMIT $2`, after, page.Limit+1)

@@ -138,10 +138,7 @@ var listWorkerPoolsStats = api.Declare(api.Spec{
 	if err != nil {
 		return out, err
 	}
-	after := ""
-	if page.After != nil {
-		after = page.After[0]
-	}
+	after := page.Text(0)
 	err = p.db.View(ctx, func(tx *store.Tx) error {
 		out = poolsStats{Pools: []statsOfPool{}}
 		rows, err := tx.Query(`SELECT worker_pool_id FROM worker_pool WHERE worker_pool_id > $1 ORDER BY worker_pool_id LIMIT $2`, after, page.Limit+1)

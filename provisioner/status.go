@@ -186,10 +186,7 @@ cost.`,
 	if err != nil {
 		return out, err
 	}
-	after := ""
-	if page.After != nil {
-		after = page.After[0]
-	}
+	after := page.Text(0)
 	out = fleetView{At: now(), Pools: []poolStatus{}}
 	var v view
 	if err := p.db.View(ctx, func(tx *store.Tx) error {

@@ -40,7 +40,6 @@ type cloudy struct {
 
 	mu   sync.Mutex
 	done map[string]bool // names of tasks that are to be completed
-	dead bool            // instances register no more
 }
 
 func startCloudy(t *testing.T, boot time.Duration) *cloudy {
@@ -102,21 +101,8 @@ func (x *cloudy) complete(name string) {
 	x.done[name] = true
 }
 
-// kill has instances not register from now on.
-func (x *cloudy) kill() {
-	x.mu.Lock()
-	defer x.mu.Unlock()
-	x.dead = true
-}
-
 // work is what an instance does.
 func (x *cloudy) work(ctx context.Context, i awsfake.Instance) {
-	x.mu.Lock()
-	dead := x.dead
-	x.mu.Unlock()
-	if dead {
-		return
-	}
 	var user struct{ RootURL, WorkerPoolID, ProviderID, WorkerGroup string }
 	if err := json.Unmarshal(i.UserData, &user); err != nil {
 		x.t.Error(err)
@@ -138,7 +124,7 @@ func (x *cloudy) work(ctx context.Context, i awsfake.Instance) {
 	}
 	var r *workermanager.RegisterWorkerResponse
 	for r == nil {
-		r, err = workermanager.New(core).RegisterWorker(ctx, &workermanager.RegisterWorkerRequest{
+		r, _ = workermanager.New(core).RegisterWorker(ctx, &workermanager.RegisterWorkerRequest{
 			WorkerPoolID: user.WorkerPoolID, ProviderID: user.ProviderID, WorkerGroup: user.WorkerGroup, WorkerID: i.ID, WorkerIdentityProof: proof,
 		})
 		if !pause(ctx, 100*time.Millisecond) { // it may not be known yet

@@ -15,13 +15,12 @@ import (
 
 // A flight is an intent of this process without an answer yet.
 type flight struct {
-	place    *place
-	planned  timestamp.Time
-	paid     bool   // the tokens for a call have been taken
-	quota    *quota // nil: of an intent of a process before this
-	vcpus    int64
-	workers  int64
-	launched bool
+	place   *place
+	planned timestamp.Time
+	paid    bool   // the tokens for a call have been taken
+	quota   *quota // nil: of an intent of a process before this
+	vcpus   int64
+	workers int64
 }
 
 // A lane is a way to get some of what is needed: a launch configuration, on

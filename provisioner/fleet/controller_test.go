@@ -428,7 +428,7 @@ func TestMeasure(t *testing.T) {
 	add("archived", Running, "lc-0", 64, Seen{}, nil)
 	add("of-another-provider", Requested, "lc-4", 128, Seen{}, func(x *Worker) { x.ProviderID = "q" })
 	p := &pass{Controller: w.Controller, now: 1000, demand: map[string]Demand{
-		"a/b": {Pending: 7, Oldest: 900, Claimed: 6, Running: []sizing.Running{{Count: 6}}, Of: func(r Ref) Seen { return seen[r] }},
+		"a/b": {Pending: 7, Oldest: 900, Running: []sizing.Running{{Count: 6}}, Of: func(r Ref) Seen { return seen[r] }},
 	}}
 	settings, err := o.Settings()
 	if err != nil {
@@ -776,5 +776,16 @@ func TestAMachineThatGoesDownAfterRegistering(t *testing.T) {
 		if got := w.pools[0].LaunchConfigs[0].Failures; x.State != Stopped || got != failures {
 			t.Errorf("after %v it is %s, with %d failures, want %d", lived, x.State, got, failures)
 		}
+	}
+}
+
+// Tasks may wait for one of a queue that has no pool here. It is not taken to end
+// at any moment: nothing is known of it but how long it has run.
+func TestWaitingForATaskThatNobodyKnows(t *testing.T) {
+	w := newWorld(t, "a/b")
+	p := &pass{Controller: w.Controller, now: w.now}
+	k := p.foresee(Upcoming{Count: 100, After: []Ahead{{PoolID: "some/where", Since: w.now.Add(-time.Hour)}}})
+	if left := k.At.Sub(w.now); left < 30*time.Minute || k.Error < 30*time.Minute || k.Count != 100 {
+		t.Errorf("100 tasks that wait for one that has run for an hour are expected in %v, give or take %v", left, k.Error)
 	}
 }

@@ -149,9 +149,6 @@ func tarball(t *testing.T, headers ...tar.Header) string {
 }
 
 func regular(name string) tar.Header { return tar.Header{Name: name, Typeflag: tar.TypeReg} }
-func symlink(name, target string) tar.Header {
-	return tar.Header{Name: name, Typeflag: tar.TypeSymlink, Linkname: target}
-}
 
 func TestContentOfEveryKind(t *testing.T) {
 	s := newStage(t)

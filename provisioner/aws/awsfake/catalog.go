@@ -1,7 +1,6 @@
 package awsfake
 
 import (
-	"cmp"
 	"slices"
 	"strings"
 	"sync"
@@ -192,17 +191,4 @@ func (c *Cloud) OnDemandPrice(region, instanceType string) float64 {
 		return 0
 	}
 	return c.onDemand(region, m)
-}
-
-// Types lists the names of the instance types of an architecture ("x86_64" or
-// "arm64"), cheapest first.
-func Types(architecture string) []string {
-	var names []string
-	for _, name := range machineNames() {
-		if string(machines()[name].family.arch) == architecture {
-			names = append(names, name)
-		}
-	}
-	slices.SortStableFunc(names, func(a, b string) int { return cmp.Compare(machines()[a].price, machines()[b].price) })
-	return names
 }
