@@ -76,7 +76,8 @@ bought; the bill of the provider has the last word.`,
 	}
 	err = p.db.View(ctx, func(tx *store.Tx) error {
 		out.Cost, out.Workers, out.Unpriced, out.WorkerHours, out.CapacityHours = 0, 0, 0, 0, 0
-		list, err := queryWorkers(tx, `WHERE worker_pool_id = $1 AND created < $2`, c.Path.WorkerPoolID, out.To)
+		list, err := queryWorkers(tx, `
+			WHERE worker_pool_id = $1 AND created < $2 AND (state <> 'stopped' OR last_modified > $3)`, c.Path.WorkerPoolID, out.To, out.From.Add(-leastBill))
 		if err != nil {
 			return err
 		}
