@@ -1,9 +1,9 @@
 // Package sizing decides how many workers a pool should have: how much capacity
 // to start, and which idle workers may go.
 //
-// It is pure. A Policy looks at Inputs, one pool at one moment, and at
-// Statistics, what has been learnt about the pool, and makes a Decision, which
-// says in words and numbers why. Nothing here reads a clock, a database or a
+// A Policy looks at Inputs, one pool at one moment, and at Statistics, what has
+// been learnt about the pool, and makes a Decision, which says in words and
+// numbers why. Nothing here reads a clock, a database or a
 // network, so the same code runs a fleet and its simulation.
 //
 // # What is decided
