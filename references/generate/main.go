@@ -16,9 +16,15 @@ import (
 	"github.com/taskfleet/taskfleet/api"
 	"github.com/taskfleet/taskfleet/auth"
 	"github.com/taskfleet/taskfleet/event"
+	"github.com/taskfleet/taskfleet/hooks"
+	"github.com/taskfleet/taskfleet/index"
 	"github.com/taskfleet/taskfleet/loop"
+	"github.com/taskfleet/taskfleet/notify"
+	"github.com/taskfleet/taskfleet/object"
 	"github.com/taskfleet/taskfleet/provisioner"
+	"github.com/taskfleet/taskfleet/purgecache"
 	"github.com/taskfleet/taskfleet/queue"
+	"github.com/taskfleet/taskfleet/secrets"
 )
 
 func main() {
@@ -40,6 +46,8 @@ func write(dir string) error {
 		api.Mount(s, auth.API, nil), api.Mount(s, queue.API, nil), api.Mount(s, provisioner.API, nil),
 		api.Mount(s, provisioner.Operations, nil),
 		api.Mount(s, event.API, nil), api.Mount(s, loop.API, nil),
+		api.Mount(s, hooks.API, nil), api.Mount(s, index.API, nil), api.Mount(s, secrets.API, nil),
+		api.Mount(s, purgecache.API, nil), api.Mount(s, object.API, nil), api.Mount(s, notify.API, nil),
 	); err != nil {
 		return err
 	}

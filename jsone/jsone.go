@@ -1,0 +1,2 @@
+// Package jsone renders JSON-e templates.
+package jsone
