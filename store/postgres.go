@@ -10,6 +10,7 @@ import (
 	"net"
 	"strconv"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -23,6 +24,7 @@ type postgresEngine struct {
 	config   *pgx.ConnConfig
 	sql      *sql.DB
 	notifier *notifier
+	texts    sync.Map // statements by their text in Go, of which there are a few hundred
 }
 
 const defaultConnections = 16
@@ -153,7 +155,14 @@ var postgresText = strings.NewReplacer(
 	"json_each(", "json_array_elements_text(",
 )
 
-func (e *postgresEngine) text(statement string) string { return postgresText.Replace(statement) }
+func (e *postgresEngine) text(statement string) string {
+	if text, ok := e.texts.Load(statement); ok {
+		return text.(string)
+	}
+	text := postgresText.Replace(statement)
+	e.texts.Store(statement, text)
+	return text
+}
 
 func (e *postgresEngine) lockMigrations(tx *Tx) error {
 	_, err := tx.Exec(`SELECT pg_advisory_xact_lock(hashtextextended('taskfleet migrations ' || current_schema(), 0))`)

@@ -1,0 +1,208 @@
+package store_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"sync"
+	"testing"
+	"testing/synctest"
+
+	"github.com/taskfleet/taskfleet/store"
+	"github.com/taskfleet/taskfleet/store/storetest"
+)
+
+var errUnwanted = errors.New("unwanted")
+
+// add inserts the items it is given and answers how many were inserted
+// together. A name that begins with "un" is refused, "bad" is one that the
+// database refuses, "panic" one that does what it says.
+func add(tx *store.Tx, items []*store.Item[string, int]) error {
+	var rows [][]any
+	for _, it := range items {
+		switch {
+		case strings.HasPrefix(it.In, "un"):
+			it.Err = errUnwanted
+			continue
+		case it.In == "panic":
+			panic("asked to")
+		case it.In == "bad":
+			rows = append(rows, []any{"\x00", 1})
+			continue
+		}
+		rows = append(rows, []any{it.In, 1})
+	}
+	n, err := tx.ExecRows(`INSERT INTO item (name, count) VALUES /*row*/($1, $2)/*row*/`, rows)
+	for _, it := range items {
+		it.Out = int(n)
+	}
+	return err
+}
+
+// gate holds transactions up until it is opened.
+func gated(db *store.DB, gate <-chan struct{}) func(context.Context, func(*store.Tx) error) error {
+	return func(ctx context.Context, f func(*store.Tx) error) error {
+		<-gate
+		return db.Do(ctx, f)
+	}
+}
+
+type answer struct {
+	together int
+	err      error
+}
+
+// together calls b with all names while the first one's transaction is held up.
+func together(t *testing.T, ctx context.Context, b *store.Batch[string, int], gate chan struct{}, names ...string) map[string]answer {
+	var wg sync.WaitGroup
+	var mu sync.Mutex
+	got := map[string]answer{}
+	for _, name := range names {
+		wg.Go(func() {
+			n, err := b.Do(ctx, name)
+			mu.Lock()
+			defer mu.Unlock()
+			got[name] = answer{n, err}
+		})
+		synctest.Wait()
+	}
+	close(gate)
+	wg.Wait()
+	return got
+}
+
+func TestCallsThatComeTogetherShareATransaction(t *testing.T) {
+	storetest.Each(t, func(t *testing.T, db *store.DB) {
+		migrate(t, db)
+		gate := make(chan struct{})
+		b := store.NewBatch(gated(db, gate), 1, 4, add)
+		got := together(t, t.Context(), b, gate, "a", "b", "un", "c", "d", "e")
+		// The first runs alone, then come four at a time: b, un, c, d.
+		for name, want := range map[string]answer{"a": {1, nil}, "b": {3, nil}, "un": {3, errUnwanted}, "c": {3, nil}, "d": {3, nil}, "e": {1, nil}} {
+			if got[name] != want {
+				t.Errorf("%s is answered %v, want %v", name, got[name], want)
+			}
+		}
+		if have := fmt.Sprint(names(t, db)); have != "[a b c d e]" {
+			t.Errorf("there are %s", have)
+		}
+	})
+}
+
+func TestOneThatFailsTheTransactionFailsAlone(t *testing.T) {
+	storetest.Each(t, func(t *testing.T, db *store.DB) {
+		migrate(t, db)
+		do(t, db, `INSERT INTO item (name) VALUES ('there')`)
+		gate := make(chan struct{})
+		b := store.NewBatch(gated(db, gate), 1, 64, add)
+		got := together(t, t.Context(), b, gate, "a", "b", "there", "bad", "panic", "un", "c")
+		for _, name := range []string{"a", "b", "c"} {
+			if got[name].err != nil {
+				t.Errorf("%s failed: %v", name, got[name].err)
+			}
+		}
+		if !errors.Is(got["there"].err, store.ErrConflict) || !errors.Is(got["bad"].err, store.ErrInvalidText) || got["un"].err != errUnwanted {
+			t.Errorf("the wrong ones fail of %v", got)
+		}
+		if err := got["panic"].err; err == nil || !strings.Contains(err.Error(), "asked to") {
+			t.Errorf("the panic became %v", err)
+		}
+		if have := fmt.Sprint(names(t, db)); have != "[a b c there]" {
+			t.Errorf("there are %s", have)
+		}
+	})
+}
+
+func TestAFullLaneDoesNotHoldUpTheOther(t *testing.T) {
+	storetest.Each(t, func(t *testing.T, db *store.DB) {
+		migrate(t, db)
+		gate := make(chan struct{})
+		b := store.NewBatch(gated(db, gate), 2, 64, add)
+		got := together(t, t.Context(), b, gate, "a", "b", "c", "d")
+		if got["a"].together != 1 || got["b"].together != 1 {
+			t.Errorf("the two that found a free lane were answered %v", got)
+		}
+		for name, a := range got {
+			if a.err != nil {
+				t.Errorf("%s failed: %v", name, a.err)
+			}
+		}
+	})
+}
+
+func TestWhoLeavesTheLineLeavesNothing(t *testing.T) {
+	storetest.Each(t, func(t *testing.T, db *store.DB) {
+		migrate(t, db)
+		gate := make(chan struct{})
+		b := store.NewBatch(gated(db, gate), 1, 64, add)
+		var wg sync.WaitGroup
+		wg.Go(func() { b.Do(t.Context(), "a") })
+		synctest.Wait()
+		impatient, leave := context.WithCancel(t.Context())
+		wg.Go(func() {
+			if _, err := b.Do(impatient, "b"); !errors.Is(err, context.Canceled) {
+				t.Errorf("who left was answered %v", err)
+			}
+		})
+		wg.Go(func() { b.Do(t.Context(), "c") })
+		synctest.Wait()
+		leave()
+		synctest.Wait()
+		close(gate)
+		wg.Wait()
+		if have := fmt.Sprint(names(t, db)); have != "[a c]" {
+			t.Errorf("there are %s", have)
+		}
+	})
+}
+
+func TestManyRowsInOneStatement(t *testing.T) {
+	storetest.Each(t, func(t *testing.T, db *store.DB) {
+		migrate(t, db)
+		for _, n := range []int{0, 1, 3, 64, 201} {
+			var rows, counts [][]any
+			for i := range n {
+				rows = append(rows, []any{fmt.Sprintf("%d-%d", n, i), i})
+				counts = append(counts, []any{fmt.Sprintf("%d-%d", n, i), 2 * i})
+			}
+			seen := map[string]bool{}
+			err := db.Do(t.Context(), func(tx *store.Tx) error {
+				clear(seen)
+				err := tx.QueryRows(`INSERT INTO item (name, count) VALUES /*row*/($1, $2)/*row*/ ON CONFLICT DO NOTHING RETURNING name`, rows, func(r *store.Rows) error {
+					var name string
+					if err := r.Scan(&name); err != nil {
+						return err
+					}
+					seen[name] = true
+					return nil
+				})
+				if err != nil {
+					return err
+				}
+				changed, err := tx.ExecRows(`
+					UPDATE item SET count = v.column2 FROM (VALUES /*row*/(CAST($1 AS TEXT), CAST($2 AS BIGINT))/*row*/) AS v
+					 WHERE name = v.column1`, counts)
+				if changed != int64(n) {
+					t.Errorf("%d of %d rows changed", changed, n)
+				}
+				return err
+			})
+			if err != nil {
+				t.Fatal(err)
+			}
+			if len(seen) != n {
+				t.Errorf("%d rows were inserted and %d told of", n, len(seen))
+			}
+			var sum int
+			if err := db.View(t.Context(), func(tx *store.Tx) error {
+				return tx.QueryRow(`SELECT coalesce(sum(count), 0) FROM item WHERE name LIKE $1`, fmt.Sprintf("%d-%%", n)).Scan(&sum)
+			}); err != nil {
+				t.Fatal(err)
+			}
+			if sum != n*(n-1) {
+				t.Errorf("the counts of %d rows add up to %d, want %d", n, sum, n*(n-1))
+			}
+		}
+	})
+}
