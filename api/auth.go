@@ -43,9 +43,10 @@ type caller struct {
 	undo       []func()
 }
 
-// decidable reports whether the URL alone fills in the scope expression.
-func (c *caller) decidable() bool {
-	for _, p := range c.need.Params() {
+// decidable reports whether the URL alone fills in the scope expression, which
+// has these parameters.
+func (c *caller) decidable(params []string) bool {
+	for _, p := range params {
 		if _, ok := c.vars[p]; !ok {
 			return false
 		}

@@ -109,20 +109,26 @@ func params(template string) (names []string) {
 	return names
 }
 
+// substitute fills in a template, in which every "<" begins a parameter.
 func substitute(template string, v Vars) (string, error) {
-	var missing string
-	s := param.ReplaceAllStringFunc(template, func(p string) string {
-		name := strings.Trim(p, "<>")
+	before, rest, more := strings.Cut(template, "<")
+	if !more {
+		return template, nil
+	}
+	var b strings.Builder
+	b.WriteString(before)
+	for more {
+		var name string
+		name, rest, _ = strings.Cut(rest, ">")
 		x, ok := v[name].(string)
 		if !ok {
-			missing = name
+			return "", fmt.Errorf("scope %q: parameter %q has no value", template, name)
 		}
-		return x
-	})
-	if missing != "" {
-		return "", fmt.Errorf("scope %q: parameter %q has no value", template, missing)
+		b.WriteString(x)
+		before, rest, more = strings.Cut(rest, "<")
+		b.WriteString(before)
 	}
-	return s, nil
+	return b.String(), nil
 }
 
 func union(lists ...[]string) []string {
