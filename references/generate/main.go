@@ -1,11 +1,12 @@
 // Command generate writes the references and schemas of all services to the
-// folder above it.
+// folder above it, and pages of them for people to docs beside that.
 package main
 
 import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io/fs"
 	"log/slog"
 	"os"
 	"path/filepath"
@@ -68,6 +69,30 @@ func write(dir string) error {
 			return err
 		}
 		if err := os.WriteFile(file, append(b, '\n'), 0o644); err != nil {
+			return err
+		}
+	}
+	pages := filepath.Join(dir, "..", "docs")
+	if _, err := os.Stat(pages); errors.Is(err, fs.ErrNotExist) {
+		return nil // not in a checkout
+	}
+	return writeDocs(pages, docs)
+}
+
+// writeDocs replaces the pages that are made of the references.
+func writeDocs(dir string, published map[string]any) error {
+	made, err := pages(published)
+	if err != nil {
+		return err
+	}
+	if err := os.RemoveAll(filepath.Join(dir, "api")); err != nil {
+		return err
+	}
+	if err := os.MkdirAll(filepath.Join(dir, "api"), 0o755); err != nil {
+		return err
+	}
+	for name, text := range made {
+		if err := os.WriteFile(filepath.Join(dir, filepath.FromSlash(name)), text, 0o644); err != nil {
 			return err
 		}
 	}

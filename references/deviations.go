@@ -1,0 +1,51 @@
+package references
+
+// Deviations are the places at which the API differs from the one that
+// Taskcluster publishes, and why. A schema's place is a path in its JSON. Tests
+// compare with the published API where it is at hand: a difference that is not
+// here fails them, and so does one here that is none. docs/compatibility.md is
+// made of this list.
+var Deviations = map[string]string{
+	"queue/create-task-request.json /properties/payload/default":                                      "published as [], which the schema of payload itself refuses; payload is required anyway",
+	"queue/post-artifact-response.json /oneOf/0/properties/multipart":                                 "extension: one presigned PUT ends at 5 GiB",
+	"queue/claim-work-request.json /properties/holding":                                               "extension: a claim whose answer was lost is handed out again at once",
+	"queue/post-artifact-request.json /oneOf/0/properties/contentEncoding":                            "extension: an upload in parts gets its encoding when it begins",
+	"queue/finish-artifact-request.json /properties/parts":                                            "extension: S3 joins the parts of an upload by their ETags",
+	"worker-manager/config-local.json":                                                                "extension: pools whose workers are processes on the machine of the server",
+	"worker-manager/worker-lifecycle.json /properties/maxAge":                                         "extension: workers that grow too old are replaced",
+	"worker-manager/register-worker-request.json /properties/workerIdentityProof/oneOf":               "extension: the stronger of the two signatures that AWS gives to identity documents",
+	"worker-manager/config-aws.json /required":                                                        "launchConfigs or regions: anyOf says so",
+	"worker-manager/config-aws.json /anyOf":                                                           "extension: regions times zones times instance types, beside launchConfigs",
+	"worker-manager/config-aws.json /properties/sizing":                                               "extension: how the size is decided",
+	"worker-manager/config-aws.json /properties/schedule":                                             "extension: how the size is decided",
+	"worker-manager/config-aws.json /properties/scopes":                                               "extension: what workers get besides",
+	"worker-manager/config-aws.json /properties/secrets":                                              "extension: what workers get besides",
+	"worker-manager/config-aws.json /properties/regions":                                              "extension: regions times zones times instance types",
+	"worker-manager/config-aws.json /properties/launchConfig":                                         "extension: regions times zones times instance types",
+	"worker-manager/config-aws.json /properties/additionalUserData":                                   "extension: regions times zones times instance types",
+	"worker-manager/config-aws.json /properties/workerConfig":                                         "extension: regions times zones times instance types",
+	"worker-manager/config-aws.json /properties/account":                                              "extension: which markets workers are bought in",
+	"worker-manager/config-aws.json /properties/launchConfigs/items/properties/account":               "extension: which markets workers are bought in",
+	"worker-manager/config-aws.json /properties/imageParameter":                                       "extension: which markets workers are bought in",
+	"worker-manager/config-aws.json /properties/launchConfigs/items/properties/imageParameter":        "extension: which markets workers are bought in",
+	"worker-manager/config-aws.json /properties/availabilityZones":                                    "extension: which markets workers are bought in",
+	"worker-manager/config-aws.json /properties/launchConfigs/items/properties/availabilityZones":     "extension: which markets workers are bought in",
+	"worker-manager/config-aws.json /properties/instanceTypes":                                        "extension: which markets workers are bought in",
+	"worker-manager/config-aws.json /properties/launchConfigs/items/properties/instanceTypes":         "extension: which markets workers are bought in",
+	"worker-manager/config-aws.json /properties/canUseSpot":                                           "extension: which markets workers are bought in",
+	"worker-manager/config-aws.json /properties/launchConfigs/items/properties/canUseSpot":            "extension: which markets workers are bought in",
+	"worker-manager/config-aws.json /properties/canUseOndemand":                                       "extension: which markets workers are bought in",
+	"worker-manager/config-aws.json /properties/launchConfigs/items/properties/canUseOndemand":        "extension: which markets workers are bought in",
+	"worker-manager/config-aws.json /properties/minPrice":                                             "extension: which markets workers are bought in",
+	"worker-manager/config-aws.json /properties/launchConfigs/items/properties/minPrice":              "extension: which markets workers are bought in",
+	"worker-manager/config-aws.json /properties/maxPrice":                                             "extension: which markets workers are bought in",
+	"worker-manager/config-aws.json /properties/launchConfigs/items/properties/maxPrice":              "extension: which markets workers are bought in",
+	"worker-manager/config-aws.json /properties/ondemandAfter":                                        "extension: which markets workers are bought in",
+	"worker-manager/config-aws.json /properties/launchConfigs/items/properties/ondemandAfter":         "extension: which markets workers are bought in",
+	"worker-manager/config-aws.json /properties/launchConfigs/items/properties/launchConfig/required": "the image may be that of an imageParameter",
+	"worker-manager/config-static.json /properties/scopes":                                            "extension: what workers get besides",
+	"worker-manager/config-static.json /properties/secrets":                                           "extension: what workers get besides",
+}
+
+// Notes are what there is to say about single methods, by "service.method".
+var Notes = map[string]string{}
