@@ -8,7 +8,8 @@
 // with one call under way at any time, for a set duration or until the work is
 // used up. Rates are calls per second over all clients; percentiles are exact,
 // over every call. What the calls cost the server is read from /proc where the
-// processes are on this machine: CPU time, of user and system, per operation.
+// processes are on this machine: CPU time, of user and system, per operation, what
+// they have started included.
 //
 // The tasks go to task queues of random names that nobody else serves, and are
 // resolved or canceled at the end, so a measurement leaves nothing running.

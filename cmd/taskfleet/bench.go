@@ -53,7 +53,7 @@ per call is measured too (Linux).`,
 	cmd.Flags().StringVar(&rootURL, "root-url", "", "the server (default: that of the credentials)")
 	cmd.Flags().IntSliceVar(&o.Clients, "clients", []int{1, 8, 32}, "numbers of clients, one round for each")
 	cmd.Flags().DurationVar(&o.Duration, "duration", 5*time.Second, "length of each measure")
-	cmd.Flags().IntSliceVar(&o.PIDs, "pid", nil, "process ids of the server, for its CPU time")
+	cmd.Flags().IntSliceVar(&o.PIDs, "pid", nil, "process ids of the server and its database, for their CPU time")
 	jsonFlag(cmd, &asJSON)
 	return cmd
 }

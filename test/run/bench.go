@@ -34,22 +34,27 @@ func bench(ctx context.Context, c *checkout) error {
 	}
 	return c.steps(ctx,
 		step{"SQLite", func(ctx context.Context) error {
-			return benchOn(ctx, server.Options{Binary: binary, Data: filepath.Join(directory, "sqlite")})
+			return benchOn(ctx, server.Options{Binary: binary, Data: filepath.Join(directory, "sqlite")}, 0)
 		}},
 		step{"PostgreSQL", func(ctx context.Context) error {
-			return benchOn(ctx, server.Options{Binary: binary, Data: filepath.Join(directory, "postgres"), Database: database.url})
+			return benchOn(ctx, server.Options{Binary: binary, Data: filepath.Join(directory, "postgres"), Database: database.url}, database.daemon.process.Process.Pid)
 		}},
 	)
 }
 
-func benchOn(ctx context.Context, options server.Options) (err error) {
+// benchOn measures a server. Besides its CPU time, that of its database counts,
+// if that is a process of its own.
+func benchOn(ctx context.Context, options server.Options, database int) (err error) {
 	s, err := server.Start(ctx, options)
 	if err != nil {
 		return err
 	}
 	defer func() { err = errors.Join(err, s.Stop()) }()
-	// The CPU time is the server's own: that of PostgreSQL comes on top.
-	cmd := exec.CommandContext(ctx, options.Binary, "bench", "queue", "--clients", "1,8,32", "--pid", strconv.Itoa(s.PID()))
+	pids := strconv.Itoa(s.PID())
+	if database != 0 {
+		pids += "," + strconv.Itoa(database)
+	}
+	cmd := exec.CommandContext(ctx, options.Binary, "bench", "queue", "--clients", "1,8,32", "--pid", pids)
 	cmd.Env = append(os.Environ(), s.Environment()...)
 	cmd.Stdout, cmd.Stderr = os.Stdout, os.Stderr
 	if err := runGroup(cmd); err != nil {
