@@ -26,6 +26,10 @@ type Config struct {
 	RootURL  string `yaml:"rootUrl"`  // how clients and workers reach it
 	Database string `yaml:"database"` // sqlite:PATH or postgres://…
 
+	SecretsFile string `yaml:"secretsFile"` // that replicas share; "" for DATA/secrets.json
+
+	Clients []ClientConfig `yaml:"clients"` // static ones
+
 	S3 S3Config `yaml:"s3"`
 
 	Providers map[string]ProviderConfig `yaml:"providers"` // of workers, beside local and static
@@ -37,6 +41,15 @@ type Config struct {
 
 	file string // where it was read from
 	text []byte
+}
+
+// ClientConfig is a static client: one that is there whatever the database
+// holds, and that nobody can change by the API.
+type ClientConfig struct {
+	ClientID    string   `yaml:"clientId"`
+	AccessToken string   `yaml:"accessToken"`
+	Description string   `yaml:"description"`
+	Scopes      []string `yaml:"scopes"`
 }
 
 // S3Config is where artifacts are kept. Without an endpoint and a region the
@@ -58,6 +71,12 @@ const configDoc = `A configuration file is YAML; every entry may be left out:
   listen: 127.0.0.1:8080
   rootUrl: https://tasks.example.com  # default: http:// and the listen address
   database: postgres://user:password@host/name   # default: sqlite:DATA/taskfleet.db
+  secretsFile: /etc/taskfleet/secrets.json       # default: DATA/secrets.json; replicas share one, see taskfleet config secrets
+  clients:                          # static clients, beside those that the API makes
+    - clientId: static/tools        # begins with static/, and is none of the platform's own, static/taskcluster/…
+      accessToken: …                # 22 characters or more
+      scopes: ["queue:*"]
+      description: …
   s3:                               # default: a gateway inside the process, on DATA/s3
     region: eu-central-1
     endpoint: https://s3.example.com  # default: AWS
@@ -82,7 +101,7 @@ const configDoc = `A configuration file is YAML; every entry may be left out:
   logLevel: info                    # debug, info, warn, error
   logFormat: text                   # text, json
 
-The same from the environment: TASKFLEET_DATA, TASKFLEET_LISTEN, TASKFLEET_ROOT_URL, TASKFLEET_DATABASE,
+The same from the environment: TASKFLEET_DATA, TASKFLEET_LISTEN, TASKFLEET_ROOT_URL, TASKFLEET_DATABASE, TASKFLEET_SECRETS_FILE,
 TASKFLEET_S3_ENDPOINT, _REGION, _BUCKET, _ACCESS_KEY_ID, _SECRET_ACCESS_KEY, _PATH_STYLE, TASKFLEET_METRICS_TOKEN,
 TASKFLEET_LOG_LEVEL, TASKFLEET_LOG_FORMAT. Flags win over the environment, the environment over the file.`
 
@@ -154,7 +173,7 @@ func (c *Config) read(file string) error {
 
 func (c *Config) environment() error {
 	for name, to := range map[string]*string{
-		"DATA": &c.Data, "LISTEN": &c.Listen, "ROOT_URL": &c.RootURL, "DATABASE": &c.Database,
+		"DATA": &c.Data, "LISTEN": &c.Listen, "ROOT_URL": &c.RootURL, "DATABASE": &c.Database, "SECRETS_FILE": &c.SecretsFile,
 		"S3_ENDPOINT": &c.S3.Endpoint, "S3_REGION": &c.S3.Region, "S3_BUCKET": &c.S3.Bucket,
 		"S3_ACCESS_KEY_ID": &c.S3.AccessKeyID, "S3_SECRET_ACCESS_KEY": &c.S3.SecretAccessKey,
 		"METRICS_TOKEN": &c.MetricsToken, "LOG_LEVEL": &c.LogLevel, "LOG_FORMAT": &c.LogFormat,
@@ -197,6 +216,14 @@ func (c *Config) check() error {
 	}
 	if scheme, _, _ := strings.Cut(c.Database, ":"); scheme != "sqlite" && scheme != "postgres" && scheme != "postgresql" {
 		bad("database", "database must begin with sqlite: or postgres://")
+	}
+	for i, s := range c.Clients {
+		switch place := fmt.Sprintf("clients[%d]", i); {
+		case !strings.HasPrefix(s.ClientID, "static/") || strings.HasPrefix(s.ClientID, "static/taskcluster/"):
+			bad(place+".clientId", "clientId is %q; that of a static client begins with static/, and static/taskcluster/… are the platform's own", s.ClientID)
+		case len(s.AccessToken) < 22:
+			bad(place, "the client %s needs an accessToken of 22 characters or more; taskfleet config secrets prints such", s.ClientID)
+		}
 	}
 	switch {
 	case c.S3.Bucket == "":
@@ -281,6 +308,6 @@ func newConfigCommand() *cobra.Command {
 		},
 	}
 	flags.add(check.Flags())
-	cmd.AddCommand(check)
+	cmd.AddCommand(check, newSecretsCommand())
 	return cmd
 }

@@ -3,6 +3,10 @@
 package main
 
 import (
+	"cmp"
+	"crypto/hmac"
+	"crypto/sha256"
+	"encoding/base64"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -10,6 +14,8 @@ import (
 	"os"
 	"path/filepath"
 	"runtime"
+
+	"github.com/spf13/cobra"
 
 	"github.com/taskfleet/taskfleet/seal"
 	"github.com/taskfleet/taskfleet/slugid"
@@ -25,13 +31,30 @@ type secrets struct {
 	S3Secret         string `json:"s3Secret"` // of the gateway inside the process
 }
 
-// openSecrets reads DATA/secrets.json, or makes it.
-func openSecrets(data string) (s secrets, err error) {
-	file := filepath.Join(data, "secrets.json")
+func newSecrets() secrets {
+	return secrets{slugid.Token(), slugid.Token(), slugid.Token(), seal.NewKey().Text(), slugid.Token()}
+}
+
+// tokenFor is the access token of one of the platform's own clients that act
+// only inside of it. It follows from the root's token, so that replicas which
+// share that agree.
+func (s secrets) tokenFor(clientID string) string {
+	mac := hmac.New(sha256.New, []byte(s.RootToken))
+	mac.Write([]byte("access token of " + clientID))
+	return base64.RawURLEncoding.EncodeToString(mac.Sum(nil))
+}
+
+// openSecrets reads the file of secrets that the configuration names, or
+// DATA/secrets.json, which it makes at the first start.
+func openSecrets(c Config) (s secrets, err error) {
+	file := c.secretsFile()
 	text, err := os.ReadFile(file)
-	if errors.Is(err, fs.ErrNotExist) {
-		s = secrets{slugid.Token(), slugid.Token(), slugid.Token(), seal.NewKey().Text(), slugid.Token()}
+	switch {
+	case errors.Is(err, fs.ErrNotExist) && c.SecretsFile == "":
+		s = newSecrets()
 		return s, writePrivate(file, s)
+	case errors.Is(err, fs.ErrNotExist):
+		return s, fmt.Errorf("secretsFile: there is no %s. For a new deployment, make it with taskfleet config secrets; for one that is in use, restore it", file)
 	}
 	if err != nil {
 		return s, fmt.Errorf("reading the platform's secrets: %w", err)
@@ -39,10 +62,41 @@ func openSecrets(data string) (s secrets, err error) {
 	if err := json.Unmarshal(text, &s); err != nil {
 		return s, fmt.Errorf("%s is damaged (%v). Restore it from a backup: without it, what is encrypted in the database is lost", file, err)
 	}
-	if s.RootToken == "" || s.QueueToken == "" || s.ProvisionerToken == "" || s.SealKeys == "" || s.S3Secret == "" {
-		return s, fmt.Errorf("%s lacks an entry. Restore it from a backup", file)
+	for entry, value := range map[string]string{"rootToken": s.RootToken, "queueToken": s.QueueToken, "provisionerToken": s.ProvisionerToken, "sealKeys": s.SealKeys} {
+		if value == "" {
+			return s, fmt.Errorf("%s lacks %s. Restore it from a backup", file, entry)
+		}
+	}
+	if s.S3Secret == "" && c.S3.embedded() {
+		return s, fmt.Errorf("%s lacks s3Secret, which the S3 gateway inside the process needs. Restore it from a backup, or configure s3", file)
 	}
 	return s, nil
+}
+
+func (c Config) secretsFile() string {
+	return cmp.Or(c.SecretsFile, filepath.Join(c.Data, "secrets.json"))
+}
+
+func newSecretsCommand() *cobra.Command {
+	return &cobra.Command{
+		Use: "secrets", Short: "Make up the secrets of a deployment of several replicas",
+		Long: `Prints new secrets: the access tokens of the platform's own clients and the key that seals secrets in the database. All
+replicas of a deployment need the same: put them into a file of mode 0600 that only the server's user can read, and name
+it as secretsFile in the configuration. A server without secretsFile makes up its own, in DATA/secrets.json.
+
+Keep a copy where the database's backups do not lie: without the seal key, what is sealed in them is lost, and with it,
+it is readable.`,
+		Example: "  (umask 077; taskfleet config secrets > /etc/taskfleet/secrets.json)",
+		Args:    cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			text, err := json.MarshalIndent(newSecrets(), "", "  ")
+			if err != nil {
+				return err
+			}
+			fmt.Fprintln(cmd.OutOrStdout(), string(text))
+			return nil
+		},
+	}
 }
 
 // writePrivate writes v as JSON to a file of mode 0600, whole or not at all.

@@ -43,6 +43,8 @@ const (
 	rootClient        = "static/taskcluster/root"
 	queueClient       = "static/taskcluster/queue"
 	provisionerClient = "static/taskcluster/worker-manager"
+	hooksClient       = "static/taskcluster/hooks"
+	indexClient       = "static/taskcluster/index"
 )
 
 // anonymousScopes are what anybody may do on a new deployment: read what is
@@ -94,13 +96,13 @@ func startPlatform(ctx context.Context, c Config, log *slog.Logger) (_ *platform
 		return nil, err
 	}
 	p.closers = append(p.closers, unlock)
-	own, err := openSecrets(c.Data)
+	own, err := openSecrets(c)
 	if err != nil {
 		return nil, err
 	}
 	keys, err := seal.ParseKeys(own.SealKeys)
 	if err != nil {
-		return nil, fmt.Errorf("%s: %w", filepath.Join(c.Data, "secrets.json"), err)
+		return nil, fmt.Errorf("%s: %w", c.secretsFile(), err)
 	}
 
 	listener, err := net.Listen("tcp", c.Listen)
@@ -128,12 +130,7 @@ func startPlatform(ctx context.Context, c Config, log *slog.Logger) (_ *platform
 		return nil, err
 	}
 	a, err := auth.New(ctx, auth.Config{
-		DB: db, Events: bus, Keys: keys, Log: log, Anonymous: anonymousScopes,
-		Static: []auth.StaticClient{
-			{ClientID: rootClient, AccessToken: own.RootToken, Scopes: []string{"*"}, Description: "The operator's client, made at the first start."},
-			{ClientID: queueClient, AccessToken: own.QueueToken, Scopes: []string{"*"}, Description: "Issues the credentials of tasks."},
-			{ClientID: provisionerClient, AccessToken: own.ProvisionerToken, Scopes: []string{"*"}, Description: "Issues the credentials of workers."},
-		},
+		DB: db, Events: bus, Keys: keys, Log: log, Anonymous: anonymousScopes, Static: staticClients(c, own),
 	})
 	if err != nil {
 		return nil, err
@@ -198,6 +195,22 @@ func startPlatform(ctx context.Context, c Config, log *slog.Logger) (_ *platform
 	p.run(db, listener, server, slices.Concat(bus.Loops(), a.Loops(), q.Loops(), prov.Loops(), []loop.Loop{learner.loop()}))
 	log.Info("taskfleet is up", "rootUrl", p.RootURL, "data", c.Data)
 	return p, nil
+}
+
+// staticClients are the platform's own and those of the configuration.
+func staticClients(c Config, own secrets) []auth.StaticClient {
+	all := []string{"*"}
+	list := []auth.StaticClient{
+		{ClientID: rootClient, AccessToken: own.RootToken, Scopes: all, Description: "The operator's client, made at the first start."},
+		{ClientID: queueClient, AccessToken: own.QueueToken, Scopes: all, Description: "Issues the credentials of tasks."},
+		{ClientID: provisionerClient, AccessToken: own.ProvisionerToken, Scopes: all, Description: "Issues the credentials of workers."},
+		{ClientID: hooksClient, AccessToken: own.tokenFor(hooksClient), Scopes: all, Description: "Creates the tasks of hooks, with the scopes of each hook alone."},
+		{ClientID: indexClient, AccessToken: own.tokenFor(indexClient), Scopes: []string{"queue:get-artifact:*"}, Description: "Signs the URLs of indexed artifacts."},
+	}
+	for _, s := range c.Clients {
+		list = append(list, auth.StaticClient(s))
+	}
+	return list
 }
 
 // run starts what goes on until the platform is stopped.
