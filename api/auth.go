@@ -33,9 +33,17 @@ type Authenticator interface {
 	Authenticate(context.Context, Credential) (Identity, error)
 }
 
+// An Adviser is an Authenticator that can also tell the caller of a request how
+// the scopes could be had that it lacks: a paragraph of Markdown, or "" where
+// there is nothing to say. It tells only what the caller may know.
+type Adviser interface {
+	Advise(Credential, Identity, scope.Need) string
+}
+
 // caller is the identity of one request and what it still has to prove.
 type caller struct {
 	Identity
+	adviser    Adviser // nil: there is no advice
 	credential Credential
 	need       scope.Expression
 	vars       scope.Vars // from the URL
@@ -71,7 +79,11 @@ func (c *caller) check(vars scope.Vars) error {
 		return errors.Join(errors.New("api: authorize"), err)
 	}
 	if !need.SatisfiedBy(c.Scopes) {
-		return insufficient(c.ClientID, need, c.Scopes)
+		advice := ""
+		if c.adviser != nil {
+			advice = c.adviser.Advise(c.credential, c.Identity, need.Missing(c.Scopes))
+		}
+		return insufficient(c.ClientID, need, c.Scopes, advice)
 	}
 	c.checked = true
 	return nil

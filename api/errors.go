@@ -62,13 +62,16 @@ func (e *Error) Error() string { return string(e.Code) + ": " + e.Message }
 // Status is the HTTP status of the error's code.
 func (e *Error) Status() int { return statuses[e.Code] }
 
-func insufficient(clientID string, need scope.Need, have scope.Set) *Error {
+func insufficient(clientID string, need scope.Need, have scope.Set, advice string) *Error {
 	who := clientID
 	if who == "" {
 		who = "an anonymous caller"
 	}
-	return Errorf(InsufficientScopes, "%s lacks scopes for this call. Missing:\n\n```\n%s\n```\n\nThe call needs:\n\n```\n%s\n```",
-		who, need.Missing(have), need)
+	if advice != "" {
+		advice = "\n\n" + advice
+	}
+	return Errorf(InsufficientScopes, "%s lacks scopes for this call. Missing:\n\n```\n%s\n```\n\nThe call needs:\n\n```\n%s\n```%s",
+		who, need.Missing(have), need, advice)
 }
 
 type errorBody struct {

@@ -45,7 +45,7 @@ const (
 // A Spec is everything about a method except what it does.
 type Spec struct {
 	Name      string           // as clients call it: claimWork
-	Route     string           // "GET /task/<taskId>/status"; a <name...> may span slashes
+	Route     string           // "GET /task/<taskId>/status"; a <name...> may span slashes, a last <name...?> may be empty too
 	Query     []string         // query parameters, each with a pattern in Service.Params
 	Scopes    scope.Expression // nil: open to everybody, not even authenticated
 	Input     string           // "v1/create-task-request.json#", or ""

@@ -24,6 +24,7 @@ type segment struct {
 	literal string
 	param   string
 	multi   bool
+	empty   bool // as the last segment: may be left empty, after its slash
 }
 
 func parseRoute(s string) route {
@@ -31,11 +32,12 @@ func parseRoute(s string) route {
 	if !ok || !strings.HasPrefix(path, "/") {
 		panic("api: bad route " + s)
 	}
-	r := route{verb: verb, text: strings.ReplaceAll(path, "...>", ">")}
+	r := route{verb: verb, text: strings.NewReplacer("...>", ">", "...?>", ">").Replace(path)}
 	for part := range strings.SplitSeq(path[1:], "/") {
 		if name, ok := strings.CutPrefix(part, "<"); ok {
-			name, multi := strings.CutSuffix(strings.TrimSuffix(name, ">"), "...")
-			r.segments = append(r.segments, segment{param: name, multi: multi})
+			name, empty := strings.CutSuffix(strings.TrimSuffix(name, ">"), "?")
+			name, multi := strings.CutSuffix(name, "...")
+			r.segments = append(r.segments, segment{param: name, multi: multi, empty: empty})
 		} else {
 			r.segments = append(r.segments, segment{literal: part})
 		}
@@ -103,7 +105,7 @@ func (r route) match(path []string, patterns map[string]*regexp.Regexp) (vars ma
 		longest := len(path) - len(segs) + 1 // each later segment takes at least one
 		if len(segs) == 1 {
 			vars[s.param] = strings.Join(path, "/")
-			return vars[s.param] != "" && walk(nil, nil)
+			return (vars[s.param] != "" || s.empty) && walk(nil, nil)
 		}
 		for n := 1; n <= min(longest, maxSpan); n++ {
 			vars[s.param] = strings.Join(path[:n], "/")

@@ -2,6 +2,7 @@ package api
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"hash/fnv"
@@ -105,13 +106,7 @@ func NewServer(o Options) *Server {
 	}
 	o.Metrics.MustRegister(s.requests, s.latency)
 	s.published = sync.OnceValues(func() (map[string]any, error) { return s.Published(o.RootURL) })
-	// The fastest level takes half of the time of the usual one, for a tenth more
-	// bytes. What fits into a packet or two is not worth either.
-	compress, err := gzhttp.NewWrapper(gzhttp.MinSize(2048), gzhttp.CompressionLevel(gzip.BestSpeed))
-	if err != nil {
-		panic(err) // only for a malformed constant
-	}
-	s.handler = compress(http.HandlerFunc(s.serve))
+	s.handler = http.HandlerFunc(s.serve)
 	return s
 }
 
@@ -171,7 +166,8 @@ type Reply interface {
 	Header() map[string]string
 }
 
-// A Stream is a result that writes itself, for replies without an end.
+// A Stream is a result that writes itself, for replies without an end and those
+// of another form than the method's schema.
 type Stream func(http.ResponseWriter, *http.Request) error
 
 // commonHeaders are in canonical form, and shared by all replies: each value has
@@ -268,27 +264,7 @@ func (s *Server) call(w http.ResponseWriter, r *http.Request, e *endpoint, vars 
 	limitWriting(w) // anew, as the handler may have waited
 	if err != nil {
 		q.who.undoAll()
-		a, ok := errors.AsType[*Error](err)
-		switch {
-		case ok:
-		case r.Context().Err() != nil:
-			// The caller has gone, or the server is being stopped. Saying
-			// nothing would be an empty 200.
-			log().Debug("call broken off", "service", e.service, "method", e.Name, "err", err)
-			a = Errorf(ServiceUnavailable, "The call was broken off, as the server is being stopped. Call again.")
-		default:
-			incident := uuid.NewString()
-			log().Error("internal error", "incidentId", incident, "service", e.service, "method", e.Name, "err", err)
-			a = Errorf(InternalServerError, "Internal server error, incident id %s. The details are in the server's log under this id.", incident)
-		}
-		if e.Private {
-			payload = nil
-		}
-		if a.Code == AuthenticationFailed {
-			w.Header().Set("WWW-Authenticate", "Hawk")
-		}
-		writeJSON(w, r, a.Status(), newErrorBody(a, e.Name, vars, payload))
-		return a.Status()
+		return s.refuse(w, r, e, vars, payload, err, log)
 	}
 	status := http.StatusOK
 	switch out := out.(type) {
@@ -316,6 +292,31 @@ func (s *Server) call(w http.ResponseWriter, r *http.Request, e *endpoint, vars 
 		}
 	}
 	return status
+}
+
+// refuse answers a call that failed with err, returning the HTTP status.
+func (s *Server) refuse(w http.ResponseWriter, r *http.Request, e *endpoint, vars map[string]string, payload any, err error, log func() *slog.Logger) int {
+	a, ok := errors.AsType[*Error](err)
+	switch {
+	case ok:
+	case r.Context().Err() != nil:
+		// The caller has gone, or the server is being stopped. Saying
+		// nothing would be an empty 200.
+		log().Debug("call broken off", "service", e.service, "method", e.Name, "err", err)
+		a = Errorf(ServiceUnavailable, "The call was broken off, as the server is being stopped. Call again.")
+	default:
+		incident := uuid.NewString()
+		log().Error("internal error", "incidentId", incident, "service", e.service, "method", e.Name, "err", err)
+		a = Errorf(InternalServerError, "Internal server error, incident id %s. The details are in the server's log under this id.", incident)
+	}
+	if e.Private {
+		payload = nil
+	}
+	if a.Code == AuthenticationFailed {
+		w.Header().Set("WWW-Authenticate", "Hawk")
+	}
+	writeJSON(w, r, a.Status(), newErrorBody(a, e.Name, vars, payload))
+	return a.Status()
 }
 
 func (c *caller) undoAll() {
@@ -350,6 +351,7 @@ func (s *Server) run(w http.ResponseWriter, r *http.Request, e *endpoint, q *req
 		if q.body, err = e.parseBody(r, raw, doc, payload); err != nil {
 			return nil, err
 		}
+		*payload = json.RawMessage(q.body) // which takes less memory than doc, for a call that waits
 	}
 	return e.invoke(r.Context(), r, q)
 }
@@ -411,6 +413,7 @@ func (s *Server) authenticate(r *http.Request, e *endpoint, vars map[string]stri
 	if who.Identity, err = s.opts.Auth.Authenticate(r.Context(), who.credential); err != nil {
 		return who, err
 	}
+	who.adviser, _ = s.opts.Auth.(Adviser)
 	if who.decidable(e.scopeParams) {
 		return who, who.check(nil)
 	}
@@ -478,6 +481,9 @@ func (e *endpoint) checkOutput(out any) error {
 	if r, ok := out.(Reply); e.output == nil || ok && r.Status() >= 400 {
 		return nil // the schema is that of success
 	}
+	if _, ok := out.(Stream); ok {
+		return nil // of a form of its own
+	}
 	b, err := encodeJSON(out)
 	if err != nil {
 		return fmt.Errorf("%s.%s: encoding the reply: %w", e.service, e.Name, err)
@@ -509,7 +515,21 @@ func writeJSON(w http.ResponseWriter, r *http.Request, status int, v any) error 
 		w.WriteHeader(http.StatusNotModified)
 		return nil
 	}
-	w.WriteHeader(status)
-	_, err = w.Write(b)
+	compress(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		w.WriteHeader(status)
+		_, err = w.Write(b)
+	}))(w, r)
 	return err
 }
+
+// compress compresses what a handler writes, if the caller takes that. It is
+// only put around the writing, as a call that waits for work should have little
+// on its stack. The fastest level takes half of the time of the usual one, for
+// a tenth more bytes; what fits into a packet or two is not worth either.
+var compress = func() func(http.Handler) http.HandlerFunc {
+	c, err := gzhttp.NewWrapper(gzhttp.MinSize(2048), gzhttp.CompressionLevel(gzip.BestSpeed))
+	if err != nil {
+		panic(err) // only for a malformed constant
+	}
+	return c
+}()
