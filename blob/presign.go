@@ -28,6 +28,26 @@ func (b *Bucket) PresignPut(ctx context.Context, key, contentType string, expire
 	})
 }
 
+// PresignPutSized is PresignPut for a body of length bytes: a request with
+// another Content-Length is refused. That an empty body is empty is not
+// enforced, since S3's signatures leave out a length of nothing.
+func (b *Bucket) PresignPutSized(ctx context.Context, key, contentType string, length int64, expires time.Duration) (string, error) {
+	if length < 0 {
+		return "", fmt.Errorf("blob: presign PUT of %q: a body cannot have %d bytes", key, length)
+	}
+	if length == 0 { // for which the SDK would not sign the content type either
+		return b.PresignPut(ctx, key, contentType, expires)
+	}
+	return b.sign(ctx, "PUT", key, expires, func(name *string, o func(*s3.PresignOptions)) (*v4.PresignedHTTPRequest, error) {
+		return b.store.presign.PresignPutObject(ctx, &s3.PutObjectInput{
+			Bucket:        &b.name,
+			Key:           name,
+			ContentType:   optional(contentType),
+			ContentLength: &length,
+		}, o)
+	})
+}
+
 // PresignGet is a URL from which anyone may GET the object under key until it
 // expires. The headers that are set in h replace those of the object.
 func (b *Bucket) PresignGet(ctx context.Context, key string, expires time.Duration, h Headers) (string, error) {

@@ -8,8 +8,15 @@
 //
 //	s1.KEYID.BASE64(nonce, ciphertext, tag)
 //
-// Keys change: the last one of Keys seals, all of them open. To retire a key,
-// append a new one, seal anew whatever Keys.Current denies, remove the old one.
+// Keys change: the last one of Keys seals, all of them open. To retire a key
+// append a new one; the services that keep secrets have a loop that seals anew
+// what the old one sealed, and tell how much each key has still sealed; when
+// that is nothing, remove the old key. Backups from before go on needing it.
+//
+// Where several replicas share a database, all of them have to open what one of
+// them seals: so insert the new key before the last one first, where it does
+// not seal yet, and move it to the end when every replica has it.
+//
 // With random nonces a key is good for some four thousand million secrets.
 //
 // The id of a key is taken from a hash of it, so two keys are never mistaken
@@ -17,6 +24,7 @@
 package seal
 
 import (
+	"bytes"
 	"crypto/aes"
 	"crypto/cipher"
 	"crypto/rand"
@@ -78,6 +86,15 @@ func newKey(secret []byte) Key {
 	return Key{hex.EncodeToString(hash[:6]), &material{secret, aead}}
 }
 
+// KeyFrom makes a key of the 32 random bytes of a secret that somebody else
+// keeps, such as a key management service.
+func KeyFrom(secret []byte) (Key, error) {
+	if len(secret) != 32 {
+		return Key{}, fmt.Errorf("seal: a key has 32 bytes, not %d", len(secret))
+	}
+	return newKey(bytes.Clone(secret)), nil
+}
+
 // ParseKey reads what Text wrote.
 func ParseKey(text string) (Key, error) {
 	encoded, ok := strings.CutPrefix(strings.TrimSpace(text), keyPrefix)
@@ -128,7 +145,11 @@ func NewKeys(keys ...Key) (*Keys, error) {
 
 // ParseKeys reads a file of keys: one a line, the newest one last, empty lines
 // and those beginning with # left out.
-func ParseKeys(text string) (*Keys, error) {
+func ParseKeys(text string) (*Keys, error) { return ParseKeysWith(text, ParseKey) }
+
+// ParseKeysWith is ParseKeys where parse reads the lines: for keys that are
+// written in another form.
+func ParseKeysWith(text string, parse func(line string) (Key, error)) (*Keys, error) {
 	var keys []Key
 	n := 0
 	for line := range strings.Lines(text) {
@@ -137,7 +158,7 @@ func ParseKeys(text string) (*Keys, error) {
 		if line == "" || line[0] == '#' {
 			continue
 		}
-		k, err := ParseKey(line)
+		k, err := parse(line)
 		if err != nil {
 			return nil, fmt.Errorf("line %d: %w", n, err)
 		}
@@ -173,6 +194,24 @@ func (ks *Keys) Open(sealed, place string) ([]byte, error) {
 func (ks *Keys) Current(sealed string) bool {
 	id, _, err := parse(sealed)
 	return err == nil && id == ks.last.id
+}
+
+// Newest is the id of the key that seals.
+func (ks *Keys) Newest() string { return ks.last.id }
+
+// Has tells whether a key is among the keys.
+func (ks *Keys) Has(id string) bool {
+	_, ok := ks.byID[id]
+	return ok
+}
+
+// KeyID is the id of the key that sealed a secret, "" for what is none.
+func KeyID(sealed string) string {
+	id, _, err := parse(sealed)
+	if err != nil {
+		return ""
+	}
+	return id
 }
 
 func parse(sealed string) (id string, box []byte, err error) {

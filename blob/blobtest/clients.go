@@ -127,6 +127,35 @@ func presignedLimits(t *testing.T, b *blob.Bucket) {
 	}
 }
 
+func presignedLength(t *testing.T, b *blob.Bucket) {
+	for _, want := range []string{"12345", ""} {
+		in, err := b.PresignPutSized(t.Context(), "sized", "text/plain", int64(len(want)), time.Hour)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, body := range []string{"1234", "123456", ""} {
+			if want == "" || body == want {
+				continue
+			}
+			if status, answer, _ := send(t, "PUT", in, body, "Content-Type", "text/plain"); status != 403 {
+				t.Errorf("PUT of %q where %d bytes were to come: %d %.300s", body, len(want), status, answer)
+			}
+		}
+		if status, answer, _ := send(t, "PUT", in, want, "Content-Type", "text/html"); status != 403 {
+			t.Errorf("PUT of %q with another content type: %d %.300s", want, status, answer)
+		}
+		if status, answer, _ := send(t, "PUT", in, want, "Content-Type", "text/plain"); status != 200 {
+			t.Errorf("PUT of %q: %d %.300s", want, status, answer)
+		}
+		if got := get(t, b, "sized", blob.Range{}); got != want {
+			t.Errorf("then the object was %q, want %q", got, want)
+		}
+	}
+	if _, err := b.PresignPutSized(t.Context(), "sized", "", -1, time.Hour); err == nil {
+		t.Error("signed for fewer than no bytes")
+	}
+}
+
 func digest(body string) string {
 	sum := md5.Sum([]byte(body))
 	return base64.StdEncoding.EncodeToString(sum[:])

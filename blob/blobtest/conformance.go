@@ -43,6 +43,7 @@ var format = []promise{
 var checks = []promise{
 	{"a presigned URL writes and reads", presigned},
 	{"a presigned URL allows nothing else", presignedLimits},
+	{"a presigned URL can say how long the body is", presignedLength},
 	{"a body that differs from its digest is refused", digests},
 	{"an upload in parts becomes an object when it is completed", multipart},
 	{"an upload can be completed again", multipartAgain},
