@@ -28,7 +28,7 @@ postgres: $(RUN) ## a PostgreSQL for tests that you run by hand, until Ctrl-C
 	@exec $(RUN) postgres
 
 generate: ## write the references and the Go client anew from the declarations
-	@$(GO) generate ./...
+	@$(GO) generate ./references && $(GO) generate ./client
 
 clean: ## remove what was built and installed here; ./.taskfleet, the platform's data, stays
 	rm -rf ./bin ./.tools ./test/official/js/node_modules

@@ -389,9 +389,9 @@ func (c *Client) Role(ctx context.Context, roleID string) (*GetRoleResponse, err
 //
 // A role whose id ends in `*` stands for all roles that begin with what is before
 // the star. In its scopes `<..>`, once in a scope, stands for the part that the star
-// matched. Roles may refer to each other, also in a circle; but where that would
-// expand without end, because `<..>` gets longer at every turn, the call fails with
-// 400.
+// matched. Roles can have other roles, but not so that a role would come to have
+// itself, through whatever stands for `<..>`: then the call fails with 400 and names
+// the circle.
 //
 // Scopes: `auth:create-role:<roleId>` and `<scope>` for each scope in `scopes`.
 func (c *Client) CreateRole(ctx context.Context, roleID string, in *CreateRoleRequest) (*GetRoleResponse, error) {
@@ -548,6 +548,441 @@ func (c *Client) TestAuthenticateGet(ctx context.Context) (*TestAuthenticateResp
 		Repeatable: true,
 	}
 	out := new(TestAuthenticateResponse)
+	if err := c.core.Do(ctx, r, out); err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+// GetEntityHistoryOptions are the query parameters of GetEntityHistory; zero ones are not sent.
+type GetEntityHistoryOptions struct {
+	ContinuationToken string
+	Limit             int
+}
+
+func (o GetEntityHistoryOptions) values() url.Values {
+	q := url.Values{}
+	if o.ContinuationToken != "" {
+		q.Set("continuationToken", o.ContinuationToken)
+	}
+	if o.Limit != 0 {
+		q.Set("limit", strconv.Itoa(o.Limit))
+	}
+	return q
+}
+
+// GetEntityHistory calls auth.getEntityHistory: Show what was done to an entity.
+//
+// Lists who did what, and when, to a client, role, secret, hook
+// (`<hookGroupId>/<hookId>`) or worker pool; the oldest first. What was deleted has a
+// history too, for as long as the deployment keeps it.
+//
+// Scopes: `auth:audit-history:<entityType>`.
+func (c *Client) GetEntityHistory(ctx context.Context, entityType string, entityID string, opts GetEntityHistoryOptions) (*GetEntityHistoryResponse, error) {
+	r := client.Request{
+		Name:       "auth.getEntityHistory",
+		Verb:       "GET",
+		Route:      "/api/auth/v1/audit/<entityType>/<entityId>",
+		Args:       []string{entityType, entityID},
+		Query:      opts.values(),
+		Repeatable: true,
+	}
+	out := new(GetEntityHistoryResponse)
+	if err := c.core.Do(ctx, r, out); err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+// GetEntityHistoryAll is the sequence of what GetEntityHistory returns page by page.
+// It ends with the first error.
+func (c *Client) GetEntityHistoryAll(ctx context.Context, entityType string, entityID string, opts GetEntityHistoryOptions) iter.Seq2[GetEntityHistoryResponseAuditHistory, error] {
+	return client.Pages(opts.ContinuationToken, func(token string) ([]GetEntityHistoryResponseAuditHistory, string, error) {
+		opts := opts
+		opts.ContinuationToken = token
+		page, err := c.GetEntityHistory(ctx, entityType, entityID, opts)
+		if err != nil {
+			return nil, "", err
+		}
+		return page.AuditHistory, page.ContinuationToken, nil
+	})
+}
+
+// ListAuditHistoryOptions are the query parameters of ListAuditHistory; zero ones are not sent.
+type ListAuditHistoryOptions struct {
+	ContinuationToken string
+	Limit             int
+}
+
+func (o ListAuditHistoryOptions) values() url.Values {
+	q := url.Values{}
+	if o.ContinuationToken != "" {
+		q.Set("continuationToken", o.ContinuationToken)
+	}
+	if o.Limit != 0 {
+		q.Set("limit", strconv.Itoa(o.Limit))
+	}
+	return q
+}
+
+// ListAuditHistory calls auth.listAuditHistory: Show what a client has done.
+//
+// Lists what the client did to which entities, and when; the oldest first. What was
+// done to the client itself is told by `getEntityHistory`.
+//
+// Scopes: `auth:client-audit-history:<clientId>`.
+func (c *Client) ListAuditHistory(ctx context.Context, clientID string, opts ListAuditHistoryOptions) (*GetEntityHistoryResponse, error) {
+	r := client.Request{
+		Name:       "auth.listAuditHistory",
+		Verb:       "GET",
+		Route:      "/api/auth/v1/clients/<clientId>/audit",
+		Args:       []string{clientID},
+		Query:      opts.values(),
+		Repeatable: true,
+	}
+	out := new(GetEntityHistoryResponse)
+	if err := c.core.Do(ctx, r, out); err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+// ListAuditHistoryAll is the sequence of what ListAuditHistory returns page by page.
+// It ends with the first error.
+func (c *Client) ListAuditHistoryAll(ctx context.Context, clientID string, opts ListAuditHistoryOptions) iter.Seq2[GetEntityHistoryResponseAuditHistory, error] {
+	return client.Pages(opts.ContinuationToken, func(token string) ([]GetEntityHistoryResponseAuditHistory, string, error) {
+		opts := opts
+		opts.ContinuationToken = token
+		page, err := c.ListAuditHistory(ctx, clientID, opts)
+		if err != nil {
+			return nil, "", err
+		}
+		return page.AuditHistory, page.ContinuationToken, nil
+	})
+}
+
+// AWSS3CredentialsOptions are the query parameters of AWSS3Credentials; zero ones are not sent.
+type AWSS3CredentialsOptions struct {
+	Format string
+}
+
+func (o AWSS3CredentialsOptions) values() url.Values {
+	q := url.Values{}
+	if o.Format != "" {
+		q.Set("format", o.Format)
+	}
+	return q
+}
+
+// AWSS3Credentials calls auth.awsS3Credentials: Get credentials for a prefix of an S3
+// bucket.
+//
+// Returns temporary credentials of AWS for those objects of a bucket whose keys
+// begin with `prefix`. With the level `read-only` they list and get objects,
+// with `read-write` they also put and delete them. The buckets are those that the
+// deployment is configured for; ones with a dot in their name are not.
+//
+// The credentials last an hour; look at `expires`.
+//
+// S3 knows no folders: the prefix `logs` covers `logs/today` and `logs.txt` alike,
+// so end it in a slash. It may not begin with one. An object cannot be put with an ACL
+// other than `private`, as whoever sets ACLs could keep access for ever.
+//
+// With `format=iam-role-compat` the reply has the form in which an EC2 instance's
+// metadata service gives the credentials of a role, for tools that renew their
+// credentials from there.
+//
+// Scopes: if `levelIsReadOnly`: (`auth:aws-s3:read-only:<bucket>/<prefix>`
+// or `auth:aws-s3:read-write:<bucket>/<prefix>`), else
+// `auth:aws-s3:read-write:<bucket>/<prefix>`.
+func (c *Client) AWSS3Credentials(ctx context.Context, level string, bucket string, prefix string, opts AWSS3CredentialsOptions) (*AWSS3CredentialsResponse, error) {
+	r := client.Request{
+		Name:       "auth.awsS3Credentials",
+		Verb:       "GET",
+		Route:      "/api/auth/v1/aws/s3/<level>/<bucket>/<prefix>",
+		Args:       []string{level, bucket, prefix},
+		Query:      opts.values(),
+		Repeatable: true,
+	}
+	out := new(AWSS3CredentialsResponse)
+	if err := c.core.Do(ctx, r, out); err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+// AzureAccounts calls auth.azureAccounts: List storage accounts.
+//
+// Lists the storage accounts on Azure that this deployment gives access to.
+//
+// Scopes: `auth:azure-table:list-accounts`.
+//
+// Deprecated: the service keeps the method for old clients only.
+func (c *Client) AzureAccounts(ctx context.Context) (*AzureAccountListResponse, error) {
+	r := client.Request{
+		Name:       "auth.azureAccounts",
+		Verb:       "GET",
+		Route:      "/api/auth/v1/azure/accounts",
+		Repeatable: true,
+	}
+	out := new(AzureAccountListResponse)
+	if err := c.core.Do(ctx, r, out); err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+// AzureTablesOptions are the query parameters of AzureTables; zero ones are not sent.
+type AzureTablesOptions struct {
+	ContinuationToken string
+}
+
+func (o AzureTablesOptions) values() url.Values {
+	q := url.Values{}
+	if o.ContinuationToken != "" {
+		q.Set("continuationToken", o.ContinuationToken)
+	}
+	return q
+}
+
+// AzureTables calls auth.azureTables: List the tables of a storage account.
+//
+// Lists the tables of a storage account, a page at a time.
+//
+// Scopes: `auth:azure-table:list-tables:<account>`.
+//
+// Deprecated: the service keeps the method for old clients only.
+func (c *Client) AzureTables(ctx context.Context, account string, opts AzureTablesOptions) (*AzureTableListResponse, error) {
+	r := client.Request{
+		Name:       "auth.azureTables",
+		Verb:       "GET",
+		Route:      "/api/auth/v1/azure/<account>/tables",
+		Args:       []string{account},
+		Query:      opts.values(),
+		Repeatable: true,
+	}
+	out := new(AzureTableListResponse)
+	if err := c.core.Do(ctx, r, out); err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+// AzureTablesAll is the sequence of what AzureTables returns page by page. It ends
+// with the first error.
+func (c *Client) AzureTablesAll(ctx context.Context, account string, opts AzureTablesOptions) iter.Seq2[string, error] {
+	return client.Pages(opts.ContinuationToken, func(token string) ([]string, string, error) {
+		opts := opts
+		opts.ContinuationToken = token
+		page, err := c.AzureTables(ctx, account, opts)
+		if err != nil {
+			return nil, "", err
+		}
+		return page.Tables, page.ContinuationToken, nil
+	})
+}
+
+// AzureTableSAS calls auth.azureTableSAS: Get a signature for a table.
+//
+// Returns a shared access signature for one table. With the level `read-only` it
+// permits to read; with `read-write` also to add, change and delete entities, and the
+// table is created if it does not exist.
+//
+// Scopes: if `levelIsReadOnly`: (`auth:azure-table:read-only:<account>/<table>`
+// or `auth:azure-table:read-write:<account>/<table>`), else
+// `auth:azure-table:read-write:<account>/<table>`.
+//
+// Deprecated: the service keeps the method for old clients only.
+func (c *Client) AzureTableSAS(ctx context.Context, account string, table string, level string) (*AzureTableAccessResponse, error) {
+	r := client.Request{
+		Name:       "auth.azureTableSAS",
+		Verb:       "GET",
+		Route:      "/api/auth/v1/azure/<account>/table/<table>/<level>",
+		Args:       []string{account, table, level},
+		Repeatable: true,
+	}
+	out := new(AzureTableAccessResponse)
+	if err := c.core.Do(ctx, r, out); err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+// AzureContainersOptions are the query parameters of AzureContainers; zero ones are not sent.
+type AzureContainersOptions struct {
+	ContinuationToken string
+}
+
+func (o AzureContainersOptions) values() url.Values {
+	q := url.Values{}
+	if o.ContinuationToken != "" {
+		q.Set("continuationToken", o.ContinuationToken)
+	}
+	return q
+}
+
+// AzureContainers calls auth.azureContainers: List the containers of a storage
+// account.
+//
+// Lists the blob containers of a storage account, a page at a time.
+//
+// Scopes: `auth:azure-container:list-containers:<account>`.
+//
+// Deprecated: the service keeps the method for old clients only.
+func (c *Client) AzureContainers(ctx context.Context, account string, opts AzureContainersOptions) (*AzureContainerListResponse, error) {
+	r := client.Request{
+		Name:       "auth.azureContainers",
+		Verb:       "GET",
+		Route:      "/api/auth/v1/azure/<account>/containers",
+		Args:       []string{account},
+		Query:      opts.values(),
+		Repeatable: true,
+	}
+	out := new(AzureContainerListResponse)
+	if err := c.core.Do(ctx, r, out); err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+// AzureContainersAll is the sequence of what AzureContainers returns page by page.
+// It ends with the first error.
+func (c *Client) AzureContainersAll(ctx context.Context, account string, opts AzureContainersOptions) iter.Seq2[string, error] {
+	return client.Pages(opts.ContinuationToken, func(token string) ([]string, string, error) {
+		opts := opts
+		opts.ContinuationToken = token
+		page, err := c.AzureContainers(ctx, account, opts)
+		if err != nil {
+			return nil, "", err
+		}
+		return page.Containers, page.ContinuationToken, nil
+	})
+}
+
+// AzureContainerSAS calls auth.azureContainerSAS: Get a signature for a container.
+//
+// Returns a shared access signature for one blob container. With the level `read-only`
+// it permits to list and read; with `read-write` also to create, write and delete
+// blobs, and the container is created if it does not exist.
+//
+// Scopes: if `levelIsReadOnly`:
+// (`auth:azure-container:read-only:<account>/<container>` or
+// `auth:azure-container:read-write:<account>/<container>`), else
+// `auth:azure-container:read-write:<account>/<container>`.
+//
+// Deprecated: the service keeps the method for old clients only.
+func (c *Client) AzureContainerSAS(ctx context.Context, account string, container string, level string) (*AzureContainerResponse, error) {
+	r := client.Request{
+		Name:       "auth.azureContainerSAS",
+		Verb:       "GET",
+		Route:      "/api/auth/v1/azure/<account>/containers/<container>/<level>",
+		Args:       []string{account, container, level},
+		Repeatable: true,
+	}
+	out := new(AzureContainerResponse)
+	if err := c.core.Do(ctx, r, out); err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+// GcpCredentials calls auth.gcpCredentials: Get an access token of a service account.
+//
+// Returns an access token with which to act as a service account of Google Cloud,
+// in all that the account may do. Projects and accounts are those that the deployment
+// is configured for.
+//
+// The token lasts an hour; look at `expireTime`.
+//
+// Scopes: `auth:gcp:access-token:<projectId>/<serviceAccount>`.
+func (c *Client) GcpCredentials(ctx context.Context, projectID string, serviceAccount string) (*GcpCredentialsResponse, error) {
+	r := client.Request{
+		Name:       "auth.gcpCredentials",
+		Verb:       "GET",
+		Route:      "/api/auth/v1/gcp/credentials/<projectId>/<serviceAccount>",
+		Args:       []string{projectID, serviceAccount},
+		Repeatable: true,
+	}
+	out := new(GcpCredentialsResponse)
+	if err := c.core.Do(ctx, r, out); err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+// GithubRepoToken calls auth.githubRepoToken: Get a GitHub token for repositories.
+//
+// Returns a token of a GitHub app's installation, good for some repositories of one
+// owner and for some permissions there. The apps are those that the deployment is
+// configured for; the owner must have installed the app.
+//
+// It takes a scope for each repository and permission:
+// `auth:github-repo-token:<appName>/<owner>/<repository>:<permission>:<level>`,
+// with owner and repository in lower case. Levels are compared letter by letter:
+// though a token to `write` can also read, the scope for `write` does not permit to
+// ask for one to `read`.
+//
+// GitHub's tokens last an hour; look at `expires`.
+//
+// Scopes: `auth:github-repo-token:<appName>/<owner>/<repoPerm>` for each repoPerm in
+// `repoPerms`.
+//
+// The method is experimental and may change.
+func (c *Client) GithubRepoToken(ctx context.Context, appName string, owner string, in *GithubRepoTokenRequest) (*GithubTokenResponse, error) {
+	r := client.Request{
+		Name:  "auth.githubRepoToken",
+		Verb:  "POST",
+		Route: "/api/auth/v1/github/<appName>/<owner>/repo-token",
+		Args:  []string{appName, owner},
+		In:    in,
+	}
+	out := new(GithubTokenResponse)
+	if err := c.core.Do(ctx, r, out); err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+// SentryDSN calls auth.sentryDSN: Get the DSN of a Sentry project.
+//
+// Returns where the errors of a project are to be sent to. The keys in these addresses
+// are replaced regularly, and the old ones withdrawn a while later: ask again every
+// day. Fails with 404 for a project that the deployment keeps no keys of.
+//
+// Scopes: `auth:sentry:<project>`.
+func (c *Client) SentryDSN(ctx context.Context, project string) (*SentryDSNResponse, error) {
+	r := client.Request{
+		Name:       "auth.sentryDSN",
+		Verb:       "GET",
+		Route:      "/api/auth/v1/sentry/<project>/dsn",
+		Args:       []string{project},
+		Repeatable: true,
+	}
+	out := new(SentryDSNResponse)
+	if err := c.core.Do(ctx, r, out); err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+// WebsocktunnelToken calls auth.websocktunnelToken: Get a token for websocktunnel.
+//
+// Returns a token with which `wstClient` can connect to the websocktunnel servers
+// that are set up for `wstAudience`. Where these servers are is not said here; whoever
+// needs to know is told with the audience.
+//
+// The token lasts some days; look at `expires` and get another one before.
+//
+// Scopes: `auth:websocktunnel-token:<wstAudience>/<wstClient>`.
+func (c *Client) WebsocktunnelToken(ctx context.Context, wstAudience string, wstClient string) (*WebsocktunnelTokenResponse, error) {
+	r := client.Request{
+		Name:       "auth.websocktunnelToken",
+		Verb:       "GET",
+		Route:      "/api/auth/v1/websocktunnel/<wstAudience>/<wstClient>",
+		Args:       []string{wstAudience, wstClient},
+		Repeatable: true,
+	}
+	out := new(WebsocktunnelTokenResponse)
 	if err := c.core.Do(ctx, r, out); err != nil {
 		return nil, err
 	}

@@ -59,6 +59,72 @@ type AuthenticateHawkResponse struct {
 	Scopes []string `json:"scopes,omitzero"`
 }
 
+// AWSS3CredentialsResponse: temporary credentials of AWS, good for some objects of one
+// bucket.
+type AWSS3CredentialsResponse struct {
+	// What an SDK of AWS is given.
+	Credentials AWSS3CredentialsResponseCredentials `json:"credentials"`
+
+	// When they end.
+	Expires timestamp.Time `json:"expires"`
+}
+
+// AWSS3CredentialsResponseCredentials: what an SDK of AWS is given.
+type AWSS3CredentialsResponseCredentials struct {
+	// Names the credentials.
+	AccessKeyID string `json:"accessKeyId"`
+
+	// Signs requests.
+	SecretAccessKey string `json:"secretAccessKey"`
+
+	// Goes along with each request.
+	SessionToken string `json:"sessionToken"`
+}
+
+// AzureAccountListResponse: the storage accounts that signatures can be had for.
+type AzureAccountListResponse struct {
+	// Names of the accounts.
+	Accounts client.List[string] `json:"accounts"`
+}
+
+// AzureContainerListResponse: one page of the containers of a storage account.
+type AzureContainerListResponse struct {
+	// Names of the containers on this page.
+	Containers client.List[string] `json:"containers"`
+
+	// Pass this as `continuationToken` to get the next page, which may be empty. Absent on
+	// the last page.
+	ContinuationToken string `json:"continuationToken,omitzero"`
+}
+
+// AzureContainerResponse: a shared access signature for one container.
+type AzureContainerResponse struct {
+	// Query parameters to add to the URL of each request to the container.
+	SAS string `json:"sas"`
+
+	// When the signature ends.
+	Expiry timestamp.Time `json:"expiry"`
+}
+
+// AzureTableAccessResponse: a shared access signature for one table.
+type AzureTableAccessResponse struct {
+	// Query parameters to add to the URL of each request to the table.
+	SAS string `json:"sas"`
+
+	// When the signature ends.
+	Expiry timestamp.Time `json:"expiry"`
+}
+
+// AzureTableListResponse: one page of the tables of a storage account.
+type AzureTableListResponse struct {
+	// Names of the tables on this page.
+	Tables client.List[string] `json:"tables"`
+
+	// Pass this as `continuationToken` to get the next page, which may be empty. Absent on
+	// the last page.
+	ContinuationToken string `json:"continuationToken,omitzero"`
+}
+
 // ClientMessage: sent when a client is created, changed or deleted.
 type ClientMessage struct {
 	// Version of the form of this message.
@@ -136,6 +202,15 @@ type CreateRoleRequest struct {
 	Description string `json:"description"`
 }
 
+// GcpCredentialsResponse: an access token of a service account.
+type GcpCredentialsResponse struct {
+	// Goes as a bearer token with requests to Google Cloud.
+	AccessToken string `json:"accessToken"`
+
+	// When the token ends.
+	ExpireTime timestamp.Time `json:"expireTime"`
+}
+
 // GetClientResponse: all about a client except its access token.
 type GetClientResponse struct {
 	// Identifier of the client.
@@ -172,6 +247,33 @@ type GetClientResponse struct {
 	DeleteOnExpiration bool `json:"deleteOnExpiration"`
 }
 
+// GetEntityHistoryResponse: one page of what was done to an entity, or by a client;
+// the oldest first.
+type GetEntityHistoryResponse struct {
+	AuditHistory client.List[GetEntityHistoryResponseAuditHistory] `json:"auditHistory"`
+
+	// Pass this as `continuationToken` to get the next page. Absent on the last page.
+	ContinuationToken string `json:"continuationToken,omitzero"`
+}
+
+// GetEntityHistoryResponseAuditHistory is the type of an object within another.
+type GetEntityHistoryResponseAuditHistory struct {
+	// Identifier of what was changed.
+	EntityID string `json:"entityId"`
+
+	// What was changed: `client`, `role`, `secret`, `hook` or `worker-pool`.
+	EntityType string `json:"entityType"`
+
+	// Who did it.
+	ClientID string `json:"clientId"`
+
+	// What was done.
+	ActionType string `json:"actionType"`
+
+	// When it was done.
+	Created timestamp.Time `json:"created"`
+}
+
 // GetRoleResponse: all about a role.
 type GetRoleResponse struct {
 	// Identifier of the role. One that ends in `*` applies to every `assume:` scope with
@@ -192,6 +294,59 @@ type GetRoleResponse struct {
 
 	// All that the role grants, with what further roles add to it.
 	ExpandedScopes client.List[string] `json:"expandedScopes"`
+}
+
+// GithubRepoTokenRequest: repositories and what to do with them.
+type GithubRepoTokenRequest struct {
+	// Names of repositories, all of the same owner.
+	Repositories client.List[string] `json:"repositories"`
+
+	// What the token permits, by the names and levels that GitHub's permissions for
+	// installation tokens have.
+	Permissions GithubRepoTokenRequestPermissions `json:"permissions"`
+}
+
+// GithubRepoTokenRequestPermissions: what the token permits, by the names and levels
+// that GitHub's permissions for installation tokens have.
+type GithubRepoTokenRequestPermissions struct {
+	Actions                    string `json:"actions,omitzero"`
+	Administration             string `json:"administration,omitzero"`
+	ArtifactMetadata           string `json:"artifact_metadata,omitzero"`
+	Attestations               string `json:"attestations,omitzero"`
+	Checks                     string `json:"checks,omitzero"`
+	CodeQuality                string `json:"code_quality,omitzero"`
+	Codespaces                 string `json:"codespaces,omitzero"`
+	Contents                   string `json:"contents,omitzero"`
+	DependabotSecrets          string `json:"dependabot_secrets,omitzero"`
+	Deployments                string `json:"deployments,omitzero"`
+	Discussions                string `json:"discussions,omitzero"`
+	Environments               string `json:"environments,omitzero"`
+	Issues                     string `json:"issues,omitzero"`
+	MergeQueues                string `json:"merge_queues,omitzero"`
+	Metadata                   string `json:"metadata,omitzero"`
+	Packages                   string `json:"packages,omitzero"`
+	Pages                      string `json:"pages,omitzero"`
+	PullRequests               string `json:"pull_requests,omitzero"`
+	RepositoryCustomProperties string `json:"repository_custom_properties,omitzero"`
+	RepositoryHooks            string `json:"repository_hooks,omitzero"`
+	RepositoryProjects         string `json:"repository_projects,omitzero"`
+	SecretScanningAlerts       string `json:"secret_scanning_alerts,omitzero"`
+	Secrets                    string `json:"secrets,omitzero"`
+	SecurityEvents             string `json:"security_events,omitzero"`
+	SingleFile                 string `json:"single_file,omitzero"`
+	Statuses                   string `json:"statuses,omitzero"`
+	VulnerabilityAlerts        string `json:"vulnerability_alerts,omitzero"`
+	Workflows                  string `json:"workflows,omitzero"`
+}
+
+// GithubTokenResponse: a token of an installation of a GitHub app.
+type GithubTokenResponse struct {
+	// Goes as a bearer token with requests to GitHub, or as the password of git over
+	// HTTPS.
+	Token string `json:"token"`
+
+	// When the token ends.
+	Expires timestamp.Time `json:"expires"`
 }
 
 // ListClientsResponse: one page of clients.
@@ -240,6 +395,30 @@ type Scopeset struct {
 	Scopes client.List[string] `json:"scopes"`
 }
 
+// SentryDSNResponse: where to send the errors of a Sentry project.
+type SentryDSNResponse struct {
+	// The project that was asked for.
+	Project string `json:"project"`
+
+	// The addresses, with the key in them. Ask again within a day: they are replaced by
+	// others.
+	DSN SentryDSNResponseDSN `json:"dsn"`
+
+	// Until when the addresses are good for certain. They may be withdrawn at any time
+	// after that.
+	Expires timestamp.Time `json:"expires"`
+}
+
+// SentryDSNResponseDSN: the addresses, with the key in them. Ask again within a day:
+// they are replaced by others.
+type SentryDSNResponseDSN struct {
+	// For servers; to be kept secret.
+	Secret string `json:"secret"`
+
+	// For what runs at the user's, such as a browser.
+	Public string `json:"public"`
+}
+
 // TestAuthenticateRequest: which scopes the test client should have, and which the
 // test should demand.
 type TestAuthenticateRequest struct {
@@ -257,4 +436,20 @@ type TestAuthenticateResponse struct {
 
 	// Scopes of the caller, with roles expanded.
 	Scopes client.List[string] `json:"scopes"`
+}
+
+// WebsocktunnelTokenResponse: a token with which a client connects to websocktunnel.
+type WebsocktunnelTokenResponse struct {
+	// The client that was asked for.
+	WstClient string `json:"wstClient"`
+
+	// The audience that was asked for. Only servers that were set up for it accept the
+	// token.
+	WstAudience string `json:"wstAudience"`
+
+	// A JSON web token, to be sent as a bearer token.
+	Token string `json:"token"`
+
+	// When the token ends.
+	Expires timestamp.Time `json:"expires"`
 }

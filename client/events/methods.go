@@ -2,8 +2,8 @@
 
 // Package events is the Go client of the service events.
 //
-// Streams the messages of all exchanges over plain HTTP, for those without a message
-// broker.
+// Streams the messages of all exchanges over plain HTTP or WebSocket, for those
+// without a message broker.
 package events
 
 import (
@@ -38,14 +38,39 @@ func (o ConnectOptions) values() url.Values {
 
 // Connect calls events.connect: Follow messages.
 //
-// Answers with a stream of server-sent events that ends when the caller closes it.
+// Answers with a stream of events, which goes on until the caller closes it or for
+// some hours. It is one of server-sent events or, if the caller asks for an upgrade,
+// a WebSocket. The final slash may be left out.
 //
 // The parameter `bindings` is JSON, `{"bindings": [{"exchange": …,
-// "routingKeyPattern": …}]}`. The stream begins with an event *ready*; each message
-// is an event *message* whose id is its position in the log; *ping* comes every 20
-// seconds. A client that sends the last id it saw, as the header Last-Event-ID or as
-// `lastEventId`, gets everything since. Messages are kept for a day: if some of those
-// asked for are gone, an event *gap* says which positions are missing.
+// "routingKeyPattern": …}]}`, with up to 100 bindings. A message comes once if its
+// routing key or one of its CC keys fits one of them.
+//
+// These are the events:
+//
+// * *ready*: the stream has begun. * *message*: `{exchange, routingKey, cc, payload,
+// created}`. Its id is its position in the log. * *gap*: `{from, to}`, positions that
+// the stream would have come to and that are not kept any more. * *ping*: `{time}`,
+// every 20 seconds. * *error*: `{message}`, what is wrong with something that came
+// over the WebSocket.
+//
+// Each has an id. A client that sends the last id it saw, as the header Last-Event-ID
+// or as `lastEventId`, gets everything since. Browsers do so by themselves where a
+// server-sent stream breaks off. Messages are kept for a day. A client may be as slow
+// as it likes within that day: nothing is dropped on its account. One that takes
+// nothing for 40 seconds is cut off.
+//
+// Over a WebSocket each event is a JSON text `{"event": …, "id": …, "payload": …}`.
+// Bindings may be given later, by sending `{"method": "bind", "id": …, "options":
+// {"exchange": …, "routingKeyPattern": …}}`, and taken back with the method *unbind*.
+// The answer is an event *bound*, *unbound* or *error* with the id that was sent.
+// A binding counts from where the stream is. A stream that is opened with a last id
+// and without bindings begins with the first binding; one that resumes with several
+// has them in the URL.
+//
+// A browser cannot sign a WebSocket or an EventSource with a header. It uses a URL
+// that carries a bewit, made for this URL with its query as for any GET; it has to be
+// valid only when the stream begins.
 //
 // Scopes: `events:connect`.
 //

@@ -3,6 +3,7 @@ package main
 import (
 	"cmp"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"maps"
 	"math"
@@ -22,6 +23,7 @@ type schema struct {
 	Enum               []any
 	Const              any
 	Properties         map[string]*schema
+	Definitions        map[string]*schema
 	Required           []string
 	// AdditionalProperties is a schema, a boolean, or absent.
 	AdditionalProperties json.RawMessage
@@ -38,8 +40,22 @@ type types struct {
 
 func typesFile(s *service) ([]byte, error) {
 	t := &types{service: s, done: map[string]string{}}
+	for file, whole := range s.Schemas {
+		whole.absolute(file)
+	}
 	for _, file := range slices.Sorted(maps.Keys(s.Schemas)) {
-		if err := t.declare(typeName(file), file, s.Schemas[file]); err != nil {
+		whole := s.Schemas[file]
+		for _, name := range slices.Sorted(maps.Keys(whole.Definitions)) {
+			if d := whole.Definitions[name]; d.Type == "object" && len(d.Properties) > 0 {
+				if err := t.declare(typeName(file)+goName(name), file+"#/definitions/"+name, d); err != nil {
+					return nil, fmt.Errorf("%s: %w", file, err)
+				}
+			}
+		}
+		if whole.Type == "" && len(whole.Definitions) > 0 {
+			continue // a place for these, and no type
+		}
+		if err := t.declare(typeName(file), file, whole); err != nil {
 			return nil, fmt.Errorf("%s: %w", file, err)
 		}
 	}
@@ -56,7 +72,7 @@ func (t *types) declare(name, origin string, s *schema) error {
 		return fmt.Errorf("both %s and %s would be called %s", other, origin, name)
 	}
 	t.done[name] = origin
-	s = merged(s)
+	s = t.merged(s)
 	doc := docComment(0, name+": "+lowerFirst(s.Description))
 	if s.Description == "" {
 		doc = fmt.Sprintf("// %s is the type of %s.\n", name, origin)
@@ -180,7 +196,7 @@ func (n *nested) typeOf(name string, s *schema) (string, error) {
 			return typeName(file) + goName(path.Base(pointer)), nil // declared with the schema that it is in
 		}
 	}
-	s = merged(s)
+	s = n.merged(s)
 	switch kind(s) {
 	case "string":
 		if s.Format == "date-time" {
@@ -265,17 +281,16 @@ func kind(s *schema) string {
 // is documented there.
 func (t *types) wholeFile(s *schema) bool { return strings.HasSuffix(s.Ref, "#") }
 
-// resolve follows $ref to a schema or a property of one.
+// resolve follows $ref to a schema, or a property or definition of one.
 func (t *types) resolve(s *schema) (*schema, error) {
 	for depth := 0; s.Ref != ""; depth++ {
 		file, pointer, _ := strings.Cut(s.Ref, "#")
 		target := t.Schemas[strings.TrimPrefix(file, "./")]
 		if pointer != "" && target != nil {
-			property, ok := strings.CutPrefix(pointer, "/properties/")
-			if !ok || strings.Contains(property, "/") {
-				return nil, fmt.Errorf("$ref to %s: only whole schemas and their properties can be referred to", s.Ref)
+			var err error
+			if target, err = target.at(pointer); err != nil {
+				return nil, fmt.Errorf("$ref to %s: %w", s.Ref, err)
 			}
-			target = target.Properties[property]
 		}
 		if target == nil || depth > 10 {
 			return nil, fmt.Errorf("$ref to %s, which does not exist", s.Ref)
@@ -291,10 +306,45 @@ func (t *types) resolve(s *schema) (*schema, error) {
 	return s, nil
 }
 
+// at is the part of a schema at a JSON pointer, nil where there is none.
+func (s *schema) at(pointer string) (*schema, error) {
+	steps := strings.Split(strings.TrimPrefix(pointer, "/"), "/")
+	for ; s != nil && len(steps) >= 2; steps = steps[2:] {
+		switch steps[0] {
+		case "properties":
+			s = s.Properties[steps[1]]
+		case "definitions":
+			s = s.Definitions[steps[1]]
+		default:
+			return nil, errors.New("only whole schemas, their properties and definitions can be referred to")
+		}
+	}
+	return s, nil
+}
+
+// absolute has references within a file name it.
+func (s *schema) absolute(file string) {
+	if s == nil {
+		return
+	}
+	if strings.HasPrefix(s.Ref, "#") {
+		s.Ref = file + s.Ref
+	}
+	for _, part := range slices.Concat(slices.Collect(maps.Values(s.Properties)), slices.Collect(maps.Values(s.Definitions)), s.OneOf, s.AnyOf, []*schema{s.Items}) {
+		part.absolute(file)
+	}
+}
+
 // merged makes one object of alternatives that one member tells apart.
 // Members of all alternatives that require them stay required.
-func merged(s *schema) *schema {
-	alternatives := s.OneOf
+func (t *types) merged(s *schema) *schema {
+	var alternatives []*schema
+	for _, a := range s.OneOf {
+		if whole, err := t.resolve(a); err == nil { // else it is said where it is used
+			a = whole
+		}
+		alternatives = append(alternatives, a)
+	}
 	if s.Type != "" || len(alternatives) == 0 {
 		return s
 	}

@@ -9,6 +9,9 @@
 // until a worker claims it, *running* while the worker keeps its claim, and finally
 // *completed*, *failed* or *exception*. A run that is lost with its worker is followed
 // by another while the task has retries left.
+//
+// Where the scopes that a method takes depend on the task or the group, one that does
+// not exist is 404, whoever asks.
 package queue
 
 import (
@@ -454,6 +457,66 @@ func (c *Client) CancelTask(ctx context.Context, taskID string) (*TaskStatusResp
 	return out, nil
 }
 
+// ChangeTaskPriority calls queue.changeTaskPriority: Change a task's priority.
+//
+// Moves a task that is not resolved to another place among those that wait. A run
+// that a worker has already is not interrupted; a further run of the task has the new
+// priority.
+//
+// The task's definition stays as it was created; its status has the priority that
+// counts. A task that has the priority already stays as it is, and nothing is
+// announced. A task that is resolved, or past its deadline, is a conflict (409).
+//
+// Scopes: `queue:change-task-priority:<taskId>` or
+// `queue:change-task-priority-in-queue:<taskQueueId>`.
+//
+// The method is experimental and may change.
+func (c *Client) ChangeTaskPriority(ctx context.Context, taskID string, in *ChangeTaskPriorityRequest) (*TaskStatusResponse, error) {
+	r := client.Request{
+		Name:  "queue.changeTaskPriority",
+		Verb:  "POST",
+		Route: "/api/queue/v1/task/<taskId>/priority",
+		Args:  []string{taskID},
+		In:    in,
+	}
+	out := new(TaskStatusResponse)
+	if err := c.core.Do(ctx, r, out); err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+// ChangeTaskGroupPriority calls queue.changeTaskGroupPriority: Change the priority of
+// a task group.
+//
+// Gives every unresolved task of a group another priority, as changeTaskPriority does
+// for one. That it is to be done is recorded before anything else, and it is done in
+// batches, so that neither a restart nor the size of the group matters.
+//
+// The reply lists the tasks that were changed by then: all of them, except in groups
+// of more than ten thousand, where the rest follows. When no unresolved task has
+// another priority any more, one message tells how many were changed. Tasks that are
+// added before that get the new priority, too; those that are added later have the one
+// they are created with. Another call takes the place of one whose work is not done.
+//
+// Scopes: `queue:change-task-group-priority:<schedulerId>/<taskGroupId>`.
+//
+// The method is experimental and may change.
+func (c *Client) ChangeTaskGroupPriority(ctx context.Context, taskGroupID string, in *ChangeTaskPriorityRequest) (*TaskGroupPriorityChangeResponse, error) {
+	r := client.Request{
+		Name:  "queue.changeTaskGroupPriority",
+		Verb:  "POST",
+		Route: "/api/queue/v1/task-group/<taskGroupId>/priority",
+		Args:  []string{taskGroupID},
+		In:    in,
+	}
+	out := new(TaskGroupPriorityChangeResponse)
+	if err := c.core.Do(ctx, r, out); err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 // ClaimWork calls queue.claimWork: Claim work.
 //
 // Hands up to `tasks` pending runs to a worker, the most urgent and then the oldest
@@ -609,10 +672,12 @@ func (c *Client) ReportException(ctx context.Context, taskID string, runID int, 
 // For the storage type s3 the reply has a URL to PUT the bytes to, with the given
 // content type. Repeating the call gives a new URL. A caller that tells a large
 // `contentLength` also gets URLs for an upload in parts, to be completed with
-// finishArtifact. The other types (reference, link, error) need nothing more.
+// finishArtifact. For the storage type object it has credentials for an upload to
+// the object service, to be completed with finishArtifact as well. The other types
+// (reference, link, error) need nothing more.
 //
-// The same name can be used again only for the same thing; a reference may become a
-// link, as a live log does when it ends.
+// The same name can be used again only for the same thing, and for no shorter time;
+// a reference may become a link, as a live log does when it ends.
 //
 // Scopes: `queue:create-artifact:<taskId>/<runId>`.
 func (c *Client) CreateArtifact(ctx context.Context, taskID string, runID int, name string, in *PostArtifactRequest) (*PostArtifactResponse, error) {
@@ -633,10 +698,10 @@ func (c *Client) CreateArtifact(ctx context.Context, taskID string, runID int, n
 
 // FinishArtifact calls queue.finishArtifact: Complete an upload.
 //
-// Puts the parts of an upload together. It takes the uploadId that createArtifact
-// returned and the ETag of every part, in order. Repeating it is harmless. Artifacts
-// that were uploaded with one PUT, and those of other storage types, are complete
-// without it.
+// Says that an upload to the object service is complete, or puts the parts of another
+// together. It takes the uploadId that createArtifact returned and, for parts, the
+// ETag of every one, in order. Repeating it is harmless. Artifacts that were uploaded
+// with one PUT, references, links and errors are complete without it.
 //
 // Scopes: `queue:create-artifact:<taskId>/<runId>`.
 func (c *Client) FinishArtifact(ctx context.Context, taskID string, runID int, name string, in *FinishArtifactRequest) error {
@@ -846,8 +911,9 @@ func (c *Client) LatestArtifactInfo(ctx context.Context, taskID string, name str
 
 // Artifact calls queue.artifact: Get the content of a run's artifact.
 //
-// Says where the content of an artifact is, as getArtifact does, but in the body of an
-// ordinary reply, for clients that download themselves.
+// Says where the content of an artifact is, as getArtifact does, but in the body of
+// an ordinary reply, for clients that download themselves. Of an object it tells the
+// name, with credentials to download it from the object service.
 //
 // Scopes: `queue:get-artifact:<name>` for each name in `names`.
 func (c *Client) Artifact(ctx context.Context, taskID string, runID int, name string) (*ArtifactContentResponse, error) {
@@ -868,8 +934,9 @@ func (c *Client) Artifact(ctx context.Context, taskID string, runID int, name st
 // LatestArtifact calls queue.latestArtifact: Get the content of the latest run's
 // artifact.
 //
-// Says where the content of an artifact is, as getArtifact does, but in the body of an
-// ordinary reply, for clients that download themselves.
+// Says where the content of an artifact is, as getArtifact does, but in the body of
+// an ordinary reply, for clients that download themselves. Of an object it tells the
+// name, with credentials to download it from the object service.
 //
 // Scopes: `queue:get-artifact:<name>` for each name in `names`.
 func (c *Client) LatestArtifact(ctx context.Context, taskID string, name string) (*ArtifactContentResponse, error) {
@@ -924,6 +991,345 @@ func (c *Client) TaskQueueCounts(ctx context.Context, taskQueueID string) (*Task
 		Repeatable: true,
 	}
 	out := new(TaskQueueCountsResponse)
+	if err := c.core.Do(ctx, r, out); err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+// ListPendingTasksOptions are the query parameters of ListPendingTasks; zero ones are not sent.
+type ListPendingTasksOptions struct {
+	ContinuationToken string
+	Limit             int
+}
+
+func (o ListPendingTasksOptions) values() url.Values {
+	q := url.Values{}
+	if o.ContinuationToken != "" {
+		q.Set("continuationToken", o.ContinuationToken)
+	}
+	if o.Limit != 0 {
+		q.Set("limit", strconv.Itoa(o.Limit))
+	}
+	return q
+}
+
+// ListPendingTasks calls queue.listPendingTasks: List pending tasks.
+//
+// Lists the tasks of a queue that wait for a worker, those that have waited longest
+// first, whatever their priority. Tasks that become pending while a caller pages
+// through come last. A page ends early where its tasks are large.
+//
+// Scopes: `queue:pending-list:<taskQueueId>`.
+//
+// The method is experimental and may change.
+func (c *Client) ListPendingTasks(ctx context.Context, taskQueueID string, opts ListPendingTasksOptions) (*ListPendingTasksResponse, error) {
+	r := client.Request{
+		Name:       "queue.listPendingTasks",
+		Verb:       "GET",
+		Route:      "/api/queue/v1/task-queues/<taskQueueId>/pending",
+		Args:       []string{taskQueueID},
+		Query:      opts.values(),
+		Repeatable: true,
+	}
+	out := new(ListPendingTasksResponse)
+	if err := c.core.Do(ctx, r, out); err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+// ListPendingTasksAll is the sequence of what ListPendingTasks returns page by page.
+// It ends with the first error.
+func (c *Client) ListPendingTasksAll(ctx context.Context, taskQueueID string, opts ListPendingTasksOptions) iter.Seq2[ListPendingTasksResponseTask, error] {
+	return client.Pages(opts.ContinuationToken, func(token string) ([]ListPendingTasksResponseTask, string, error) {
+		opts := opts
+		opts.ContinuationToken = token
+		page, err := c.ListPendingTasks(ctx, taskQueueID, opts)
+		if err != nil {
+			return nil, "", err
+		}
+		return page.Tasks, page.ContinuationToken, nil
+	})
+}
+
+// ListClaimedTasksOptions are the query parameters of ListClaimedTasks; zero ones are not sent.
+type ListClaimedTasksOptions struct {
+	ContinuationToken string
+	Limit             int
+}
+
+func (o ListClaimedTasksOptions) values() url.Values {
+	q := url.Values{}
+	if o.ContinuationToken != "" {
+		q.Set("continuationToken", o.ContinuationToken)
+	}
+	if o.Limit != 0 {
+		q.Set("limit", strconv.Itoa(o.Limit))
+	}
+	return q
+}
+
+// ListClaimedTasks calls queue.listClaimedTasks: List claimed tasks.
+//
+// Lists the tasks of a queue that workers have, those that were claimed first at the
+// top. Tasks that are claimed while a caller pages through come last. A page ends
+// early where its tasks are large.
+//
+// Scopes: `queue:claimed-list:<taskQueueId>`.
+//
+// The method is experimental and may change.
+func (c *Client) ListClaimedTasks(ctx context.Context, taskQueueID string, opts ListClaimedTasksOptions) (*ListClaimedTasksResponse, error) {
+	r := client.Request{
+		Name:       "queue.listClaimedTasks",
+		Verb:       "GET",
+		Route:      "/api/queue/v1/task-queues/<taskQueueId>/claimed",
+		Args:       []string{taskQueueID},
+		Query:      opts.values(),
+		Repeatable: true,
+	}
+	out := new(ListClaimedTasksResponse)
+	if err := c.core.Do(ctx, r, out); err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+// ListClaimedTasksAll is the sequence of what ListClaimedTasks returns page by page.
+// It ends with the first error.
+func (c *Client) ListClaimedTasksAll(ctx context.Context, taskQueueID string, opts ListClaimedTasksOptions) iter.Seq2[ListClaimedTasksResponseTask, error] {
+	return client.Pages(opts.ContinuationToken, func(token string) ([]ListClaimedTasksResponseTask, string, error) {
+		opts := opts
+		opts.ContinuationToken = token
+		page, err := c.ListClaimedTasks(ctx, taskQueueID, opts)
+		if err != nil {
+			return nil, "", err
+		}
+		return page.Tasks, page.ContinuationToken, nil
+	})
+}
+
+// ListProvisionersOptions are the query parameters of ListProvisioners; zero ones are not sent.
+type ListProvisionersOptions struct {
+	ContinuationToken string
+	Limit             int
+}
+
+func (o ListProvisionersOptions) values() url.Values {
+	q := url.Values{}
+	if o.ContinuationToken != "" {
+		q.Set("continuationToken", o.ContinuationToken)
+	}
+	if o.Limit != 0 {
+		q.Set("limit", strconv.Itoa(o.Limit))
+	}
+	return q
+}
+
+// ListProvisioners calls queue.listProvisioners: List provisioners.
+//
+// Lists the first parts of the names of the task queues that listTaskQueues lists.
+// There need not be anything that provisions workers.
+//
+// Scopes: `queue:list-provisioners`.
+//
+// Deprecated: the service keeps the method for old clients only.
+func (c *Client) ListProvisioners(ctx context.Context, opts ListProvisionersOptions) (*ListProvisionersResponse, error) {
+	r := client.Request{
+		Name:       "queue.listProvisioners",
+		Verb:       "GET",
+		Route:      "/api/queue/v1/provisioners",
+		Query:      opts.values(),
+		Repeatable: true,
+	}
+	out := new(ListProvisionersResponse)
+	if err := c.core.Do(ctx, r, out); err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+// ListProvisionersAll is the sequence of what ListProvisioners returns page by page.
+// It ends with the first error.
+func (c *Client) ListProvisionersAll(ctx context.Context, opts ListProvisionersOptions) iter.Seq2[ListProvisionersResponseProvisioner, error] {
+	return client.Pages(opts.ContinuationToken, func(token string) ([]ListProvisionersResponseProvisioner, string, error) {
+		opts := opts
+		opts.ContinuationToken = token
+		page, err := c.ListProvisioners(ctx, opts)
+		if err != nil {
+			return nil, "", err
+		}
+		return page.Provisioners, page.ContinuationToken, nil
+	})
+}
+
+// GetProvisioner calls queue.getProvisioner: Get a provisioner.
+//
+// Returns when a worker of a provisioner's task queues was last active.
+//
+// Scopes: `queue:get-provisioner:<provisionerId>`.
+//
+// Deprecated: the service keeps the method for old clients only.
+func (c *Client) GetProvisioner(ctx context.Context, provisionerID string) (*ProvisionerResponse, error) {
+	r := client.Request{
+		Name:       "queue.getProvisioner",
+		Verb:       "GET",
+		Route:      "/api/queue/v1/provisioners/<provisionerId>",
+		Args:       []string{provisionerID},
+		Repeatable: true,
+	}
+	out := new(ProvisionerResponse)
+	if err := c.core.Do(ctx, r, out); err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+// ListWorkerTypesOptions are the query parameters of ListWorkerTypes; zero ones are not sent.
+type ListWorkerTypesOptions struct {
+	ContinuationToken string
+	Limit             int
+}
+
+func (o ListWorkerTypesOptions) values() url.Values {
+	q := url.Values{}
+	if o.ContinuationToken != "" {
+		q.Set("continuationToken", o.ContinuationToken)
+	}
+	if o.Limit != 0 {
+		q.Set("limit", strconv.Itoa(o.Limit))
+	}
+	return q
+}
+
+// ListWorkerTypes calls queue.listWorkerTypes: List a provisioner's worker types.
+//
+// Lists the task queues of a provisioner, by their older name, as listTaskQueues lists
+// all of them.
+//
+// Scopes: `queue:list-worker-types:<provisionerId>`.
+//
+// Deprecated: the service keeps the method for old clients only.
+func (c *Client) ListWorkerTypes(ctx context.Context, provisionerID string, opts ListWorkerTypesOptions) (*ListWorkertypesResponse, error) {
+	r := client.Request{
+		Name:       "queue.listWorkerTypes",
+		Verb:       "GET",
+		Route:      "/api/queue/v1/provisioners/<provisionerId>/worker-types",
+		Args:       []string{provisionerID},
+		Query:      opts.values(),
+		Repeatable: true,
+	}
+	out := new(ListWorkertypesResponse)
+	if err := c.core.Do(ctx, r, out); err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+// ListWorkerTypesAll is the sequence of what ListWorkerTypes returns page by page.
+// It ends with the first error.
+func (c *Client) ListWorkerTypesAll(ctx context.Context, provisionerID string, opts ListWorkerTypesOptions) iter.Seq2[ListWorkertypesResponseWorkerType, error] {
+	return client.Pages(opts.ContinuationToken, func(token string) ([]ListWorkertypesResponseWorkerType, string, error) {
+		opts := opts
+		opts.ContinuationToken = token
+		page, err := c.ListWorkerTypes(ctx, provisionerID, opts)
+		if err != nil {
+			return nil, "", err
+		}
+		return page.WorkerTypes, page.ContinuationToken, nil
+	})
+}
+
+// GetWorkerType calls queue.getWorkerType: Get a worker type.
+//
+// Returns what the queue remembers of a task queue, by its older name. Use
+// getTaskQueue instead.
+//
+// Scopes: `queue:get-worker-type:<provisionerId>/<workerType>`.
+//
+// Deprecated: the service keeps the method for old clients only.
+func (c *Client) GetWorkerType(ctx context.Context, provisionerID string, workerType string) (*WorkertypeResponse, error) {
+	r := client.Request{
+		Name:       "queue.getWorkerType",
+		Verb:       "GET",
+		Route:      "/api/queue/v1/provisioners/<provisionerId>/worker-types/<workerType>",
+		Args:       []string{provisionerID, workerType},
+		Repeatable: true,
+	}
+	out := new(WorkertypeResponse)
+	if err := c.core.Do(ctx, r, out); err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+// ListTaskQueuesOptions are the query parameters of ListTaskQueues; zero ones are not sent.
+type ListTaskQueuesOptions struct {
+	ContinuationToken string
+	Limit             int
+}
+
+func (o ListTaskQueuesOptions) values() url.Values {
+	q := url.Values{}
+	if o.ContinuationToken != "" {
+		q.Set("continuationToken", o.ContinuationToken)
+	}
+	if o.Limit != 0 {
+		q.Set("limit", strconv.Itoa(o.Limit))
+	}
+	return q
+}
+
+// ListTaskQueues calls queue.listTaskQueues: List task queues.
+//
+// Lists the task queues that workers have asked for work within the last day, by name.
+// A task queue that tasks wait in, but no worker asks, is not among them.
+//
+// Scopes: `queue:list-task-queues`.
+func (c *Client) ListTaskQueues(ctx context.Context, opts ListTaskQueuesOptions) (*ListTaskqueuesResponse, error) {
+	r := client.Request{
+		Name:       "queue.listTaskQueues",
+		Verb:       "GET",
+		Route:      "/api/queue/v1/task-queues",
+		Query:      opts.values(),
+		Repeatable: true,
+	}
+	out := new(ListTaskqueuesResponse)
+	if err := c.core.Do(ctx, r, out); err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+// ListTaskQueuesAll is the sequence of what ListTaskQueues returns page by page.
+// It ends with the first error.
+func (c *Client) ListTaskQueuesAll(ctx context.Context, opts ListTaskQueuesOptions) iter.Seq2[ListTaskqueuesResponseTaskQueue, error] {
+	return client.Pages(opts.ContinuationToken, func(token string) ([]ListTaskqueuesResponseTaskQueue, string, error) {
+		opts := opts
+		opts.ContinuationToken = token
+		page, err := c.ListTaskQueues(ctx, opts)
+		if err != nil {
+			return nil, "", err
+		}
+		return page.TaskQueues, page.ContinuationToken, nil
+	})
+}
+
+// GetTaskQueue calls queue.getTaskQueue: Get a task queue.
+//
+// Returns what the queue remembers of a task queue: when a worker of it was last
+// active.
+//
+// Scopes: `queue:get-task-queue:<taskQueueId>`.
+func (c *Client) GetTaskQueue(ctx context.Context, taskQueueID string) (*TaskqueueResponse, error) {
+	r := client.Request{
+		Name:       "queue.getTaskQueue",
+		Verb:       "GET",
+		Route:      "/api/queue/v1/task-queues/<taskQueueId>",
+		Args:       []string{taskQueueID},
+		Repeatable: true,
+	}
+	out := new(TaskqueueResponse)
 	if err := c.core.Do(ctx, r, out); err != nil {
 		return nil, err
 	}
@@ -1030,6 +1436,33 @@ func (c *Client) QuarantineWorker(ctx context.Context, provisionerID string, wor
 		Name:       "queue.quarantineWorker",
 		Verb:       "PUT",
 		Route:      "/api/queue/v1/provisioners/<provisionerId>/worker-types/<workerType>/workers/<workerGroup>/<workerId>",
+		Args:       []string{provisionerID, workerType, workerGroup, workerID},
+		In:         in,
+		Repeatable: true,
+	}
+	out := new(WorkerResponse)
+	if err := c.core.Do(ctx, r, out); err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+// DeclareWorker calls queue.declareWorker: Declare a worker.
+//
+// Has a worker and its task queue remembered until a given time, at least, whether
+// it asks for work or not. The caller needs a scope for each property that it gives;
+// there is one, `expires`. Repeating the call is harmless.
+//
+// Scopes:
+// `queue:declare-worker:<provisionerId>/<workerType>/<workerGroup>/<workerId>#<property>`
+// for each property in `properties`.
+//
+// The method is experimental and may change.
+func (c *Client) DeclareWorker(ctx context.Context, provisionerID string, workerType string, workerGroup string, workerID string, in *UpdateWorkerRequest) (*WorkerResponse, error) {
+	r := client.Request{
+		Name:       "queue.declareWorker",
+		Verb:       "PUT",
+		Route:      "/api/queue/v1/provisioners/<provisionerId>/worker-types/<workerType>/<workerGroup>/<workerId>",
 		Args:       []string{provisionerID, workerType, workerGroup, workerID},
 		In:         in,
 		Repeatable: true,

@@ -101,6 +101,14 @@ type CancelTaskGroupResponse struct {
 	TaskIDs client.List[string] `json:"taskIds"`
 }
 
+// ChangeTaskPriorityRequest: the priority that a task, or the tasks of a group,
+// shall have from now on.
+type ChangeTaskPriorityRequest struct {
+	// What the priority becomes. A run that a worker has already is not interrupted for
+	// it.
+	NewPriority string `json:"newPriority"`
+}
+
 // ClaimWorkRequest: a worker offering to take tasks.
 type ClaimWorkRequest struct {
 	// Group of the worker, such as a region.
@@ -244,6 +252,37 @@ type ListArtifactsResponse struct {
 	ContinuationToken string `json:"continuationToken,omitzero"`
 }
 
+// ListClaimedTasksResponse: one page of the tasks of a queue that workers have
+// claimed.
+type ListClaimedTasksResponse struct {
+	// The tasks on this page, those that were claimed first at the top. They may have
+	// ended meanwhile.
+	Tasks client.List[ListClaimedTasksResponseTask] `json:"tasks"`
+
+	// Pass this as `continuationToken` to get the next page. Absent on the last page;
+	// a page may be empty and still have one.
+	ContinuationToken string `json:"continuationToken,omitzero"`
+}
+
+// ListClaimedTasksResponseTask: a task and who works on it.
+type ListClaimedTasksResponseTask struct {
+	// Identifier of the task, a slug.
+	TaskID string `json:"taskId"`
+
+	// The run that the worker has.
+	RunID int `json:"runId"`
+
+	// Group of the worker.
+	WorkerGroup string `json:"workerGroup"`
+
+	// Name of the worker within its group.
+	WorkerID string `json:"workerId"`
+
+	// When the worker claimed it.
+	Claimed timestamp.Time `json:"claimed"`
+	Task    Task           `json:"task"`
+}
+
 // ListDependentTasksResponse: one page of the tasks that wait, or waited, for a given
 // task.
 type ListDependentTasksResponse struct {
@@ -256,6 +295,59 @@ type ListDependentTasksResponse struct {
 	// Pass this as `continuationToken` to get the next page. Absent on the last page;
 	// a page may be empty and still have one.
 	ContinuationToken string `json:"continuationToken,omitzero"`
+}
+
+// ListPendingTasksResponse: one page of the tasks of a queue that wait for a worker.
+type ListPendingTasksResponse struct {
+	// The tasks on this page, those that have waited longest at the top. They may have
+	// been claimed meanwhile.
+	Tasks client.List[ListPendingTasksResponseTask] `json:"tasks"`
+
+	// Pass this as `continuationToken` to get the next page. Absent on the last page;
+	// a page may be empty and still have one.
+	ContinuationToken string `json:"continuationToken,omitzero"`
+}
+
+// ListPendingTasksResponseTask: a task and since when it waits.
+type ListPendingTasksResponseTask struct {
+	// Identifier of the task, a slug.
+	TaskID string `json:"taskId"`
+
+	// The run that waits.
+	RunID int  `json:"runId"`
+	Task  Task `json:"task"`
+
+	// When the run became pending.
+	Inserted timestamp.Time `json:"inserted"`
+}
+
+// ListProvisionersResponse: one page of the provisioners that were active lately.
+type ListProvisionersResponse struct {
+	// The provisioners on this page, by name.
+	Provisioners client.List[ListProvisionersResponseProvisioner] `json:"provisioners"`
+
+	// Pass this as `continuationToken` to get the next page. Absent on the last page;
+	// a page may be empty and still have one.
+	ContinuationToken string `json:"continuationToken,omitzero"`
+}
+
+// ListProvisionersResponseProvisioner: what the queue remembers of a provisioner.
+type ListProvisionersResponseProvisioner struct {
+	// First part of `taskQueueId`, for clients that name the two parts apart.
+	ProvisionerID string `json:"provisionerId"`
+
+	// Always empty, for the same reason.
+	Description string `json:"description"`
+
+	// What may be relied on; always `experimental`, as nobody declares provisioners any
+	// more.
+	Stability string `json:"stability"`
+
+	// When the queue forgets the provisioner, unless a worker is active before.
+	Expires timestamp.Time `json:"expires"`
+
+	// When a worker of it last asked for work or renewed a claim, to the minute or so.
+	LastDateActive timestamp.Time `json:"lastDateActive"`
 }
 
 // ListTaskGroupResponse: one page of the tasks of a task group.
@@ -280,6 +372,36 @@ type ListTaskGroupResponse struct {
 
 	// When the group was closed to new tasks; absent while it is open.
 	Sealed timestamp.Time `json:"sealed,omitzero"`
+}
+
+// ListTaskqueuesResponse: one page of the task queues that were active lately.
+type ListTaskqueuesResponse struct {
+	// The task queues on this page, by name.
+	TaskQueues client.List[ListTaskqueuesResponseTaskQueue] `json:"taskQueues"`
+
+	// Pass this as `continuationToken` to get the next page. Absent on the last page;
+	// a page may be empty and still have one.
+	ContinuationToken string `json:"continuationToken,omitzero"`
+}
+
+// ListTaskqueuesResponseTaskQueue: what the queue remembers of a task queue.
+type ListTaskqueuesResponseTaskQueue struct {
+	// Where workers look for the task: `<provisionerId>/<workerType>`, which is also the
+	// identifier of their pool.
+	TaskQueueID string `json:"taskQueueId"`
+
+	// Always empty, for the same reason.
+	Description string `json:"description"`
+
+	// What may be relied on; always `experimental`, as nobody declares task queues any
+	// more.
+	Stability string `json:"stability"`
+
+	// When the queue forgets the task queue, unless a worker is active before.
+	Expires timestamp.Time `json:"expires"`
+
+	// When a worker of it last asked for work or renewed a claim, to the minute or so.
+	LastDateActive timestamp.Time `json:"lastDateActive"`
 }
 
 // ListWorkersResponse: one page of the workers that a task queue remembers.
@@ -311,6 +433,42 @@ type ListWorkersResponseWorker struct {
 	QuarantineUntil timestamp.Time `json:"quarantineUntil,omitzero"`
 }
 
+// ListWorkertypesResponse: one page of the worker types that were active lately.
+type ListWorkertypesResponse struct {
+	// The worker types on this page, by name.
+	WorkerTypes client.List[ListWorkertypesResponseWorkerType] `json:"workerTypes"`
+
+	// Pass this as `continuationToken` to get the next page. Absent on the last page;
+	// a page may be empty and still have one.
+	ContinuationToken string `json:"continuationToken,omitzero"`
+}
+
+// ListWorkertypesResponseWorkerType: what the queue remembers of a worker type.
+type ListWorkertypesResponseWorkerType struct {
+	// Second part of `taskQueueId`, for clients that name the two parts apart.
+	WorkerType string `json:"workerType"`
+
+	// First part of `taskQueueId`, for clients that name the two parts apart.
+	ProvisionerID string `json:"provisionerId"`
+
+	// Where workers look for the task: `<provisionerId>/<workerType>`, which is also the
+	// identifier of their pool.
+	TaskQueueID string `json:"taskQueueId"`
+
+	// Always empty, for the same reason.
+	Description string `json:"description"`
+
+	// What may be relied on; always `experimental`, as nobody declares worker types any
+	// more.
+	Stability string `json:"stability"`
+
+	// When the queue forgets the worker type, unless a worker is active before.
+	Expires timestamp.Time `json:"expires"`
+
+	// When a worker of it last asked for work or renewed a claim, to the minute or so.
+	LastDateActive timestamp.Time `json:"lastDateActive"`
+}
+
 // ObjectCredentials: temporary credentials for one upload to, or download from,
 // an object service.
 type ObjectCredentials struct {
@@ -338,6 +496,26 @@ type PendingTasksResponse struct {
 
 	// Tasks waiting for a worker.
 	PendingTasks int64 `json:"pendingTasks"`
+}
+
+// PollTaskURLsResponse: where workers found messages when task queues were those of
+// a cloud. No method answers with it any more; it is published for those who refer to
+// it.
+type PollTaskURLsResponse struct {
+	// Queues to look at, in this order.
+	Queues client.List[PollTaskURLsResponseQueue] `json:"queues"`
+
+	// When the URLs stop working.
+	Expires timestamp.Time `json:"expires"`
+}
+
+// PollTaskURLsResponseQueue: how to read one queue.
+type PollTaskURLsResponseQueue struct {
+	// Where to GET messages.
+	SignedPollURL string `json:"signedPollUrl"`
+
+	// Where to DELETE a message that was taken care of.
+	SignedDeleteURL string `json:"signedDeleteUrl"`
 }
 
 // PostArtifactRequest: an artifact to record for a run. `storageType` says which of
@@ -431,6 +609,25 @@ type PostArtifactResponseMultipart struct {
 
 	// One presigned URL for each part, first part first; PUT each part to its own.
 	URLs client.List[string] `json:"urls"`
+}
+
+// ProvisionerResponse: what the queue remembers of a provisioner.
+type ProvisionerResponse struct {
+	// First part of `taskQueueId`, for clients that name the two parts apart.
+	ProvisionerID string `json:"provisionerId"`
+
+	// Always empty, for the same reason.
+	Description string `json:"description"`
+
+	// What may be relied on; always `experimental`, as nobody declares provisioners any
+	// more.
+	Stability string `json:"stability"`
+
+	// When the queue forgets the provisioner, unless a worker is active before.
+	Expires timestamp.Time `json:"expires"`
+
+	// When a worker of it last asked for work or renewed a claim, to the minute or so.
+	LastDateActive timestamp.Time `json:"lastDateActive"`
 }
 
 // QuarantineWorkerRequest: until when a worker gets no work, and why.
@@ -589,6 +786,48 @@ type TaskGroupChangedMessage struct {
 	Sealed timestamp.Time `json:"sealed,omitzero"`
 }
 
+// TaskGroupPriorityChangeResponse: what became of a group whose priority was to
+// change.
+type TaskGroupPriorityChangeResponse struct {
+	// The group, a slug.
+	TaskGroupID string `json:"taskGroupId"`
+
+	// Who is in charge of the group; the same for all of its tasks. It limits who may add
+	// tasks to the group and who may cancel or rerun them.
+	SchedulerID string `json:"schedulerId"`
+
+	// The priority that its tasks get.
+	NewPriority string `json:"newPriority"`
+
+	// How many tasks have it by now that had another. Of a very large group more are to
+	// follow.
+	TasksAffected int64 `json:"tasksAffected"`
+
+	// Those tasks.
+	TaskIDs client.List[string] `json:"taskIds"`
+}
+
+// TaskGroupPriorityChangedMessage: sent when no unresolved task of a group has another
+// priority any more than the one it was to get.
+type TaskGroupPriorityChangedMessage struct {
+	// Version of the form of this message.
+	Version int `json:"version"`
+
+	// Group that the task belongs to: tasks made for one purpose, such as one push.
+	// Defaults to the `taskId`.
+	TaskGroupID string `json:"taskGroupId"`
+
+	// Who is in charge of the group; the same for all of its tasks. It limits who may add
+	// tasks to the group and who may cancel or rerun them.
+	SchedulerID string `json:"schedulerId"`
+
+	// The priority that the tasks got.
+	NewPriority string `json:"newPriority"`
+
+	// How many tasks had another before.
+	TasksAffected int64 `json:"tasksAffected"`
+}
+
 // TaskGroupResponse: what the queue knows about a group of tasks apart from its
 // members.
 type TaskGroupResponse struct {
@@ -640,6 +879,19 @@ type TaskPendingMessage struct {
 type TaskPendingMessageTask struct {
 	// Labels for finding tasks of a kind; events carry them.
 	Tags map[string]string `json:"tags"`
+}
+
+// TaskPriorityChangedMessage: sent when a task gets another priority than it had.
+type TaskPriorityChangedMessage struct {
+	// Version of the form of this message.
+	Version int        `json:"version"`
+	Status  TaskStatus `json:"status"`
+
+	// The priority that it had.
+	OldPriority string `json:"oldPriority"`
+
+	// The priority that it has.
+	NewPriority string `json:"newPriority"`
 }
 
 // TaskPulseDefinition: the part of a task that helps a listener decide whether an
@@ -872,6 +1124,26 @@ type Task struct {
 	ProjectID string `json:"projectId,omitzero"`
 }
 
+// TaskqueueResponse: what the queue remembers of a task queue.
+type TaskqueueResponse struct {
+	// Where workers look for the task: `<provisionerId>/<workerType>`, which is also the
+	// identifier of their pool.
+	TaskQueueID string `json:"taskQueueId"`
+
+	// Always empty, for the same reason.
+	Description string `json:"description"`
+
+	// What may be relied on; always `experimental`, as nobody declares task queues any
+	// more.
+	Stability string `json:"stability"`
+
+	// When the queue forgets the task queue, unless a worker is active before.
+	Expires timestamp.Time `json:"expires"`
+
+	// When a worker of it last asked for work or renewed a claim, to the minute or so.
+	LastDateActive timestamp.Time `json:"lastDateActive"`
+}
+
 // TasksRequest: which tasks to look up.
 type TasksRequest struct {
 	// The tasks; one that does not exist is left out of the answer.
@@ -910,6 +1182,13 @@ type TasksStatusesResponseStatus struct {
 	// Identifier of the task, a slug.
 	TaskID string     `json:"taskId"`
 	Status TaskStatus `json:"status"`
+}
+
+// UpdateWorkerRequest: what somebody wants remembered of a worker.
+type UpdateWorkerRequest struct {
+	// Until when to remember it, at least. A time that was promised before is not
+	// shortened.
+	Expires timestamp.Time `json:"expires"`
 }
 
 // WorkerResponse: what the queue remembers of a worker.
@@ -962,4 +1241,30 @@ type WorkerResponseQuarantineDetail struct {
 
 	// The reason it gave; empty if it gave none.
 	QuarantineInfo string `json:"quarantineInfo"`
+}
+
+// WorkertypeResponse: what the queue remembers of a worker type.
+type WorkertypeResponse struct {
+	// Second part of `taskQueueId`, for clients that name the two parts apart.
+	WorkerType string `json:"workerType"`
+
+	// First part of `taskQueueId`, for clients that name the two parts apart.
+	ProvisionerID string `json:"provisionerId"`
+
+	// Where workers look for the task: `<provisionerId>/<workerType>`, which is also the
+	// identifier of their pool.
+	TaskQueueID string `json:"taskQueueId"`
+
+	// Always empty, for the same reason.
+	Description string `json:"description"`
+
+	// What may be relied on; always `experimental`, as nobody declares worker types any
+	// more.
+	Stability string `json:"stability"`
+
+	// When the queue forgets the worker type, unless a worker is active before.
+	Expires timestamp.Time `json:"expires"`
+
+	// When a worker of it last asked for work or renewed a claim, to the minute or so.
+	LastDateActive timestamp.Time `json:"lastDateActive"`
 }

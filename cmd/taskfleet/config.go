@@ -28,6 +28,8 @@ type Config struct {
 
 	SecretsFile string `yaml:"secretsFile"` // that replicas share; "" for DATA/secrets.json
 
+	SealKeysFile string `yaml:"sealKeysFile"` // instead of those in the file of secrets
+
 	Clients []ClientConfig `yaml:"clients"` // static ones
 
 	S3 S3Config `yaml:"s3"`
@@ -72,6 +74,7 @@ const configDoc = `A configuration file is YAML; every entry may be left out:
   rootUrl: https://tasks.example.com  # default: http:// and the listen address
   database: postgres://user:password@host/name   # default: sqlite:DATA/taskfleet.db
   secretsFile: /etc/taskfleet/secrets.json       # default: DATA/secrets.json; replicas share one, see taskfleet config secrets
+  sealKeysFile: /etc/taskfleet/seal-keys         # default: in the file of secrets; one key a line, plain or wrapped by AWS KMS
   clients:                          # static clients, beside those that the API makes
     - clientId: static/tools        # begins with static/, and is none of the platform's own, static/taskcluster/…
       accessToken: …                # 22 characters or more

@@ -13,16 +13,16 @@ import (
 
 // An inside is a way to call the platform's API from within it, as any client
 // would, without a network: what acts for somebody else (a hook) goes through
-// the same checks as they would.
+// the same checks as they would. The api is set before anything is called.
 type inside struct{ api http.Handler }
 
 // client returns a client of the API that acts as creds say.
-func (t inside) client(rootURL string, creds cred.Credentials) (*client.Client, error) {
+func (t *inside) client(rootURL string, creds cred.Credentials) (*client.Client, error) {
 	return client.New(client.Options{RootURL: rootURL, Credentials: creds, Transport: t, Retry: client.Retry{For: -1}})
 }
 
 // RoundTrip has the API answer r.
-func (t inside) RoundTrip(r *http.Request) (*http.Response, error) {
+func (t *inside) RoundTrip(r *http.Request) (*http.Response, error) {
 	in := r.Clone(r.Context())
 	if in.Host == "" {
 		in.Host = in.URL.Host

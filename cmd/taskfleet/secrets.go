@@ -4,6 +4,7 @@ package main
 
 import (
 	"cmp"
+	"context"
 	"crypto/hmac"
 	"crypto/sha256"
 	"encoding/base64"
@@ -18,12 +19,13 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/taskfleet/taskfleet/seal"
+	"github.com/taskfleet/taskfleet/seal/kms"
 	"github.com/taskfleet/taskfleet/slugid"
 )
 
 // secrets are what a platform made up for itself at its first start. They stay
 // in a file that only its user can read.
-type secrets struct {
+type secretsFile struct {
 	RootToken        string `json:"rootToken"`
 	QueueToken       string `json:"queueToken"`
 	ProvisionerToken string `json:"provisionerToken"`
@@ -31,14 +33,14 @@ type secrets struct {
 	S3Secret         string `json:"s3Secret"` // of the gateway inside the process
 }
 
-func newSecrets() secrets {
-	return secrets{slugid.Token(), slugid.Token(), slugid.Token(), seal.NewKey().Text(), slugid.Token()}
+func newSecrets() secretsFile {
+	return secretsFile{slugid.Token(), slugid.Token(), slugid.Token(), seal.NewKey().Text(), slugid.Token()}
 }
 
 // tokenFor is the access token of one of the platform's own clients that act
 // only inside of it. It follows from the root's token, so that replicas which
 // share that agree.
-func (s secrets) tokenFor(clientID string) string {
+func (s secretsFile) tokenFor(clientID string) string {
 	mac := hmac.New(sha256.New, []byte(s.RootToken))
 	mac.Write([]byte("access token of " + clientID))
 	return base64.RawURLEncoding.EncodeToString(mac.Sum(nil))
@@ -46,7 +48,7 @@ func (s secrets) tokenFor(clientID string) string {
 
 // openSecrets reads the file of secrets that the configuration names, or
 // DATA/secrets.json, which it makes at the first start.
-func openSecrets(c Config) (s secrets, err error) {
+func openSecrets(c Config) (s secretsFile, err error) {
 	file := c.secretsFile()
 	text, err := os.ReadFile(file)
 	switch {
@@ -63,7 +65,7 @@ func openSecrets(c Config) (s secrets, err error) {
 		return s, fmt.Errorf("%s is damaged (%v). Restore it from a backup: without it, what is encrypted in the database is lost", file, err)
 	}
 	for entry, value := range map[string]string{"rootToken": s.RootToken, "queueToken": s.QueueToken, "provisionerToken": s.ProvisionerToken, "sealKeys": s.SealKeys} {
-		if value == "" {
+		if value == "" && (entry != "sealKeys" || c.SealKeysFile == "") {
 			return s, fmt.Errorf("%s lacks %s. Restore it from a backup", file, entry)
 		}
 	}
@@ -75,6 +77,27 @@ func openSecrets(c Config) (s secrets, err error) {
 
 func (c Config) secretsFile() string {
 	return cmp.Or(c.SecretsFile, filepath.Join(c.Data, "secrets.json"))
+}
+
+// sealKeys are the keys that secrets in the database are sealed with: of the
+// file of secrets, or of one of their own, where AWS KMS may have wrapped them.
+func (c Config) sealKeys(ctx context.Context, own secretsFile) (*seal.Keys, error) {
+	if c.SealKeysFile == "" {
+		keys, err := seal.ParseKeys(own.SealKeys)
+		if err != nil {
+			return nil, fmt.Errorf("%s: sealKeys: %w", c.secretsFile(), err)
+		}
+		return keys, nil
+	}
+	text, err := os.ReadFile(c.SealKeysFile)
+	if err == nil && kms.Wrapped(string(text)) {
+		client, err := kms.Open(ctx, kms.Config{})
+		if err != nil {
+			return nil, err
+		}
+		return seal.ReadFileWith(c.SealKeysFile, client.ParseKey(ctx))
+	}
+	return seal.ReadFile(c.SealKeysFile)
 }
 
 func newSecretsCommand() *cobra.Command {

@@ -30,11 +30,16 @@ import (
 	"github.com/taskfleet/taskfleet/blob/gateway"
 	"github.com/taskfleet/taskfleet/cred"
 	"github.com/taskfleet/taskfleet/event"
+	"github.com/taskfleet/taskfleet/hooks"
+	"github.com/taskfleet/taskfleet/index"
 	"github.com/taskfleet/taskfleet/loop"
+	"github.com/taskfleet/taskfleet/notify"
+	"github.com/taskfleet/taskfleet/object"
 	"github.com/taskfleet/taskfleet/provisioner"
 	"github.com/taskfleet/taskfleet/provisioner/local"
+	"github.com/taskfleet/taskfleet/purgecache"
 	"github.com/taskfleet/taskfleet/queue"
-	"github.com/taskfleet/taskfleet/seal"
+	"github.com/taskfleet/taskfleet/secrets"
 	"github.com/taskfleet/taskfleet/store"
 )
 
@@ -100,9 +105,9 @@ func startPlatform(ctx context.Context, c Config, log *slog.Logger) (_ *platform
 	if err != nil {
 		return nil, err
 	}
-	keys, err := seal.ParseKeys(own.SealKeys)
+	keys, err := c.sealKeys(ctx, own)
 	if err != nil {
-		return nil, fmt.Errorf("%s: %w", c.secretsFile(), err)
+		return nil, err
 	}
 
 	listener, err := net.Listen("tcp", c.Listen)
@@ -135,11 +140,16 @@ func startPlatform(ctx context.Context, c Config, log *slog.Logger) (_ *platform
 	if err != nil {
 		return nil, err
 	}
+	objects, err := object.New(ctx, object.Config{DB: db, Bucket: artifacts, Log: log})
+	if err != nil {
+		return nil, err
+	}
 	q, err := queue.New(ctx, queue.Config{
 		DB: db, Events: bus, Artifacts: artifacts, Mint: a.Issuer(queueClient), Log: log,
 		// A task that becomes pending has the provisioner look at its pools, on
 		// whichever replica it runs.
 		Demanded: func(tx *store.Tx, _ string) { tx.Wake(provisioner.TopicDemand, 1) },
+		Objects:  objects,
 	})
 	if err != nil {
 		return nil, err
@@ -166,6 +176,36 @@ func startPlatform(ctx context.Context, c Config, log *slog.Logger) (_ *platform
 		return nil, err
 	}
 
+	acting := &inside{}
+	hooksClient, err := acting.client(p.RootURL, cred.Credentials{ClientID: hooksClient, AccessToken: own.tokenFor(hooksClient)})
+	if err != nil {
+		return nil, err
+	}
+	notifier, err := notify.New(ctx, notify.Config{DB: db, Events: bus, Tasks: q, RootURL: p.RootURL, Log: log, Metrics: metrics})
+	if err != nil {
+		return nil, err
+	}
+	hook, err := hooks.New(ctx, hooks.Config{
+		DB: db, Events: bus, Keys: keys, Tasks: hookTasks{hooksClient}, States: hookTasks{hooksClient}, Mail: notifier, Log: log,
+	})
+	if err != nil {
+		return nil, err
+	}
+	idx, err := index.New(ctx, index.Config{
+		DB: db, Events: bus, Tasks: q, Artifacts: artifactURLs{a.Issuer(indexClient), indexClient, p.RootURL}, Auth: a, RootURL: p.RootURL, Log: log,
+	})
+	if err != nil {
+		return nil, err
+	}
+	sealed, err := secrets.New(ctx, secrets.Config{DB: db, Keys: keys, Audit: a, Log: log})
+	if err != nil {
+		return nil, err
+	}
+	purge, err := purgecache.New(ctx, purgecache.Config{DB: db, Log: log})
+	if err != nil {
+		return nil, err
+	}
+
 	lease := loop.Lease(loop.Alone)
 	if !strings.HasPrefix(c.Database, "sqlite:") {
 		replica, err := replicaID(c.Data)
@@ -184,21 +224,25 @@ func startPlatform(ctx context.Context, c Config, log *slog.Logger) (_ *platform
 		api.Mount(server, auth.API, a), api.Mount(server, queue.API, q), api.Mount(server, provisioner.API, prov),
 		api.Mount(server, provisioner.Operations, prov),
 		api.Mount(server, event.API, bus), api.Mount(server, loop.API, p.runner),
+		api.Mount(server, hooks.API, hook), api.Mount(server, index.API, idx), api.Mount(server, secrets.API, sealed),
+		api.Mount(server, purgecache.API, purge), api.Mount(server, object.API, objects), api.Mount(server, notify.API, notifier),
 	); err != nil {
 		return nil, err
 	}
+	acting.api = server
 	if err := writePrivate(filepath.Join(c.Data, "credentials.json"), map[string]string{
 		"rootUrl": p.RootURL, "clientId": p.Root.ClientID, "accessToken": p.Root.AccessToken,
 	}); err != nil {
 		return nil, err
 	}
-	p.run(db, listener, server, slices.Concat(bus.Loops(), a.Loops(), q.Loops(), prov.Loops(), []loop.Loop{learner.loop()}))
+	p.run(db, listener, server, slices.Concat(bus.Loops(), a.Loops(), q.Loops(), prov.Loops(), []loop.Loop{learner.loop()},
+		hook.Loops(), idx.Loops(), sealed.Loops(), purge.Loops(), objects.Loops(), notifier.Loops()))
 	log.Info("taskfleet is up", "rootUrl", p.RootURL, "data", c.Data)
 	return p, nil
 }
 
 // staticClients are the platform's own and those of the configuration.
-func staticClients(c Config, own secrets) []auth.StaticClient {
+func staticClients(c Config, own secretsFile) []auth.StaticClient {
 	all := []string{"*"}
 	list := []auth.StaticClient{
 		{ClientID: rootClient, AccessToken: own.RootToken, Scopes: all, Description: "The operator's client, made at the first start."},
@@ -284,7 +328,7 @@ func ignoreClosed(f func() error) func() error {
 
 // openArtifacts opens the bucket for artifacts: on S3, or on a gateway that
 // this process runs.
-func (p *platform) openArtifacts(ctx context.Context, c Config, own secrets) (*blob.Bucket, error) {
+func (p *platform) openArtifacts(ctx context.Context, c Config, own secretsFile) (*blob.Bucket, error) {
 	where := blob.Config{
 		Endpoint: c.S3.Endpoint, Region: c.S3.Region, PathStyle: c.S3.PathStyle,
 		AccessKeyID: c.S3.AccessKeyID, SecretAccessKey: c.S3.SecretAccessKey,
@@ -308,7 +352,7 @@ func (p *platform) openArtifacts(ctx context.Context, c Config, own secrets) (*b
 // startGateway starts the S3 gateway on the address it had the last time, so
 // that URLs that were handed out stay good over a restart. Only where that is
 // taken does it move.
-func (p *platform) startGateway(ctx context.Context, c Config, own secrets) (*gateway.Gateway, error) {
+func (p *platform) startGateway(ctx context.Context, c Config, own secretsFile) (*gateway.Gateway, error) {
 	note := filepath.Join(c.Data, "s3-address")
 	host, _, err := net.SplitHostPort(c.Listen)
 	if err != nil {
