@@ -55,9 +55,13 @@ type Spec struct {
 	Title     string
 	Doc       string // Markdown
 
-	// Private keeps the request body out of error messages, for methods whose
-	// body holds a secret.
+	// Private keeps the request body out of error messages, and the reply from
+	// having an ETag, which is a digest of it: for methods with secrets.
 	Private bool
+
+	// Unpublished leaves the method out of the reference: a form of another one
+	// that clients of old use.
+	Unpublished bool
 }
 
 // None is the type of an absent path, body or result.

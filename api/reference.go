@@ -36,6 +36,9 @@ func standardMethods[S any](s *Server) []Method[S] {
 func (v Service[S]) Reference() map[string]any {
 	var entries []any
 	for _, m := range slices.Concat(v.Methods, standardMethods[S](&Server{})) {
+		if m.Unpublished {
+			continue
+		}
 		e := map[string]any{
 			"type": "function", "method": strings.ToLower(m.route.verb), "route": m.route.text,
 			"name": m.Name, "args": orEmpty(m.route.params()), "query": orEmpty(m.Query),

@@ -278,9 +278,9 @@ func (s *Server) call(w http.ResponseWriter, r *http.Request, e *endpoint, vars 
 	case Reply:
 		status = out.Status()
 		setAll(w.Header(), out.Header())
-		err = writeJSON(w, r, status, out)
+		err = writeReply(w, r, status, out, !e.Private)
 	default:
-		err = writeJSON(w, r, status, out)
+		err = writeReply(w, r, status, out, !e.Private)
 	}
 	if len(q.who.undo) > 0 {
 		// Flushing makes the kernel tell us about a connection that is gone.
@@ -500,6 +500,10 @@ func (e *endpoint) checkOutput(out any) error {
 
 // writeJSON writes v with a weak ETag, or 304 where the caller has it already.
 func writeJSON(w http.ResponseWriter, r *http.Request, status int, v any) error {
+	return writeReply(w, r, status, v, true)
+}
+
+func writeReply(w http.ResponseWriter, r *http.Request, status int, v any, tagged bool) error {
 	b, err := encodeJSON(v)
 	if err != nil {
 		http.Error(w, `{"code":"InternalServerError","message":"the reply could not be encoded"}`, http.StatusInternalServerError)
@@ -507,13 +511,15 @@ func writeJSON(w http.ResponseWriter, r *http.Request, status int, v any) error 
 	}
 	h := w.Header()
 	h.Set("Content-Type", "application/json; charset=utf-8")
-	sum := fnv.New64a()
-	sum.Write(b)
-	tag := fmt.Sprintf(`W/"%x-%x"`, len(b), sum.Sum64())
-	h.Set("ETag", tag)
-	if status == http.StatusOK && r.Method == http.MethodGet && strings.Contains(r.Header.Get("If-None-Match"), tag) {
-		w.WriteHeader(http.StatusNotModified)
-		return nil
+	if tagged {
+		sum := fnv.New64a()
+		sum.Write(b)
+		tag := fmt.Sprintf(`W/"%x-%x"`, len(b), sum.Sum64())
+		h.Set("ETag", tag)
+		if status == http.StatusOK && r.Method == http.MethodGet && strings.Contains(r.Header.Get("If-None-Match"), tag) {
+			w.WriteHeader(http.StatusNotModified)
+			return nil
+		}
 	}
 	compress(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
 		w.WriteHeader(status)

@@ -79,7 +79,7 @@ var remove = api.Declare(api.Spec{
 
 var get = api.Declare(api.Spec{
 	Name: "get", Route: "GET /secret/<name...>",
-	Scopes: scope.Scope("secrets:get:<name>"), Output: "v1/secret.json#",
+	Scopes: scope.Scope("secrets:get:<name>"), Private: true, Output: "v1/secret.json#",
 	Stability: api.Stable, Category: "Secrets", Title: "Read a secret",
 	Doc: `Returns the secret of that name. One that has expired is answered with 410, for a day, and then with 404, as one that
 never was. A caller without the scope gets 403 whether there is such a secret or not.`,
