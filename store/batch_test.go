@@ -206,3 +206,61 @@ func TestManyRowsInOneStatement(t *testing.T) {
 		}
 	})
 }
+
+func TestOneStatementForEachOfManyRows(t *testing.T) {
+	storetest.Each(t, func(t *testing.T, db *store.DB) {
+		migrate(t, db)
+		var rows, keys [][]any
+		for i := range 100 {
+			rows = append(rows, []any{fmt.Sprintf("%03d", i), i, i%2 == 0, float64(i) / 4, []string{"x", fmt.Sprint(i)}})
+			keys = append(keys, []any{fmt.Sprintf("%03d", i*2)}) // every other one is not there
+		}
+		type name string
+		got := map[int]string{}
+		err := db.Do(t.Context(), func(tx *store.Tx) error {
+			clear(got)
+			n, err := tx.ExecEach(`INSERT INTO item (name, count, done, weight, body) VALUES ($1, $2, $3, $4, $5)`, rows)
+			if n != 100 {
+				t.Errorf("%d rows were inserted", n)
+			}
+			if err != nil {
+				return err
+			}
+			return tx.QueryEach(`SELECT name, count, done, weight, body FROM item WHERE name = $1 /*for update*/`, keys, func(i int, row store.Scanner) error {
+				var id name
+				var count int
+				var done bool
+				var weight float64
+				var body []string
+				if err := row.Scan(&id, &count, &done, &weight, &body); err != nil {
+					return err
+				}
+				got[i] = fmt.Sprint(id, count, done, weight, body)
+				return nil
+			})
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if len(got) != 50 || got[3] != "0066 true 1.5 [x 6]" {
+			t.Errorf("%d rows were found, the fourth as %q", len(got), got[3])
+		}
+		err = db.Do(t.Context(), func(tx *store.Tx) error {
+			_, err := tx.ExecEach(`INSERT INTO item (name) VALUES ($1)`, [][]any{{"new"}, {"001"}})
+			return err
+		})
+		if !errors.Is(err, store.ErrConflict) {
+			t.Errorf("a row that is there was inserted again: %v", err)
+		}
+		refusal := errors.New("no")
+		err = db.View(t.Context(), func(tx *store.Tx) error {
+			return tx.QueryEach(`SELECT name FROM item WHERE name = $1`, keys, func(int, store.Scanner) error { return refusal })
+		})
+		if !errors.Is(err, refusal) {
+			t.Errorf("what reads the rows failed and that became %v", err)
+		}
+		if n := len(names(t, db)); n != 100 {
+			t.Errorf("there are %d rows", n)
+		}
+	})
+}

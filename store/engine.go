@@ -3,6 +3,7 @@ package store
 import (
 	"context"
 	"database/sql"
+	"errors"
 	"fmt"
 	"time"
 )
@@ -22,6 +23,11 @@ type engine interface {
 
 	// text is the statement as this database wants it.
 	text(statement string) string
+
+	// each runs a statement with each of rows as its arguments and returns how
+	// many rows were changed. scan, if there is one, gets every row that comes
+	// back; if it fails, so does each.
+	each(ctx context.Context, s *session, text string, rows [][]any, scan func(i int, row Scanner) error) (int64, error)
 
 	// notify tells other processes, soon, what to wake.
 	notify(wakes []wake)
@@ -113,6 +119,38 @@ func (s *session) query(ctx context.Context, text string, args ...any) (*sql.Row
 		return nil, err
 	}
 	return st.QueryContext(ctx, args...)
+}
+
+// each runs a statement for one of rows after the other.
+func (s *session) each(ctx context.Context, text string, rows [][]any, scan func(int, Scanner) error) (total int64, err error) {
+	for i, args := range rows {
+		if scan == nil {
+			n, err := s.exec(ctx, text, args...)
+			if err != nil {
+				return 0, err
+			}
+			total += n
+			continue
+		}
+		if err := s.scanAll(ctx, text, args, func(row Scanner) error { return scan(i, row) }); err != nil {
+			return 0, err
+		}
+	}
+	return total, nil
+}
+
+func (s *session) scanAll(ctx context.Context, text string, args []any, scan func(Scanner) error) error {
+	rows, err := s.query(ctx, text, args...)
+	if err != nil {
+		return err
+	}
+	defer rows.Close()
+	for rows.Next() {
+		if err := scan(rows); err != nil {
+			return err
+		}
+	}
+	return errors.Join(rows.Err(), rows.Close())
 }
 
 // closeIf closes a session that is of no more use, and returns what remains.

@@ -164,6 +164,40 @@ func (e *postgresEngine) text(statement string) string {
 	return text
 }
 
+// each sends all before it reads the first answer.
+func (e *postgresEngine) each(ctx context.Context, s *session, text string, rows [][]any, scan func(int, Scanner) error) (total int64, err error) {
+	err = s.conn.Raw(func(c any) error {
+		var b pgx.Batch
+		for _, args := range rows {
+			b.Queue(text, args...)
+		}
+		answers := c.(*stdlib.Conn).Conn().SendBatch(ctx, &b)
+		err := func() error {
+			for i := range rows {
+				if scan == nil {
+					tag, err := answers.Exec()
+					if err != nil {
+						return err
+					}
+					total += tag.RowsAffected()
+					continue
+				}
+				got, err := answers.Query()
+				for err == nil && got.Next() {
+					err = scan(i, got)
+				}
+				got.Close()
+				if err = errors.Join(err, got.Err()); err != nil {
+					return err
+				}
+			}
+			return nil
+		}()
+		return errors.Join(err, answers.Close())
+	})
+	return total, err
+}
+
 func (e *postgresEngine) lockMigrations(tx *Tx) error {
 	_, err := tx.Exec(`SELECT pg_advisory_xact_lock(hashtextextended('taskfleet migrations ' || current_schema(), 0))`)
 	return err

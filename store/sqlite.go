@@ -153,6 +153,10 @@ func (e *sqliteEngine) configure(ctx context.Context, s *session) error {
 
 func (e *sqliteEngine) text(statement string) string { return statement }
 
+func (e *sqliteEngine) each(ctx context.Context, s *session, text string, rows [][]any, scan func(int, Scanner) error) (int64, error) {
+	return s.each(ctx, text, rows, scan)
+}
+
 // The file belongs to one process: there is nobody to tell or to hear.
 func (e *sqliteEngine) notify([]wake) {}
 
