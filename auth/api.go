@@ -20,14 +20,37 @@ credentials, which carry a subset of its scopes. A scope ` + "`assume:<roleId>`"
 	Schemas: schemas(),
 	Params: map[string]string{
 		"clientId": cred.ClientIDPattern,
-		"prefix":   `^[A-Za-z0-9!@/:.+|_-]*$`,
+		"prefix":   ``, // of clients' ids or of S3 keys; the methods look at it
 		"roleId":   `^[\x20-\x7e]+$`,
+
+		"entityType": `^(client|role|secret|hook|worker-pool)$`,
+
+		"level":   levelPattern,
+		"bucket":  `^[a-z0-9][a-z0-9-]{1,62}[a-z0-9]$`, // without dots, which certificates for virtual hosts do not cover
+		"format":  `^iam-role-compat$`,
+		"account": `^[a-z0-9]{3,24}$`,
+		"table":   `^[A-Za-z][A-Za-z0-9]{2,62}$`,
+
+		"container": `^[a-z0-9](-?[a-z0-9])+$`,
+		"project":   `^[a-zA-Z0-9_-]{1,64}$`,
+
+		"wstAudience": `^[a-zA-Z0-9_-]{1,38}$`,
+		"wstClient":   `^[a-zA-Z0-9_~.%-]+$`,
+
+		"projectId":      `^[a-zA-Z0-9:.-]{1,100}$`,
+		"serviceAccount": `^[^/?#\x00-\x20\x7f]{1,200}$`,
+
+		"appName": `^[a-zA-Z0-9_-]+$`,
+		"owner":   `^[A-Za-z0-9._-]+$`,
 	},
 	Methods: []api.Method[*Auth]{
 		listClients, getClient, createClient, resetAccessToken, updateClient, enableClient, disableClient, deleteClient,
 		listRoles, listRoles2, listRoleIDs, getRole, createRole, updateRole, deleteRole,
 		expandScopes, currentScopes,
 		authenticateHawk, testAuthenticate, testAuthenticateGet,
+		getEntityHistory, listAuditHistory,
+		awsS3Credentials, azureAccounts, azureTables, azureTableSAS, azureContainers, azureContainerSAS,
+		gcpCredentials, githubRepoToken, sentryDSN, websocktunnelToken,
 	},
 	Exchanges: []api.Exchange{clientCreated, clientUpdated, clientDeleted, roleCreated, roleUpdated, roleDeleted},
 }

@@ -5,9 +5,10 @@
 // them all in memory: a snapshot, immutable, behind one atomic pointer. The
 // tables are written by transactions that each raise a version; the process
 // that made a change has it in its snapshot before the call returns, and other
-// replicas read the tables again when they are woken by it, or at most a second
+// replicas read the tables again when they are woken by it, or half a second
 // later, when they see the version. Authenticating a request touches no
-// database.
+// database; but a replica that has not been able to look at the version for half
+// a minute answers 503, as it cannot know what was revoked meanwhile.
 //
 // Four rules keep that right:
 //
@@ -21,13 +22,14 @@
 //     or spent on its scopes.
 //
 // Requests cannot be made twice: see nonces. Roles are expanded by rules;
-// roles that would expand without end are refused when they are written.
+// roles in a circle are refused when they are written: see cycle.
 //
 // Clients whose ids begin with "static/" come from the configuration and are
 // not in the tables. They are how the platform's own services act.
 package auth
 
 import (
+	"cmp"
 	"context"
 	"embed"
 	"errors"
@@ -65,6 +67,19 @@ type Config struct {
 	// role "anonymous" as it is created at the very first start. From then on
 	// the role is the operators' to change or delete.
 	Anonymous []string
+
+	// AuditRetention is how long the history of changes goes back; 90 days where
+	// it is zero.
+	AuditRetention time.Duration
+
+	// Where callers with the scopes can get credentials for. Each is nil or ""
+	// where the deployment has none.
+	AWS                 AWS
+	Azure               Azure
+	GCP                 GCP
+	GitHub              GitHub
+	Sentry              Sentry
+	WebsocktunnelSecret string // that the tunnel's servers know too
 }
 
 // A StaticClient is one that the configuration defines.
@@ -84,6 +99,17 @@ type Auth struct {
 	static  map[string]*client
 	nonces  *nonces
 	current atomic.Pointer[snapshot]
+	seen    atomic.Int64 // when the tables were last looked at by follow, a timestamp.Time
+	blind   atomic.Bool  // for so long that the snapshot must not be relied on
+
+	retention time.Duration // of the history
+
+	aws          AWS
+	azure        Azure
+	gcp          GCP
+	github       GitHub
+	sentry       Sentry
+	tunnelSecret string
 
 	changing chan struct{} // holds one element while a snapshot is replaced
 
@@ -102,6 +128,14 @@ func New(ctx context.Context, c Config) (*Auth, error) {
 		db: c.DB, events: c.Events, keys: c.Keys, log: c.Log,
 		static: map[string]*client{}, nonces: newNonces(nonceCapacity),
 		changing: make(chan struct{}, 1), usedBy: map[*client]struct{}{},
+		retention: cmp.Or(c.AuditRetention, auditRetention),
+		aws:       c.AWS, azure: c.Azure, gcp: c.GCP, github: c.GitHub, sentry: c.Sentry, tunnelSecret: c.WebsocktunnelSecret,
+	}
+	switch {
+	case c.AuditRetention < 0:
+		return nil, fmt.Errorf("auth: the history is to go back %v; that must be more than nothing", c.AuditRetention)
+	case a.tunnelSecret != "" && len(a.tunnelSecret) < minSecret:
+		return nil, fmt.Errorf("auth: the secret for websocktunnel has fewer than %d characters; make a longer one and give it to the tunnel's servers too", minSecret)
 	}
 	now := timestamp.Now()
 	for _, s := range c.Static {
@@ -133,6 +167,7 @@ func New(ctx context.Context, c Config) (*Auth, error) {
 	if err := a.refresh(ctx); err != nil {
 		return nil, fmt.Errorf("auth: read clients and roles: %w", err)
 	}
+	a.seen.Store(int64(timestamp.Now()))
 	if err := a.firstStart(ctx, c.Anonymous); err != nil {
 		return nil, fmt.Errorf("auth: create the role anonymous: %w", err)
 	}
@@ -153,7 +188,7 @@ func (a *Auth) firstStart(ctx context.Context, scopes []string) error {
 		return a.writeRole(tx, &role{
 			RoleID: "anonymous", Scopes: scopes, Created: t, LastModified: t,
 			Description: "What anybody may do, with credentials or without. Created at the first start; change it as you see fit.",
-		}, roleCreated)
+		}, roleCreated, deed{self, created})
 	})
 }
 
@@ -198,8 +233,12 @@ func (a *Auth) Loops() []loop.Loop {
 		},
 		{
 			Name: "auth.refresh", Doc: "Follows the changes of clients and roles that other replicas have made.",
-			When: loop.Every(time.Second), EveryReplica: true, Wake: a.db.Waits().Signal(topicChanged),
-			Pass: func(ctx context.Context) (bool, error) { return false, a.refresh(ctx) },
+			When: loop.Every(followInterval), EveryReplica: true, Wake: a.db.Waits().Signal(topicChanged),
+			MaxBackoff: followInterval, Pass: a.follow,
+		},
+		{
+			Name: "auth.history", Doc: "Deletes what the history has from too long ago.",
+			When: loop.Every(time.Hour), Pass: a.forget,
 		},
 		{
 			Name: "auth.use", Doc: "Records when clients were last used.",
@@ -277,7 +316,7 @@ func (a *Auth) deleteExpired(ctx context.Context) (more bool, err error) {
 			if more = len(d.clients) == batch; more {
 				break
 			}
-			if err := a.removeClient(tx, d, id); err != nil {
+			if err := a.removeClient(tx, d, id, deed{self, expired}); err != nil {
 				return delta{}, err
 			}
 		}

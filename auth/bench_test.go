@@ -28,7 +28,7 @@ func (w *world) fill(n int) {
 				ClientID: fmt.Sprintf("project/%s/%d", p, i), Description: "A client of " + p, accessToken: slugid.Token(), Expires: never,
 				Scopes: []string{"assume:client:" + p, "queue:create-task:low:" + p + "/*", "secrets:get:" + p}, Created: now, LastModified: now, LastRotated: now,
 			}
-			one, err := w.writeClient(tx, c, clientCreated)
+			one, err := w.writeClient(tx, c, clientCreated, deed{self, created})
 			if err != nil {
 				return d, err
 			}

@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/taskfleet/taskfleet/api"
+	"github.com/taskfleet/taskfleet/cred"
 	"github.com/taskfleet/taskfleet/scope"
 	"github.com/taskfleet/taskfleet/slugid"
 	"github.com/taskfleet/taskfleet/store"
@@ -86,6 +87,9 @@ A page has at most 1000 clients. As long as there are more, the reply has a ` + 
 	s := a.current.Load()
 	ids := s.clientIDs
 	if prefix := c.Query("prefix"); prefix != "" {
+		if !cred.ValidClientID(prefix) {
+			return r, api.Errorf(api.InvalidRequestArguments, "prefix is %.100q, with which no client's id begins: they match %s", prefix, cred.ClientIDPattern)
+		}
 		from, _ := slices.BinarySearch(ids, prefix)
 		ids = ids[from:]
 		if to := slices.IndexFunc(ids, func(id string) bool { return !strings.HasPrefix(id, prefix) }); to >= 0 {
@@ -154,28 +158,28 @@ Ids beginning with ` + "`static/`" + ` belong to the configuration.`,
 	if err := c.Authorize(scope.Vars{"scopes": listed(body.Scopes)}); err != nil {
 		return r, err
 	}
-	var created *client
+	var x *client
 	err = a.change(ctx, func(tx *store.Tx, now *snapshot) (delta, error) {
 		t := timestamp.Now()
-		if created = now.clients[id]; created != nil {
-			if !created.repeats(body, c.Caller().ClientID, t) {
+		if x = now.clients[id]; x != nil {
+			if !x.repeats(body, c.Caller().ClientID, t) {
 				return delta{}, api.Errorf(api.RequestConflict, "There is a client %s already. Use updateClient to change it, or resetAccessToken to get a token for it.", id)
 			}
 			return delta{}, nil
 		}
-		created = &client{
+		x = &client{
 			ClientID: id, Description: body.Description, Scopes: body.Scopes, accessToken: slugid.Token(),
 			DeleteOnExpiration: body.DeleteOnExpiration, Expires: body.Expires,
 			Created: t, createdBy: c.Caller().ClientID, LastModified: t, LastRotated: t,
 		}
-		created.lastUsed.Store(int64(t))
-		return a.writeClient(tx, created, clientCreated)
+		x.lastUsed.Store(int64(t))
+		return a.writeClient(tx, x, clientCreated, deed{c.Caller().ClientID, created})
 	})
 	if err != nil {
 		return r, err
 	}
-	r = a.current.Load().describe(created)
-	r.AccessToken = created.accessToken
+	r = a.current.Load().describe(x)
+	r.AccessToken = x.accessToken
 	return r, nil
 })
 
@@ -209,7 +213,7 @@ var updateClient = api.Declare(api.Spec{
 	if err := checkClient(id, body.Scopes); err != nil {
 		return r, err
 	}
-	return a.editClient(ctx, id, func(old *client) (func(*client), error) {
+	return a.editClient(ctx, id, deed{c.Caller().ClientID, updated}, func(old *client) (func(*client), error) {
 		added := body.Scopes
 		if old != nil {
 			added = beyond(scope.NewSet(old.Scopes...), added)
@@ -236,13 +240,13 @@ func after(created timestamp.Time) timestamp.Time { return max(timestamp.Now(), 
 var resetAccessToken = api.Declare(api.Spec{
 	Name: "resetAccessToken", Route: "POST /clients/<clientId>/reset",
 	Scopes: scope.Scope("auth:reset-access-token:<clientId>"), Output: "v1/create-client-response.json#",
-	Stability: api.Stable, Category: "Clients", Title: "Replace a client's access token",
+	Stability: api.Stable, Category: "Clients", Title: "Replace a client's access token", Private: true,
 	Doc: `Gives the client a new access token and returns it. The old one stops working at once, and with it all temporary
 credentials that were issued with it. Where that must not happen, create another client and delete the old one
 when its last temporary credentials have expired.`,
 }, func(ctx context.Context, a *Auth, c api.Call[clientPath, api.None]) (clientResponse, error) {
 	token := slugid.Token()
-	r, err := a.editClient(ctx, c.Path.ClientID, func(*client) (func(*client), error) {
+	r, err := a.editClient(ctx, c.Path.ClientID, deed{c.Caller().ClientID, tokenReset}, func(*client) (func(*client), error) {
 		return func(x *client) { x.accessToken, x.LastRotated = token, after(x.Created) }, nil
 	})
 	r.AccessToken = token
@@ -266,7 +270,11 @@ it issued are accepted. Does nothing if it is disabled already.`,
 
 func switchClient(off bool) func(context.Context, *Auth, api.Call[clientPath, api.None]) (clientResponse, error) {
 	return func(ctx context.Context, a *Auth, c api.Call[clientPath, api.None]) (clientResponse, error) {
-		return a.editClient(ctx, c.Path.ClientID, func(old *client) (func(*client), error) {
+		d := deed{c.Caller().ClientID, clientEnabled}
+		if off {
+			d.action = clientDisabled
+		}
+		return a.editClient(ctx, c.Path.ClientID, d, func(old *client) (func(*client), error) {
 			if old != nil && old.Disabled == off {
 				return nil, nil
 			}
@@ -291,13 +299,13 @@ it stay. Does nothing if there is no such client.`,
 		if now.clients[id] == nil {
 			return d, nil
 		}
-		return d, a.removeClient(tx, d, id)
+		return d, a.removeClient(tx, d, id, deed{c.Caller().ClientID, deleted})
 	})
 })
 
 // editClient changes a client. prepare gets the client, nil if there is none,
 // and returns the change to make, nil for none.
-func (a *Auth) editClient(ctx context.Context, id string, prepare func(*client) (func(*client), error)) (r clientResponse, err error) {
+func (a *Auth) editClient(ctx context.Context, id string, what deed, prepare func(*client) (func(*client), error)) (r clientResponse, err error) {
 	if err := checkClient(id, nil); err != nil {
 		return r, err
 	}
@@ -315,7 +323,7 @@ func (a *Auth) editClient(ctx context.Context, id string, prepare func(*client) 
 			return delta{}, nil
 		}
 		edited = old.changed(edit)
-		return a.writeClient(tx, edited, clientUpdated)
+		return a.writeClient(tx, edited, clientUpdated, what)
 	})
 	if err != nil {
 		return r, err
@@ -323,7 +331,7 @@ func (a *Auth) editClient(ctx context.Context, id string, prepare func(*client) 
 	return a.current.Load().describe(edited), nil
 }
 
-func (a *Auth) writeClient(tx *store.Tx, c *client, x api.Exchange) (delta, error) {
+func (a *Auth) writeClient(tx *store.Tx, c *client, x api.Exchange, what deed) (delta, error) {
 	if _, err := tx.Exec(`
 		INSERT INTO auth_client (client_id, description, scopes, access_token, disabled, delete_on_expiration,
 		                         expires, created, created_by, last_modified, last_rotated, last_used)
@@ -336,11 +344,17 @@ func (a *Auth) writeClient(tx *store.Tx, c *client, x api.Exchange) (delta, erro
 		c.Expires, c.Created, c.createdBy, c.LastModified, c.LastRotated, c.lastUsed.Load()); err != nil {
 		return delta{}, err
 	}
+	if err := a.Audit(tx, "client", c.ClientID, what.by, what.action); err != nil {
+		return delta{}, err
+	}
 	return delta{clients: map[string]*client{c.ClientID: c}}, a.publish(tx, x, message{ClientID: c.ClientID})
 }
 
-func (a *Auth) removeClient(tx *store.Tx, d delta, id string) error {
+func (a *Auth) removeClient(tx *store.Tx, d delta, id string, what deed) error {
 	if _, err := tx.Exec(`DELETE FROM auth_client WHERE client_id = $1`, id); err != nil {
+		return err
+	}
+	if err := a.Audit(tx, "client", id, what.by, what.action); err != nil {
 		return err
 	}
 	d.clients[id] = nil

@@ -6,6 +6,7 @@ import (
 	"slices"
 	"sort"
 	"strings"
+	"sync"
 
 	"github.com/taskfleet/taskfleet/scope"
 )
@@ -21,13 +22,16 @@ import (
 // ends in a star, with which the scope made from "<..>" ends too.
 //
 // rules is immutable. Expansion is a fixpoint: scopes that are already there
-// are not followed again, so that roles may refer to each other in a circle.
+// are not followed again. Roles in a circle are refused when they are written, see
+// cycle; those of old do no harm.
 type rules struct {
 	exact    map[string]*rule // by scope, "assume:" + role id
 	sorted   []*rule          // by key
 	patterns []*rule          // those with a star, as in prefixes
 	prefixes prefixes         // the keys of patterns
 	limit    budget
+
+	givers func() *givers // made when it is first asked for
 }
 
 // A rule is one role.
@@ -82,12 +86,15 @@ func newRules(roles map[string]*role) *rules {
 		}
 	}
 	slices.SortFunc(rs.sorted, func(a, b *rule) int { return cmp.Compare(a.key, b.key) })
+	var keys []string
 	for _, r := range rs.sorted {
 		if r.star {
 			rs.patterns = append(rs.patterns, r)
+			keys = append(keys, r.key)
 		}
 	}
-	rs.prefixes = newPrefixes(rs.patterns)
+	rs.prefixes = newPrefixes(keys)
+	rs.givers = sync.OnceValue(rs.arrangeGivers)
 	return rs
 }
 
@@ -129,7 +136,7 @@ func (rs *rules) expand(scopes ...string) (scope.Set, error) {
 		if x.list[i] == "*" {
 			return scope.Set{"*"}, nil
 		}
-		x.follow(x.list[i])
+		x.match(x.list[i], x.grant)
 		if len(x.list) > rs.limit.scopes || x.bytes > rs.limit.bytes {
 			return nil, &expansionError{rs.limit}
 		}
@@ -153,35 +160,37 @@ func (x *expansion) add(s string) {
 	x.bytes += len(s)
 }
 
-// follow adds what the scope s implies directly.
-func (x *expansion) follow(s string) {
+// match calls f with every role that the scope s has, what stands for <..> in it,
+// and whether that ends in a star.
+func (rs *rules) match(s string, f func(r *rule, param string, star bool)) {
 	prefix, star := strings.CutSuffix(s, "*")
 	if !star {
 		if !strings.HasPrefix(s, assume) {
 			return
 		}
-		if r := x.exact[s]; r != nil {
-			x.grant(r, "", false)
+		if r := rs.exact[s]; r != nil {
+			f(r, "", false)
 		}
-		for i := x.prefixes.longest(s); i >= 0; i = x.prefixes.parent[i] {
-			r := x.patterns[i]
-			x.grant(r, s[len(r.key):], false)
+		for i := rs.prefixes.longest(s); i >= 0; i = rs.prefixes.parent[i] {
+			r := rs.patterns[i]
+			f(r, s[len(r.key):], false)
 		}
 		return
 	}
 	if !strings.HasPrefix(prefix, assume) && !strings.HasPrefix(assume, prefix) {
 		return
 	}
-	for i := sort.Search(len(x.sorted), func(i int) bool { return x.sorted[i].key >= prefix }); i < len(x.sorted) && strings.HasPrefix(x.sorted[i].key, prefix); i++ {
-		x.grant(x.sorted[i], "*", true)
+	for i := sort.Search(len(rs.sorted), func(i int) bool { return rs.sorted[i].key >= prefix }); i < len(rs.sorted) && strings.HasPrefix(rs.sorted[i].key, prefix); i++ {
+		f(rs.sorted[i], "*", true)
 	}
-	for i := x.prefixes.longest(prefix); i >= 0; i = x.prefixes.parent[i] {
-		if r := x.patterns[i]; len(r.key) < len(prefix) { // the equal one came above
-			x.grant(r, s[len(r.key):], true)
+	for i := rs.prefixes.longest(prefix); i >= 0; i = rs.prefixes.parent[i] {
+		if r := rs.patterns[i]; len(r.key) < len(prefix) { // the equal one came above
+			f(r, s[len(r.key):], true)
 		}
 	}
 }
 
+// grant adds what a role gives.
 func (x *expansion) grant(r *rule, param string, star bool) {
 	for _, s := range r.scopes {
 		x.add(s)
@@ -191,19 +200,18 @@ func (x *expansion) grant(r *rule, param string, star bool) {
 	}
 }
 
-// prefixes answers which of a set of strings another string begins with, and
-// which begin with it.
+// prefixes answers which of a set of strings another string begins with.
 type prefixes struct {
 	keys   []string // sorted, each once
 	parent []int    // the longest other key that a key begins with, or -1
 }
 
-func newPrefixes(patterns []*rule) prefixes {
-	p := prefixes{make([]string, len(patterns)), make([]int, len(patterns))}
-	for i, r := range patterns {
-		p.keys[i] = r.key
+// newPrefixes is for keys that are sorted, each of them once.
+func newPrefixes(keys []string) prefixes {
+	p := prefixes{keys, make([]int, len(keys))}
+	for i, key := range keys {
 		j := i - 1
-		for j >= 0 && !strings.HasPrefix(r.key, p.keys[j]) {
+		for j >= 0 && !strings.HasPrefix(key, p.keys[j]) {
 			j = p.parent[j]
 		}
 		p.parent[i] = j
@@ -220,14 +228,4 @@ func (p prefixes) longest(s string) int {
 		i = p.parent[i]
 	}
 	return i
-}
-
-// under is the range of keys that begin with s.
-func (p prefixes) under(s string) (from, to int) {
-	from = sort.SearchStrings(p.keys, s)
-	to = from
-	for to < len(p.keys) && strings.HasPrefix(p.keys[to], s) {
-		to++
-	}
-	return from, to
 }

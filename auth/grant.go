@@ -24,8 +24,8 @@ type grant struct {
 
 // A directory is where clients are looked up.
 type directory struct {
-	client func(string) *client
-	rules  *rules
+	clients map[string]*client
+	rules   *rules
 }
 
 // grant finds out what id and ext stand for. The error is about the form of
@@ -43,7 +43,7 @@ func (d directory) grant(id, ext string) (*grant, error) {
 			return nil, errors.New("ext.certificate names the client itself as its issuer; leave the issuer out")
 		}
 	}
-	if g.issuer = d.client(issuerID); g.issuer == nil {
+	if g.issuer = d.clients[issuerID]; g.issuer == nil {
 		g.issuer = &decoy
 	}
 	g.key = g.issuer.accessToken
@@ -134,8 +134,8 @@ func (g *grant) expires() time.Time {
 // one becomes the old one, and the old one is dropped.
 type grants struct {
 	mu       sync.Mutex
-	young    map[string]*grant
-	old      map[string]*grant
+	young    map[grantKey]*grant
+	old      map[grantKey]*grant
 	bytes    int // of the young
 	maxBytes int
 }
@@ -144,7 +144,7 @@ type grants struct {
 // certificates can make us keep.
 const grantBytes = 16 << 20
 
-func newGrants() *grants { return &grants{young: map[string]*grant{}, maxBytes: grantBytes} }
+func newGrants() *grants { return &grants{young: map[grantKey]*grant{}, maxBytes: grantBytes} }
 
 // get returns a grant that was put, or nil. A nil grants has none.
 func (gs *grants) get(id, ext string) *grant {
@@ -153,7 +153,7 @@ func (gs *grants) get(id, ext string) *grant {
 	}
 	gs.mu.Lock()
 	defer gs.mu.Unlock()
-	key := grantKey(id, ext)
+	key := grantKey{id, ext}
 	if g := gs.young[key]; g != nil {
 		return g
 	}
@@ -171,21 +171,21 @@ func (gs *grants) put(id, ext string, g *grant) {
 	}
 	gs.mu.Lock()
 	defer gs.mu.Unlock()
-	gs.add(grantKey(id, ext), g)
+	gs.add(grantKey{id, ext}, g)
 }
 
-func (gs *grants) add(key string, g *grant) {
+func (gs *grants) add(key grantKey, g *grant) {
 	if gs.young[key] != nil {
 		return
 	}
 	gs.young[key] = g
-	gs.bytes += 500 + 2*len(key)
+	gs.bytes += 500 + 2*(len(key.id)+len(key.ext))
 	for _, s := range g.scopes {
 		gs.bytes += 16 + len(s)
 	}
 	if gs.bytes > gs.maxBytes {
-		gs.old, gs.young, gs.bytes = gs.young, map[string]*grant{}, 0
+		gs.old, gs.young, gs.bytes = gs.young, map[grantKey]*grant{}, 0
 	}
 }
 
-func grantKey(id, ext string) string { return id + "\x00" + ext }
+type grantKey struct{ id, ext string }

@@ -122,11 +122,11 @@ var createRole = api.Declare(api.Spec{
 description or other scopes, the call fails with 409.
 
 A role whose id ends in ` + "`*`" + ` stands for all roles that begin with what is before the star. In its scopes ` + "`<..>`" + `, once in
-a scope, stands for the part that the star matched. Roles may refer to each other, also in a circle; but where
-that would expand without end, because ` + "`<..>`" + ` gets longer at every turn, the call fails with 400.`,
+a scope, stands for the part that the star matched. Roles can have other roles, but not so that a role would come
+to have itself, through whatever stands for ` + "`<..>`" + `: then the call fails with 400 and names the circle.`,
 }, func(ctx context.Context, a *Auth, c api.Call[rolePath, roleRequest]) (roleResponse, error) {
 	id, body := c.Path.RoleID, c.Body
-	return a.editRole(ctx, id, body, roleCreated, func(now *snapshot) (*role, error) {
+	return a.editRole(ctx, id, body, roleCreated, deed{c.Caller().ClientID, created}, func(now *snapshot) (*role, error) {
 		if err := c.Authorize(scope.Vars{"scopes": listed(body.Scopes)}); err != nil {
 			return nil, err
 		}
@@ -149,7 +149,7 @@ var updateRole = api.Declare(api.Spec{
 through other roles. What makes ` + "`createRole`" + ` fail makes this call fail too.`,
 }, func(ctx context.Context, a *Auth, c api.Call[rolePath, roleRequest]) (roleResponse, error) {
 	id, body := c.Path.RoleID, c.Body
-	return a.editRole(ctx, id, body, roleUpdated, func(now *snapshot) (*role, error) {
+	return a.editRole(ctx, id, body, roleUpdated, deed{c.Caller().ClientID, updated}, func(now *snapshot) (*role, error) {
 		added, old := body.Scopes, now.roles[id]
 		if old != nil {
 			had, err := now.rules.expand(old.Scopes...)
@@ -182,13 +182,16 @@ var deleteRole = api.Declare(api.Spec{
 		if _, err := tx.Exec(`DELETE FROM auth_role WHERE role_id = $1`, id); err != nil {
 			return delta{}, err
 		}
+		if err := a.Audit(tx, "role", id, c.Caller().ClientID, deleted); err != nil {
+			return delta{}, err
+		}
 		return delta{roles: map[string]*role{id: nil}}, a.publish(tx, roleDeleted, message{RoleID: id})
 	})
 })
 
 // editRole creates or changes a role to what prepare returns, if that is not
 // the role as it is.
-func (a *Auth) editRole(ctx context.Context, id string, body roleRequest, x api.Exchange, prepare func(*snapshot) (*role, error)) (r roleResponse, err error) {
+func (a *Auth) editRole(ctx context.Context, id string, body roleRequest, x api.Exchange, what deed, prepare func(*snapshot) (*role, error)) (r roleResponse, err error) {
 	if err := checkRole(id, body.Scopes); err != nil {
 		return r, api.Errorf(api.InputError, "The role %q is wrong: %v.", id, err)
 	}
@@ -198,7 +201,7 @@ func (a *Auth) editRole(ctx context.Context, id string, body roleRequest, x api.
 		if edited, err = prepare(now); err != nil || edited == now.roles[id] {
 			return delta{}, err
 		}
-		return a.writeRole(tx, edited, x)
+		return a.writeRole(tx, edited, x, what)
 	})
 	if err != nil {
 		return r, err
@@ -206,12 +209,15 @@ func (a *Auth) editRole(ctx context.Context, id string, body roleRequest, x api.
 	return a.current.Load().describeRole(edited), nil
 }
 
-func (a *Auth) writeRole(tx *store.Tx, r *role, x api.Exchange) (delta, error) {
+func (a *Auth) writeRole(tx *store.Tx, r *role, x api.Exchange, what deed) (delta, error) {
 	if _, err := tx.Exec(`
 		INSERT INTO auth_role (role_id, description, scopes, created, last_modified) VALUES ($1, $2, $3, $4, $5)
 		ON CONFLICT (role_id) DO UPDATE SET
 		  description = excluded.description, scopes = excluded.scopes, last_modified = excluded.last_modified`,
 		r.RoleID, r.Description, r.Scopes, r.Created, r.LastModified); err != nil {
+		return delta{}, err
+	}
+	if err := a.Audit(tx, "role", r.RoleID, what.by, what.action); err != nil {
 		return delta{}, err
 	}
 	return delta{roles: map[string]*role{r.RoleID: r}}, a.publish(tx, x, message{RoleID: r.RoleID})
@@ -223,20 +229,30 @@ func noRole(id string) error {
 
 const (
 	maxID     = 1024
-	maxScopes = 10_000 // of a client or role
+	maxScopes = 10_000 // of a client or role, or in a question about them
 )
 
 // checkScopes refuses scopes that a client or role cannot have.
 func checkScopes(scopes []string) error {
+	if err := checkNumber(scopes); err != nil {
+		return err
+	}
+	for _, s := range scopes {
+		if strings.HasSuffix(s, "**") {
+			return fmt.Errorf("the scope %.100q ends in more than one star", s)
+		}
+	}
+	return nil
+}
+
+// checkNumber refuses what is too much, or no list of scopes at all.
+func checkNumber(scopes []string) error {
 	if len(scopes) > maxScopes {
 		return fmt.Errorf("there are %d scopes; %d are allowed", len(scopes), maxScopes)
 	}
 	for _, s := range scopes {
-		switch {
-		case !scope.Valid(s):
+		if !scope.Valid(s) {
 			return fmt.Errorf("%.100q is not a scope: printable ASCII, at most 16 KiB", s)
-		case strings.HasSuffix(s, "**"):
-			return fmt.Errorf("the scope %.100q ends in more than one star", s)
 		}
 	}
 	return nil

@@ -23,7 +23,10 @@ var expandScopes = api.Declare(api.Spec{
 	Doc: `Returns the scopes with all that they imply through roles. What is granted by another scope of the set is left
 out.`,
 }, func(_ context.Context, a *Auth, c api.Call[api.None, scopeSet]) (scopeSet, error) {
-	set, err := a.current.Load().rules.expand(c.Body.Scopes...)
+	set, err := scope.Set(nil), checkNumber(c.Body.Scopes)
+	if err == nil {
+		set, err = a.current.Load().rules.expand(c.Body.Scopes...)
+	}
 	if err != nil {
 		return scopeSet{}, api.Errorf(api.InputError, "The scopes cannot be expanded: %v.", err)
 	}
@@ -69,7 +72,10 @@ up to the service.
 The same request can be asked about again and again: whether it is a replay is for the service to notice.`,
 }, func(_ context.Context, a *Auth, c api.Call[api.None, hawkRequest]) (hawkResponse, error) {
 	b := c.Body
-	s := a.current.Load()
+	s, err := a.trusted()
+	if err != nil {
+		return hawkResponse{}, err
+	}
 	p, err := readProof(api.Credential{
 		Method: b.Method, Resource: b.Resource, Authorization: b.Authorization,
 		Host: net.JoinHostPort(b.Host, strconv.Itoa(b.Port)),
@@ -141,13 +147,11 @@ func (a *Auth) test(r api.Credential, t testRequest) (testResponse, error) {
 	if err := checkScopes(t.ClientScopes); err != nil {
 		return testResponse{}, api.Errorf(api.InputError, "clientScopes are wrong: %v.", err)
 	}
+	if err := checkNumber(t.RequiredScopes); err != nil {
+		return testResponse{}, api.Errorf(api.InputError, "requiredScopes are wrong: %v.", err)
+	}
 	tester := &client{ClientID: "tester", accessToken: "no-secret", Scopes: t.ClientScopes, Expires: never}
-	d := directory{rules: a.current.Load().rules, client: func(id string) *client {
-		if id == tester.ClientID {
-			return tester
-		}
-		return nil
-	}}
+	d := directory{map[string]*client{tester.ClientID: tester}, a.current.Load().rules}
 	p, err := readProof(r)
 	if err == nil && p == nil {
 		err = errors.New("the call has no credentials")

@@ -96,8 +96,8 @@ type delta struct {
 
 func (d delta) empty() bool { return len(d.clients)+len(d.roles) == 0 }
 
-// with is the snapshot after a change. It fails where the change would make
-// roles expand without end.
+// with is the snapshot after a change. It fails where the change would bring
+// roles into a circle.
 func (s *snapshot) with(d delta, version int64) (*snapshot, error) {
 	next := *s
 	next.version = version
@@ -106,8 +106,10 @@ func (s *snapshot) with(d delta, version int64) (*snapshot, error) {
 	next.grants = newGrants()
 	if len(d.roles) > 0 {
 		next.rules = newRules(next.roles)
-		if err := checkGrowth(next.rules); err != nil {
-			return nil, api.Errorf(api.InputError, "The role is refused, since %v", err)
+		for id := range d.roles {
+			if c := next.rules.cycle(id); c != nil {
+				return nil, api.Errorf(api.InputError, "The role %q is refused, since roles would go round in a circle, each having the next: %s.", id, wayRound(c))
+			}
 		}
 	}
 	return &next, next.init()
@@ -221,6 +223,37 @@ func (a *Auth) refresh(ctx context.Context) error {
 	}
 	defer release()
 	return a.read(ctx)
+}
+
+const (
+	followInterval = 500 * time.Millisecond
+	followLimit    = 20 * time.Second // of one look at the tables
+	blindAfter     = 30 * time.Second
+)
+
+// follow is refresh as the loop does it, which notices when it goes wrong.
+func (a *Auth) follow(ctx context.Context) (more bool, err error) {
+	limited, cancel := context.WithTimeout(ctx, followLimit)
+	defer cancel()
+	err = a.refresh(limited)
+	switch now := timestamp.Now(); {
+	case err == nil:
+		a.seen.Store(int64(now))
+		if a.blind.CompareAndSwap(true, false) {
+			a.log.Info("clients and roles can be read again: authenticating")
+		}
+	case ctx.Err() == nil && now.Sub(timestamp.Time(a.seen.Load())) >= blindAfter && a.blind.CompareAndSwap(false, true):
+		a.log.Error("clients and roles cannot be read: not authenticating anybody until they can", "for", blindAfter, "err", err)
+	}
+	return false, err
+}
+
+// trusted is the snapshot to authenticate by.
+func (a *Auth) trusted() (*snapshot, error) {
+	if a.blind.Load() {
+		return nil, api.Errorf(api.ServiceUnavailable, "The server cannot reach its database, and so cannot tell whose credentials are still good. Call again later.")
+	}
+	return a.current.Load(), nil
 }
 
 // read brings the current snapshot up to date. The caller holds the lock.

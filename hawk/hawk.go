@@ -21,6 +21,7 @@ import (
 	"fmt"
 	"strconv"
 	"strings"
+	"sync"
 	"time"
 )
 
@@ -46,7 +47,8 @@ type MAC [sha256.Size]byte
 // mac computes the MAC of r under key. kind tells headers from bewits, so that
 // neither can be passed off as the other.
 func (r Request) mac(key, kind string, ts int64, nonce, hash, ext string) (m MAC) {
-	b := make([]byte, 0, 128+len(nonce)+len(r.Resource)+len(r.Host)+len(hash)+len(ext))
+	buffer := buffers.Get().(*[]byte)
+	b := (*buffer)[:0]
 	b = append(b, "hawk.1."...)
 	b = append(append(b, kind...), '\n')
 	b = append(strconv.AppendInt(b, ts, 10), '\n')
@@ -60,8 +62,14 @@ func (r Request) mac(key, kind string, ts int64, nonce, hash, ext string) (m MAC
 	h := hmac.New(sha256.New, []byte(key))
 	h.Write(b)
 	h.Sum(m[:0])
+	if *buffer = b; cap(b) <= 2*MaxHeader {
+		buffers.Put(buffer)
+	}
 	return m
 }
+
+// buffers hold the text of one request each, whose ext can be long.
+var buffers = sync.Pool{New: func() any { return new([]byte) }}
 
 func (m MAC) equal(n MAC) bool { return hmac.Equal(m[:], n[:]) }
 
@@ -71,10 +79,12 @@ func parseMAC(s string) (m MAC, err error) {
 	if len(s) != base64.StdEncoding.EncodedLen(len(m)) {
 		return m, errors.New("mac is not a base64 SHA-256")
 	}
-	b, err := base64.StdEncoding.DecodeString(s)
-	if err != nil || copy(m[:], b) != len(m) {
+	var b [len(m) + 1]byte // as much as there can be
+	n, err := base64.StdEncoding.Decode(b[:], []byte(s))
+	if err != nil || n != len(m) {
 		return m, errors.New("mac is not a base64 SHA-256")
 	}
+	copy(m[:], b[:])
 	return m, nil
 }
 

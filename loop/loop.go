@@ -27,6 +27,7 @@
 package loop
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -60,6 +61,10 @@ type Loop struct {
 
 	// EveryReplica has each replica run the loop for itself, without a lease.
 	EveryReplica bool
+
+	// MaxBackoff is the longest wait after passes that failed; a minute where it
+	// is zero.
+	MaxBackoff time.Duration
 }
 
 // A Lease keeps a loop to one replica at a time: a store.Lease, or Alone.
@@ -114,7 +119,7 @@ func (l *runningLoop) run(ctx context.Context) {
 			return
 		case err != nil:
 			failures++
-			wait := backoff(failures)
+			wait := backoff(failures, maxBackoff)
 			l.log.Error("cannot take the lease of the loop", "error", err, "retry", wait)
 			l.status.failed(fmt.Errorf("take the lease: %w", err), time.Now().Add(wait))
 			sleep(ctx, wait)
@@ -224,7 +229,7 @@ func (l *runningLoop) passes(ctx context.Context) {
 			continue
 		}
 		failures++
-		wait := backoff(failures)
+		wait := backoff(failures, cmp.Or(l.MaxBackoff, maxBackoff))
 		l.status.failed(err, time.Now().Add(wait))
 		if !sleep(ctx, wait) { // no wake cuts this short: whoever wakes does not know that it fails
 			return
@@ -309,8 +314,8 @@ func (l *runningLoop) guard(ctx context.Context) (more bool, err error) {
 
 // backoff grows twofold, with a jitter that keeps those apart that failed
 // together.
-func backoff(failures int) time.Duration {
-	d := min(firstBackoff<<min(failures-1, 30), maxBackoff)
+func backoff(failures int, longest time.Duration) time.Duration {
+	d := min(firstBackoff<<min(failures-1, 30), longest)
 	return d/2 + rand.N(d/2)
 }
 

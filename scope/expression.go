@@ -3,6 +3,7 @@ package scope
 import (
 	"encoding/json"
 	"fmt"
+	"iter"
 	"maps"
 	"regexp"
 	"slices"
@@ -78,6 +79,18 @@ func (n Need) Missing(have Set) Need {
 		return left.of[0]
 	}
 	return left
+}
+
+// Scopes are the single scopes that n names, in their order.
+func (n Need) Scopes() iter.Seq[string] {
+	return func(yield func(string) bool) { n.walk(yield) }
+}
+
+func (n Need) walk(yield func(string) bool) bool {
+	if n.of == nil {
+		return yield(n.scope)
+	}
+	return !slices.ContainsFunc(n.of, func(m Need) bool { return !m.walk(yield) })
 }
 
 // MarshalJSON writes a scope or {"AllOf": […]} or {"AnyOf": […]}.
