@@ -37,7 +37,7 @@ var homes = []struct{ sdk, home, reason string }{
 	{"github.com/Azure/azure-sdk-for-go", "auth/azure", "Azure is behind auth/azure"},
 	{"github.com/rabbitmq/amqp091-go", "event/rabbit", "the broker is behind event/rabbit"},
 	{"github.com/spf13/cobra", "cmd", "commands are in cmd/taskfleet"},
-	{"github.com/santhosh-tekuri/jsonschema", "api worker", "methods' schemas are checked by api, payloads' by worker"},
+	{"github.com/santhosh-tekuri/jsonschema", "api worker hooks", "methods' schemas are checked by api, payloads' by worker and hooks"},
 }
 
 type listed struct {

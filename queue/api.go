@@ -17,7 +17,9 @@ var API = api.Service[*Queue]{
 
 A task is *unscheduled* until its dependencies allow it to run, then *pending* until a worker claims it, *running*
 while the worker keeps its claim, and finally *completed*, *failed* or *exception*. A run that is lost with its worker
-is followed by another while the task has retries left.`,
+is followed by another while the task has retries left.
+
+Where the scopes that a method takes depend on the task or the group, one that does not exist is 404, whoever asks.`,
 	Schemas: subFS(schemaFiles, "schemas"),
 	Params: map[string]string{
 		"taskId":        slugid.Pattern,
@@ -33,15 +35,17 @@ is followed by another while the task has retries left.`,
 	},
 	Methods: []api.Method[*Queue]{
 		getTask, tasks, statuses, status, listTaskGroup, cancelTaskGroup, getTaskGroup, sealTaskGroup, listDependentTasks,
-		createTask, scheduleTask, rerunTask, cancelTask,
+		createTask, scheduleTask, rerunTask, cancelTask, changeTaskPriority, changeTaskGroupPriority,
 		claimWork, claimTask, reclaimTask, reportCompleted, reportFailed, reportException,
 		createArtifact, finishArtifact, getArtifact, getLatestArtifact, listArtifacts, listLatestArtifacts,
 		artifactInfo, latestArtifactInfo, artifactContent, latestArtifactContent,
-		pendingTasks, taskQueueCounts, listWorkers, getWorker, quarantineWorker,
+		pendingTasks, taskQueueCounts, listPendingTasks, listClaimedTasks,
+		listProvisioners, getProvisioner, listWorkerTypes, getWorkerType, listTaskQueues, getTaskQueue,
+		listWorkers, getWorker, quarantineWorker, declareWorker,
 	},
 	Exchanges: []api.Exchange{
 		TaskDefined, TaskPending, taskRunning, artifactCreated, TaskCompleted, TaskFailed, taskException,
-		taskGroupResolved, taskGroupSealed,
+		taskGroupResolved, taskGroupSealed, taskPriorityChanged, taskGroupPriorityChanged,
 	},
 }
 

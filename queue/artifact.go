@@ -27,8 +27,11 @@ type artifact struct {
 	ContentLength *int64
 	Expires       timestamp.Time
 	detail        artifactDetail
-	upload        *upload // while an upload in parts is under way
+	upload        *upload // if it has to be finished
 }
+
+// unfinished reports whether the artifact is not there yet.
+func (a *artifact) unfinished() bool { return a.upload != nil && !a.upload.Done }
 
 // artifactDetail is what a storage type needs beyond that.
 type artifactDetail struct {
@@ -38,13 +41,14 @@ type artifactDetail struct {
 	Message string `json:"message,omitempty"`  // error
 }
 
-// An upload in parts is known to the worker by an id of ours, as that of S3
-// has another form.
+// An upload has to be finished before there is an artifact: one in parts, which
+// is known to the worker by an id of ours, as that of S3 has another form, and
+// one to the object service.
 type upload struct {
 	ID    string `json:"id"`
-	S3    string `json:"s3"`
-	Parts int    `json:"parts"`
-	Done  bool   `json:"done"` // the parts are together; kept so that finishing again is harmless
+	S3    string `json:"s3,omitempty"`
+	Parts int    `json:"parts,omitempty"`
+	Done  bool   `json:"done"` // it is finished; kept so that finishing again is harmless
 }
 
 const (
@@ -133,6 +137,7 @@ type createArtifactResponse struct {
 	Expires     timestamp.Time `json:"expires,omitzero"`
 	ContentType string         `json:"contentType,omitempty"`
 	Multipart   *multipart     `json:"multipart,omitempty"`
+	objectUpload
 }
 
 type multipart struct {
@@ -150,15 +155,13 @@ var createArtifact = api.Declare(api.Spec{
 
 For the storage type s3 the reply has a URL to PUT the bytes to, with the given content type. Repeating the call
 gives a new URL. A caller that tells a large ` + "`contentLength`" + ` also gets URLs for an upload in parts, to be
-completed with finishArtifact. The other types (reference, link, error) need nothing more.
+completed with finishArtifact. For the storage type object it has credentials for an upload to the object service,
+to be completed with finishArtifact as well. The other types (reference, link, error) need nothing more.
 
-The same name can be used again only for the same thing; a reference may become a link, as a live log does when it
-ends.`,
+The same name can be used again only for the same thing, and for no shorter time; a reference may become a link, as
+a live log does when it ends.`,
 }, func(ctx context.Context, q *Queue, c api.Call[artifactPath, createArtifactRequest]) (out createArtifactResponse, err error) {
 	in := c.Body
-	if in.StorageType == "object" {
-		return out, api.Errorf(api.InputError, "The storage type object is not available on this deployment. Use s3.")
-	}
 	if in.ContentType == "" {
 		in.ContentType = "application/binary" // what a link without a type is shown as
 	}
@@ -170,13 +173,20 @@ ends.`,
 	if now().Sub(a.Expires) > clockSkew {
 		return out, api.Errorf(api.InputError, "expires is %s, which is past; it is %s now.", a.Expires, now())
 	}
-	if a.StorageType == "s3" {
+	switch a.StorageType {
+	case "object":
+		if err := q.checkObject(a); err != nil {
+			return out, err
+		}
+	case "s3":
 		// The upload is prepared first: a row that exists has a place for its
 		// bytes. What is prepared in vain is removed by the bucket's life cycle.
 		if err := q.prepareUpload(ctx, a, in.ContentEncoding, &out); err != nil {
 			return out, err
 		}
 	}
+	var projectID string
+	var worker Worker
 	err = q.db.Do(ctx, func(tx *store.Tx) error {
 		r, err := lock(tx, a.TaskID)
 		if err != nil {
@@ -200,18 +210,35 @@ ends.`,
 				return err
 			}
 		}
+		if a.StorageType == "object" {
+			projectID, worker = r.ProjectID, Worker{run.WorkerGroup, run.WorkerID}
+			a.upload = &upload{ID: slugid.New()}
+			if old != nil {
+				a.upload = old.upload
+			}
+		}
 		if err := a.save(tx); err != nil {
 			return err
 		}
-		if a.StorageType == "s3" {
+		if a.StorageType == "s3" || a.unfinished() {
 			return nil
 		}
-		m := message{Version: 1, Status: r.Status, RunID: &run.RunID, WorkerGroup: run.WorkerGroup, WorkerID: run.WorkerID, Artifact: a.info()}
-		m.Artifact.ContentLength = nil
-		return q.send(tx, artifactCreated, r, run, m)
+		return q.announce(tx, a, r, run)
 	})
+	if err != nil || a.StorageType != "object" {
+		return out, err
+	}
+	out.Expires = a.Expires
+	out.objectUpload, err = q.offerObject(ctx, a, projectID, worker)
 	return out, err
 })
+
+// announce tells that there is an artifact.
+func (q *Queue) announce(tx *store.Tx, a *artifact, r *record, run *task.Run) error {
+	m := message{Version: 1, Status: r.Status, RunID: &run.RunID, WorkerGroup: run.WorkerGroup, WorkerID: run.WorkerID, Artifact: a.info()}
+	m.Artifact.ContentLength = nil
+	return q.send(tx, artifactCreated, r, run, m)
+}
 
 // lateUpload is how long after its end a run may still be given artifacts: a
 // worker that is told to stop uploads its log.
@@ -238,6 +265,12 @@ func (a *artifact) allows(b *artifact) error {
 		return api.Errorf(api.RequestConflict, "Artifact %q exists with the content type %q; it cannot become %q.", a.Name, a.ContentType, b.ContentType)
 	case a.StorageType != "reference" && a.detail != b.detail:
 		return api.Errorf(api.RequestConflict, "Artifact %q exists with other content.", a.Name)
+	case b.Expires < a.Expires:
+		return api.Errorf(api.RequestConflict, "Artifact %q is kept until %s; it cannot expire at %s, which is earlier.", a.Name, a.Expires, b.Expires)
+	case a.StorageType == "object" && a.upload.Done:
+		return api.Errorf(api.RequestConflict, "Artifact %q is uploaded and finished; an object is not replaced. Use another name.", a.Name)
+	case a.StorageType == "object" && b.Expires != a.Expires:
+		return api.Errorf(api.RequestConflict, "Artifact %q is being uploaded as an object that expires at %s, not at %s.", a.Name, a.Expires, b.Expires)
 	}
 	return nil
 }
@@ -299,9 +332,9 @@ var finishArtifact = api.Declare(api.Spec{
 	Name: "finishArtifact", Route: "PUT /task/<taskId>/runs/<runId>/artifacts/<name...>",
 	Scopes: scope.Scope("queue:create-artifact:<taskId>/<runId>"), Input: "v1/finish-artifact-request.json#",
 	Stability: api.Stable, Category: "Artifacts", Title: "Complete an upload",
-	Doc: `Puts the parts of an upload together. It takes the uploadId that createArtifact returned and the ETag of every
-part, in order. Repeating it is harmless. Artifacts that were uploaded with one PUT, and those of other storage types,
-are complete without it.`,
+	Doc: `Says that an upload to the object service is complete, or puts the parts of another together. It takes the uploadId
+that createArtifact returned and, for parts, the ETag of every one, in order. Repeating it is harmless. Artifacts that
+were uploaded with one PUT, references, links and errors are complete without it.`,
 }, func(ctx context.Context, q *Queue, c api.Call[artifactPath, finishArtifactRequest]) (none api.None, err error) {
 	var a *artifact
 	err = q.db.View(ctx, func(tx *store.Tx) error {
@@ -311,6 +344,8 @@ are complete without it.`,
 	switch {
 	case err != nil:
 		return none, err
+	case a.StorageType == "object":
+		return none, q.finishObject(ctx, a, c.Body.UploadID)
 	case a.upload == nil:
 		return none, api.Errorf(api.InputError, "Artifact %q has no upload in parts to complete.", a.Name)
 	case a.upload.ID != c.Body.UploadID:

@@ -6,6 +6,7 @@ import (
 
 	"github.com/taskfleet/taskfleet/api"
 	"github.com/taskfleet/taskfleet/blob"
+	"github.com/taskfleet/taskfleet/cred"
 	"github.com/taskfleet/taskfleet/scope"
 	"github.com/taskfleet/taskfleet/store"
 	"github.com/taskfleet/taskfleet/timestamp"
@@ -100,8 +101,10 @@ func (q *Queue) resolve(ctx context.Context, taskID string, runID int, name stri
 			switch {
 			case err != nil:
 				return err
-			case a.upload != nil && !a.upload.Done:
-				return noArtifact(taskID, run, at) // not until its parts are together
+			case a.unfinished():
+				return noArtifact(taskID, run, at)
+			case a.Expires <= now():
+				return api.Errorf(api.ResourceExpired, "Artifact %q of run %d of task %s expired at %s.", at, run, taskID, a.Expires)
 			case a.StorageType != "link":
 				return nil
 			}
@@ -128,8 +131,11 @@ func (q *Queue) locate(ctx context.Context, taskID string, runID int, name strin
 }
 
 func (q *Queue) url(ctx context.Context, a *artifact) (string, error) {
-	if a.StorageType == "reference" {
+	switch a.StorageType {
+	case "reference":
 		return a.detail.URL, nil
+	case "object":
+		return q.objectURL(ctx, a)
 	}
 	return q.artifacts.PresignGet(ctx, a.key(), getURLLife, blob.Headers{})
 }
@@ -138,12 +144,15 @@ func (q *Queue) url(ctx context.Context, a *artifact) (string, error) {
 type content struct {
 	StorageType string `json:"storageType"`
 	URL         string `json:"url,omitempty"`
+	Name        string `json:"name,omitempty"`
 	Reason      string `json:"reason,omitempty"`
 	Message     string `json:"message,omitempty"`
+
+	Credentials *cred.Credentials `json:"credentials,omitempty"`
 }
 
 const contentDoc = `Says where the content of an artifact is, as getArtifact does, but in the body of an ordinary reply, for clients that
-download themselves.`
+download themselves. Of an object it tells the name, with credentials to download it from the object service.`
 
 var artifactContent = api.Declare(api.Spec{
 	Name: "artifact", Route: "GET /task/<taskId>/runs/<runId>/artifact-content/<name...>", Scopes: byNames,
@@ -165,6 +174,9 @@ func (q *Queue) content(ctx context.Context, taskID string, runID int, name stri
 	a, err := q.resolve(ctx, taskID, runID, name, authorize)
 	if err != nil {
 		return out, err
+	}
+	if a.StorageType == "object" {
+		return q.objectContent(ctx, a)
 	}
 	out = content{StorageType: a.StorageType, Reason: a.detail.Reason, Message: a.detail.Message}
 	if a.StorageType != "error" {
@@ -198,6 +210,9 @@ func (q *Queue) info(ctx context.Context, taskID string, runID int, name string)
 			return err
 		}
 		a, err := loadArtifact(tx, taskID, run, name)
+		if err == nil && a.unfinished() {
+			err = noArtifact(taskID, run, name)
+		}
 		if err == nil {
 			out = a.info()
 		}

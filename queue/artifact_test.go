@@ -2,6 +2,7 @@ package queue
 
 import (
 	"bytes"
+	"errors"
 	"fmt"
 	"io"
 	"net/http"
@@ -167,7 +168,7 @@ func TestArtifactsOfEveryKind(t *testing.T) {
 
 		// what cannot be
 		for body, want := range map[string]int{
-			`expires`: 400, `past`: 400, `object`: 400, `nothing`: 404,
+			`expires`: 400, `past`: 400, `shorter`: 409, `nothing`: 404,
 		} {
 			switch body {
 			case "expires":
@@ -178,8 +179,9 @@ func TestArtifactsOfEveryKind(t *testing.T) {
 				b := s3("text/plain")
 				b["expires"] = timestamp.Now().Add(-time.Hour)
 				code, _ = s.createArtifact("A/0", "public/x", b)
-			case "object":
-				code, _ = s.createArtifact("A/0", "public/x", map[string]any{"storageType": "object", "contentType": "a/b"})
+			case "shorter":
+				b := map[string]any{"storageType": "link", "artifact": name, "expires": timestamp.Now().Add(time.Minute)}
+				code, _ = s.createArtifact("A/0", "public/log", b)
 			case "nothing":
 				code, _ = s.call("GET", "/task/"+s.id("A")+"/artifacts/public/nothing", nil)
 			}
@@ -275,6 +277,58 @@ func TestExpiredArtifactsLoseTheirBytesFirst(t *testing.T) {
 		_, out := s.call("GET", s.run("A/0")+"/artifacts", nil)
 		if n := len(out["artifacts"].([]any)); n != 2 || left != 2 {
 			t.Errorf("%d rows and %d objects are left, want 2 and 2", n, left)
+		}
+	})
+}
+
+// More expire at once than S3 deletes in one request.
+func TestManyArtifactsExpire(t *testing.T) {
+	withArtifacts(t, func(t *testing.T, s *stage, b *blob.Bucket) {
+		s.do(strings.Fields("create A"))
+		s.do(strings.Fields("claim w"))
+		const many = artifactBatch + 100
+		var stored []string
+		past := timestamp.Now().Add(-putURLLife - time.Minute)
+		if err := s.db.Do(t.Context(), func(tx *store.Tx) error {
+			stored = nil
+			for i := range many {
+				a := &artifact{TaskID: s.id("A"), Name: fmt.Sprintf("public/ü%d.txt", i), StorageType: "s3", ContentType: "text/plain", Expires: past}
+				if i%100 == 0 {
+					stored = append(stored, a.key())
+				}
+				if i == many/2 {
+					a.Expires = timestamp.Now().Add(time.Hour)
+				}
+				if err := a.save(tx); err != nil {
+					return err
+				}
+			}
+			return nil
+		}); err != nil {
+			t.Fatal(err)
+		}
+		kept := fmt.Sprintf("%s/0/public/ü%d.txt", s.id("A"), many/2)
+		for _, key := range append(stored, kept) {
+			if _, err := b.Put(t.Context(), key, strings.NewReader("x"), blob.Headers{}); err != nil {
+				t.Fatal(err)
+			}
+		}
+		for more := true; more; {
+			var err error
+			if more, err = s.queue.expireArtifacts(t.Context()); err != nil {
+				t.Fatal(err)
+			}
+		}
+		for _, key := range stored {
+			if _, err := b.Stat(t.Context(), key); !errors.Is(err, blob.ErrNotFound) && key != kept {
+				t.Errorf("%s is still there: %v", key, err)
+			}
+		}
+		if _, err := b.Stat(t.Context(), kept); err != nil {
+			t.Error(err)
+		}
+		if n := s.count(`SELECT count(*) FROM artifact`); n != 1 {
+			t.Errorf("%d rows are left", n)
 		}
 	})
 }

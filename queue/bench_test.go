@@ -9,6 +9,7 @@ import (
 	"github.com/taskfleet/taskfleet/slugid"
 	"github.com/taskfleet/taskfleet/store"
 	"github.com/taskfleet/taskfleet/store/storetest"
+	"github.com/taskfleet/taskfleet/task"
 	"github.com/taskfleet/taskfleet/timestamp"
 )
 
@@ -122,6 +123,51 @@ func BenchmarkLifecycle(b *testing.B) {
 			s.must("PUT", "/task/"+id, s.body())
 			s.must("POST", "/claim-work/prov/wt", worker)
 			s.must("POST", fmt.Sprintf("/task/%s/runs/0/completed", id), nil)
+		}
+	})
+}
+
+// A group of a hundred thousand pending tasks gets another priority.
+func BenchmarkGroupPriority(b *testing.B) {
+	benchmark(b, func(b *testing.B, s *stage) {
+		const tasks = 100_000
+		groupID := s.seedGroup(tasks)
+		g, err := s.queue.group(b.Context(), groupID)
+		if err != nil {
+			b.Fatal(err)
+		}
+		changed := 0
+		for b.Loop() {
+			p := task.Priorities[changed/tasks%len(task.Priorities)]
+			if err := s.db.Do(b.Context(), func(tx *store.Tx) error { return s.queue.beginPriority(tx, g, p) }); err != nil {
+				b.Fatal(err)
+			}
+			for done := false; !done; {
+				var ids []string
+				if ids, done, err = s.queue.changeSome(b.Context(), groupID, p, priorityLease); err != nil {
+					b.Fatal(err)
+				}
+				changed += len(ids)
+			}
+		}
+		b.ReportMetric(float64(changed)/b.Elapsed().Seconds(), "tasks/s")
+	})
+}
+
+// The first page of a queue in which a hundred thousand tasks wait.
+func BenchmarkListPendingTasks(b *testing.B) {
+	benchmark(b, func(b *testing.B, s *stage) {
+		s.seedGroup(100_000)
+		for b.Loop() {
+			if err := s.db.View(b.Context(), func(tx *store.Tx) error {
+				list, err := waiting(tx, "prov/wt", -1, -1, 101)
+				if err == nil {
+					err = addDefinitions(tx, list)
+				}
+				return err
+			}); err != nil {
+				b.Fatal(err)
+			}
 		}
 	})
 }

@@ -159,23 +159,22 @@ func (q *Queue) handAgain(ctx context.Context, queueID string, in claimWorkReque
 	if err != nil || len(lost) == 0 {
 		return nil, err
 	}
-	err = q.db.Do(ctx, func(tx *store.Tx) error {
+	err = q.change(ctx, func(c *changes) error {
 		claims = nil
+		records, err := lockAll(c.tx, lost, true)
+		if err != nil {
+			return err
+		}
 		for _, id := range lost {
-			r, err := lock(tx, id)
-			if err != nil {
-				return err
-			}
-			if r.State != task.Running || r.worker != held {
+			r := records[id]
+			if r == nil || r.State != task.Running || r.worker != held {
 				continue // the one that sent it has given it back meanwhile
 			}
 			run := r.Latest()
 			// Another time than before, by which unclaim tells the two answers apart.
 			run.TakenUntil = max(now().Add(claimTimeout), run.TakenUntil+1)
 			r.takenUntil = run.TakenUntil
-			if err := r.save(tx); err != nil {
-				return err
-			}
+			c.update(r)
 			claims = append(claims, newClaim(r, run))
 		}
 		return nil
@@ -191,46 +190,135 @@ func (q *Queue) handAgain(ctx context.Context, queueID string, in claimWorkReque
 }
 
 // claim takes up to n pending runs for a worker. If there are none, or it may
-// not have any, it says how the worker stands.
-func (q *Queue) claim(ctx context.Context, k workerKey, n int) (claims []claim, s standing, err error) {
-	w := workerNamed(k.worker)
-	err = q.db.Do(ctx, func(tx *store.Tx) error {
-		claims, s = []claim{}, standing{}
-		taken, err := take(tx, k, n)
-		if err == nil && len(taken) == 0 {
-			// Nobody takes anything without a row. It may have been made since: here
-			// and now, or by whoever writes the crew down.
-			var made bool
-			if s, made, err = readStanding(tx, k, false); err == nil && (made || !q.crew.known(k)) {
-				taken, err = take(tx, k, n)
-			}
+// not have any, it says how the worker stands. Claims that come at the same time
+// share a transaction.
+func (q *Queue) claim(ctx context.Context, k workerKey, n int) ([]claim, standing, error) {
+	got, err := q.claims.Do(ctx, claimer{k, n})
+	if err = q.equip(ctx, got.claims, err); err != nil {
+		return nil, got.standing, err
+	}
+	if len(got.claims) > 0 {
+		q.crew.claimed(k, got.claims)
+	}
+	return got.claims, got.standing, nil
+}
+
+// A claimer is a worker that wants up to n runs.
+type claimer struct {
+	workerKey
+	n int
+}
+
+// A catch is what a claimer gets.
+type catch struct {
+	claims   []claim
+	standing standing // if there are no claims
+	taken    []pendingRun
+}
+
+type claimItem = store.Item[claimer, catch]
+
+func (q *Queue) takeClaims(tx *store.Tx, items []*claimItem) error {
+	return q.changeIn(tx, func(c *changes) error {
+		if err := takeAll(tx, items); err != nil {
+			return err
+		}
+		again, err := q.standings(tx, items)
+		if err == nil {
+			err = takeAll(tx, again)
 		}
 		if err != nil {
 			return err
 		}
-		for _, p := range taken {
-			r, err := lock(tx, p.taskID)
-			if err != nil {
-				return fmt.Errorf("queue: task %s is pending but cannot be read: %w", p.taskID, err)
+		var taken []pendingRun
+		for _, it := range items {
+			it.Out.claims = []claim{}
+			taken = append(taken, it.Out.taken...)
+		}
+		if len(taken) == 0 {
+			return nil
+		}
+		records, err := lockTaken(tx, taken)
+		if err != nil {
+			return err
+		}
+		for _, it := range items {
+			for range it.Out.taken {
+				it.Out.claims = append(it.Out.claims, newClaim(records[0], c.claim(records[0], workerNamed(it.In.worker))))
+				records = records[1:]
 			}
-			run := r.claim(w.Group, w.ID)
-			if err := r.save(tx); err != nil {
-				return err
-			}
-			if err := q.publish(tx, taskRunning, r, run); err != nil {
-				return err
-			}
-			claims = append(claims, newClaim(r, run))
 		}
 		return nil
 	})
-	if err = q.equip(ctx, claims, err); err != nil {
-		return nil, s, err
+}
+
+// lockTaken locks the tasks of runs that were taken, and returns them in their
+// order.
+func lockTaken(tx *store.Tx, taken []pendingRun) ([]*record, error) {
+	ids := make([]string, len(taken))
+	for i, p := range taken {
+		ids[i] = p.taskID
 	}
-	if len(claims) > 0 {
-		q.crew.claimed(k, claims)
+	found, err := lockAll(tx, ids, true)
+	if err != nil {
+		return nil, err
 	}
-	return claims, s, nil
+	list := make([]*record, len(taken))
+	for i, id := range ids {
+		if list[i] = found[id]; list[i] == nil {
+			return nil, fmt.Errorf("queue: task %s is pending but cannot be read", id)
+		}
+	}
+	return list, nil
+}
+
+// standings reads how the workers stand that got nothing. Nobody takes anything
+// without a row: those whose row has been made only now, here or by whoever
+// writes the crew down, are returned to try again.
+func (q *Queue) standings(tx *store.Tx, items []*claimItem) (again []*claimItem, err error) {
+	var idle []*claimItem
+	for _, it := range items {
+		if len(it.Out.taken) == 0 {
+			idle = append(idle, it)
+		}
+	}
+	made, err := readStandings(tx, idle)
+	if err != nil {
+		return nil, err
+	}
+	for _, it := range made {
+		if err := addWorkers(tx, it.In.queueID, []string{it.In.worker}); err != nil {
+			return nil, err
+		}
+	}
+	if _, err := readStandings(tx, made); err != nil {
+		return nil, err
+	}
+	for _, it := range idle {
+		if slices.Contains(made, it) || !q.crew.known(it.In.workerKey) {
+			again = append(again, it)
+		}
+	}
+	return again, nil
+}
+
+// readStandings reads the rows of workers and returns those that have none.
+func readStandings(tx *store.Tx, items []*claimItem) (missing []*claimItem, err error) {
+	found := make([]bool, len(items))
+	rows := make([][]any, len(items))
+	for i, it := range items {
+		rows[i] = []any{it.In.queueID, it.In.worker}
+	}
+	err = tx.QueryEach(standingQuery, rows, func(i int, row store.Scanner) error {
+		found[i] = true
+		return items[i].Out.standing.scan(row)
+	})
+	for i, it := range items {
+		if !found[i] {
+			missing = append(missing, it)
+		}
+	}
+	return missing, err
 }
 
 // equip gives claims their credentials, unless taking them failed with err. It
@@ -288,9 +376,9 @@ func (q *Queue) unclaim(claims []claim) {
 	defer cancel()
 	for _, c := range claims {
 		given := false
-		err := q.db.Do(ctx, func(tx *store.Tx) error {
+		err := q.change(ctx, func(ch *changes) error {
 			given = false
-			r, err := lock(tx, c.Status.TaskID)
+			r, err := lock(ch.tx, c.Status.TaskID)
 			if err != nil {
 				return err
 			}
@@ -302,13 +390,9 @@ func (q *Queue) unclaim(claims []claim) {
 			*run = task.Run{RunID: run.RunID, State: task.Pending, ReasonCreated: run.ReasonCreated, Scheduled: run.Scheduled}
 			r.State = task.Pending
 			r.free()
-			if err := r.save(tx); err != nil {
-				return err
-			}
-			if err := q.enqueue(tx, r); err != nil {
-				return err
-			}
-			return q.publish(tx, TaskPending, r, run)
+			ch.update(r)
+			ch.enqueue(r)
+			return nil
 		})
 		if err != nil {
 			q.log.Error("a claim that its worker never got is not given back and will expire", "taskId", c.Status.TaskID, "runId", c.RunID, "err", err)
@@ -335,15 +419,15 @@ var claimTask = api.Declare(api.Spec{
 		return out, err
 	}
 	key := workerKey{r.TaskQueueID, c.Body.String()}
-	err = q.db.Do(ctx, func(tx *store.Tx) error {
-		if err := mayClaim(tx, key); err != nil {
+	err = q.change(ctx, func(ch *changes) error {
+		if err := mayClaim(ch.tx, key); err != nil {
 			return err
 		}
-		n, err := tx.Exec(`DELETE FROM pending WHERE task_id = $1 AND run_id = $2`, c.Path.TaskID, c.Path.RunID)
+		n, err := ch.tx.Exec(`DELETE FROM pending WHERE task_id = $1 AND run_id = $2`, c.Path.TaskID, c.Path.RunID)
 		if err != nil {
 			return err
 		}
-		if r, err = lock(tx, c.Path.TaskID); err != nil {
+		if r, err = lock(ch.tx, c.Path.TaskID); err != nil {
 			return err
 		}
 		run, err := r.run(c.Path.RunID)
@@ -353,12 +437,8 @@ var claimTask = api.Declare(api.Spec{
 		case n == 0:
 			return api.Errorf(api.RequestConflict, "Run %d of task %s is %s; only a pending run can be claimed.", run.RunID, r.TaskID, run.State)
 		}
-		run = r.claim(c.Body.Group, c.Body.ID)
-		if err := r.save(tx); err != nil {
-			return err
-		}
-		out = newClaim(r, run)
-		return q.publish(tx, taskRunning, r, run)
+		out = newClaim(r, ch.claim(r, c.Body))
+		return nil
 	})
 	taken := []claim{out}
 	if err = q.equip(ctx, taken, err); err != nil {
@@ -390,8 +470,8 @@ A conflict (409) means that the worker has lost the run: it was canceled, its de
 expired. The worker then stops working on it and reports nothing.`,
 }, func(ctx context.Context, q *Queue, c api.Call[runPath, api.None]) (out claim, err error) {
 	var holder workerKey
-	err = q.db.Do(ctx, func(tx *store.Tx) error {
-		r, err := lock(tx, c.Path.TaskID)
+	err = q.change(ctx, func(ch *changes) error {
+		r, err := lock(ch.tx, c.Path.TaskID)
 		if err != nil {
 			return err
 		}
@@ -409,7 +489,8 @@ expired. The worker then stops working on it and reports nothing.`,
 		out = newClaim(r, run)
 		out.Task = nil // the worker has it
 		holder = workerKey{r.TaskQueueID, r.worker}
-		return r.save(tx)
+		ch.update(r)
+		return nil
 	})
 	if err != nil {
 		return out, err
@@ -425,20 +506,21 @@ func (q *Queue) expireClaims(ctx context.Context) (more bool, err error) {
 	if err != nil {
 		return false, err
 	}
-	return len(due) == batch, q.each(ctx, due, func(tx *store.Tx, id string) error {
-		r, err := lock(tx, id)
+	return len(due) == batch, q.each(ctx, due, func(c *changes, id string) error {
+		r, err := lock(c.tx, id)
 		if err != nil || r.State != task.Running || r.takenUntil > now() {
 			return ignoreMissing(err)
 		}
-		return q.lose(tx, r, task.ClaimExpired, task.Retry)
+		c.lose(r, task.ClaimExpired, task.Retry)
+		return nil
 	})
 }
 
 // each does something about every task of a list, each in a transaction of its
 // own. One that fails does not keep the others from their turn.
-func (q *Queue) each(ctx context.Context, ids []string, do func(*store.Tx, string) error) (failed error) {
+func (q *Queue) each(ctx context.Context, ids []string, do func(*changes, string) error) (failed error) {
 	for _, id := range ids {
-		if err := q.db.Do(ctx, func(tx *store.Tx) error { return do(tx, id) }); err != nil {
+		if err := q.change(ctx, func(c *changes) error { return do(c, id) }); err != nil {
 			failed = errors.Join(failed, fmt.Errorf("task %s: %w", id, err))
 		}
 	}
@@ -472,17 +554,12 @@ func (q *Queue) due(ctx context.Context, statement string, t timestamp.Time) (li
 // known to be dead; the tasks get another run at once.
 func (q *Queue) WorkerGone(ctx context.Context, taskQueueID, workerGroup, workerID string) error {
 	held := Worker{workerGroup, workerID}.String()
-	return q.db.Do(ctx, func(tx *store.Tx) error {
-		list, err := query(tx, `SELECT `+columns+` FROM task
+	return q.change(ctx, func(c *changes) error {
+		list, err := query(c.tx, `SELECT `+columns+` FROM task
 			 WHERE task_queue_id = $1 AND worker = $2 AND state = 'running' ORDER BY task_id /*for update*/`, taskQueueID, held)
-		if err != nil {
-			return err
-		}
 		for _, r := range list {
-			if err := q.lose(tx, r, task.WorkerShutdown, task.Retry); err != nil {
-				return err
-			}
+			c.lose(r, task.WorkerShutdown, task.Retry)
 		}
-		return nil
+		return err
 	})
 }

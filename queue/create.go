@@ -3,6 +3,8 @@ package queue
 import (
 	"context"
 	"encoding/json"
+	"maps"
+	"slices"
 	"strings"
 	"time"
 
@@ -106,63 +108,163 @@ func complete(taskID string, d *task.Definition) error {
 	return nil
 }
 
-func (q *Queue) create(ctx context.Context, taskID string, d *task.Definition) (status task.Status, err error) {
-	definition, err := json.Marshal(d)
-	if err != nil {
-		return status, err
+// A creation is a task to be created.
+type creation struct {
+	taskID string
+	*task.Definition
+	text, tags []byte // JSON, of the definition and its tags
+}
+
+// create records a task. Creations that come at the same time share a
+// transaction.
+func (q *Queue) create(ctx context.Context, taskID string, d *task.Definition) (s task.Status, err error) {
+	c := creation{taskID: taskID, Definition: d}
+	if c.text, err = json.Marshal(d); err != nil {
+		return s, err
 	}
-	tags, err := json.Marshal(d.Tags)
-	if err != nil {
-		return status, err
+	if c.tags, err = json.Marshal(d.Tags); err != nil {
+		return s, err
 	}
-	err = q.db.Do(ctx, func(tx *store.Tx) error {
-		r := &record{
+	return q.creations.Do(ctx, c)
+}
+
+// A newTask is a task on its way into the database.
+type newTask struct {
+	*store.Item[creation, task.Status]
+	edges edges
+	*record
+}
+
+func (q *Queue) createAll(tx *store.Tx, items []*store.Item[creation, task.Status]) error {
+	var list []*newTask
+	var again []*store.Item[creation, task.Status] // of the same id at the same time
+	ids := map[string]bool{}
+	for _, it := range items {
+		if ids[it.In.taskID] {
+			again = append(again, it)
+			continue
+		}
+		ids[it.In.taskID] = true
+		list = append(list, &newTask{Item: it})
+	}
+	err := q.changeIn(tx, func(c *changes) error { return c.createAll(list) })
+	if err == nil && len(again) > 0 {
+		err = q.createAll(tx, again)
+	}
+	return err
+}
+
+func (c *changes) createAll(list []*newTask) error {
+	if err := findDependencies(c.tx, list); err != nil {
+		return err
+	}
+	list, refused := split(list)
+	list, there, err := insertTasks(c.tx, list)
+	if err != nil {
+		return err
+	}
+	for _, t := range append(refused, there...) {
+		// What exists is not refused, whatever the reason, if it is the same.
+		if s, err := repeated(c.tx, t.In.taskID, t.In.Definition); !isMissing(err) {
+			t.Out, t.Err = s, err
+		}
+	}
+	if err := joinGroups(c.tx, list); err != nil {
+		return err
+	}
+	list, refused = split(list)
+	if err := dropTasks(c.tx, refused); err != nil {
+		return err
+	}
+	if err := insertEdges(c.tx, list); err != nil {
+		return err
+	}
+	for _, t := range list {
+		c.create(t)
+		t.Out = t.Status
+	}
+	return nil
+}
+
+// split takes those apart that have failed.
+func split(list []*newTask) (good, failed []*newTask) {
+	for _, t := range list {
+		if t.Err != nil {
+			failed = append(failed, t)
+		} else {
+			good = append(good, t)
+		}
+	}
+	return good, failed
+}
+
+// create announces a new task, whose row is there.
+func (c *changes) create(t *newTask) {
+	if t.State != task.Pending {
+		c.announce(TaskDefined, t.record, nil)
+		return
+	}
+	run := t.Runs[0]
+	t.State, t.Runs = task.Unscheduled, t.Runs[:0]
+	c.announce(TaskDefined, t.record, nil)
+	t.State, t.Runs = task.Pending, append(t.Runs, run)
+	c.enqueue(t.record)
+}
+
+// insertTasks writes tasks down, pending where nothing stands in their way, and
+// returns apart those whose id is taken.
+func insertTasks(tx *store.Tx, list []*newTask) (fresh, there []*newTask, err error) {
+	rows := make([][]any, 0, len(list))
+	for _, t := range list {
+		d := t.In.Definition
+		t.record = &record{
 			Status: task.Status{
-				TaskID: taskID, ProvisionerID: d.ProvisionerID, WorkerType: d.WorkerType, TaskQueueID: d.TaskQueueID,
+				TaskID: t.In.taskID, ProvisionerID: d.ProvisionerID, WorkerType: d.WorkerType, TaskQueueID: d.TaskQueueID,
 				SchedulerID: d.SchedulerID, ProjectID: d.ProjectID, TaskGroupID: d.TaskGroupID, Deadline: d.Deadline,
 				Expires: d.Expires, RetriesLeft: d.Retries, State: task.Unscheduled, Priority: d.Priority, Runs: []task.Run{},
 			},
-			retries: d.Retries, kind: Kind(d.Tags), routes: d.Routes, tags: tags, definition: definition,
+			retries: d.Retries, kind: Kind(d.Tags), routes: d.Routes, tags: t.In.tags, definition: t.In.text,
 		}
-		n, err := tx.Exec(`
-			INSERT INTO task (`+columns+`)
-			VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $8, $9, $10, 0, '', 0, $11, '[]', $12, $13, $14)
-			ON CONFLICT DO NOTHING`,
-			taskID, d.TaskQueueID, d.SchedulerID, d.ProjectID, d.TaskGroupID, d.Priority.Rank(), r.State, d.Retries,
-			d.Deadline, d.Expires, Kind(d.Tags), d.Routes, tags, definition)
+		if len(t.edges.open) == 0 {
+			t.addRun(task.Scheduled)
+		}
+		runs, err := json.Marshal(t.Runs)
 		if err != nil {
-			return err
+			return nil, nil, err
 		}
-		if n == 0 {
-			status, err = repeated(tx, taskID, d)
-			return err
-		}
-		ready, err := linkDependencies(tx, taskID, d)
-		if err != nil {
-			return err
-		}
-		if err := joinGroup(tx, d); err != nil {
-			return err
-		}
-		if err := q.publish(tx, TaskDefined, r, nil); err != nil {
-			return err
-		}
-		if ready {
-			run := r.addRun(task.Scheduled)
-			if err := r.save(tx); err != nil {
-				return err
-			}
-			if err := q.enqueue(tx, r); err != nil {
-				return err
-			}
-			if err := q.publish(tx, TaskPending, r, run); err != nil {
-				return err
-			}
-		}
-		status = r.Status
-		return nil
+		rows = append(rows, []any{
+			t.TaskID, d.TaskQueueID, d.SchedulerID, d.ProjectID, d.TaskGroupID, d.Priority.Rank(), t.State, d.Retries,
+			d.Deadline, d.Expires, t.kind, runs, d.Routes, t.tags, t.definition,
+		})
+	}
+	inserted := map[string]bool{}
+	err = tx.QueryRows(`
+		INSERT INTO task (`+columns+`)
+		VALUES /*row*/($1, $2, $3, $4, $5, $6, $7, $8, $8, $9, $10, 0, '', 0, $11, $12, $13, $14, $15)/*row*/
+		ON CONFLICT DO NOTHING RETURNING task_id`, rows, func(r *store.Rows) error {
+		var id string
+		err := r.Scan(&id)
+		inserted[id] = true
+		return err
 	})
-	return status, err
+	for _, t := range list {
+		if inserted[t.In.taskID] {
+			fresh = append(fresh, t)
+		} else {
+			there = append(there, t)
+		}
+	}
+	return fresh, there, err
+}
+
+// dropTasks takes back what was inserted in this transaction.
+func dropTasks(tx *store.Tx, list []*newTask) error {
+	ids := make([]string, len(list))
+	for i, t := range list {
+		ids[i] = t.In.taskID
+	}
+	_, err := tx.ExecEach(`DELETE FROM task WHERE task_id = $1`, keys(ids))
+	return err
 }
 
 // Kind is what tells tasks of a queue apart that take different time, by their
@@ -188,60 +290,66 @@ func repeated(tx *store.Tx, taskID string, d *task.Definition) (task.Status, err
 	return r.Status, nil
 }
 
-// linkDependencies records the task's edges and reports whether it may run.
-// The tasks it depends on are locked against resolution meanwhile.
-func linkDependencies(tx *store.Tx, taskID string, d *task.Definition) (ready bool, err error) {
-	if len(d.Dependencies) == 0 {
-		return true, nil
+// edges are a task's dependencies, by whether they stand in its way.
+type edges struct{ open, satisfied []string }
+
+// findDependencies reads what tasks depend on, and locks it against resolution
+// until the transaction ends. A task of which a dependency does not exist fails.
+func findDependencies(tx *store.Tx, list []*newTask) error {
+	var ids []string
+	for _, t := range list {
+		ids = append(ids, t.In.Dependencies...)
 	}
+	if len(ids) == 0 {
+		return nil
+	}
+	slices.Sort(ids)
+	ids = slices.Compact(ids)
 	states := map[string]task.State{}
-	rows, err := tx.Query(`
-		SELECT task_id, state FROM task WHERE task_id IN (SELECT value FROM json_each($1))
-		 ORDER BY task_id /*for share*/`, d.Dependencies)
-	if err != nil {
-		return false, err
-	}
-	for rows.Next() {
-		var id string
+	if err := tx.QueryEach(`SELECT state FROM task WHERE task_id = $1 /*for share*/`, keys(ids), func(i int, row store.Scanner) error {
 		var s task.State
-		if err := rows.Scan(&id, &s); err != nil {
-			return false, err
+		err := row.Scan(&s)
+		states[ids[i]] = s
+		return err
+	}); err != nil {
+		return err
+	}
+	for _, t := range list {
+		var missing []string
+		for _, id := range t.In.Dependencies {
+			s, ok := states[id]
+			switch {
+			case id == t.In.taskID: // it waits to be scheduled by hand
+				t.edges.open = append(t.edges.open, id)
+			case !ok:
+				missing = append(missing, id)
+			case s == task.Completed || t.In.Requires == task.AllResolved && s.Resolved():
+				t.edges.satisfied = append(t.edges.satisfied, id)
+			default:
+				t.edges.open = append(t.edges.open, id)
+			}
 		}
-		states[id] = s
-	}
-	if err := rows.Err(); err != nil {
-		return false, err
-	}
-	var missing, satisfied, open []string
-	for _, id := range d.Dependencies {
-		s, ok := states[id]
-		switch {
-		case !ok:
-			missing = append(missing, id)
-		case s == task.Completed || d.Requires == task.AllResolved && s.Resolved():
-			satisfied = append(satisfied, id)
-		default:
-			open = append(open, id)
-		}
-	}
-	if len(missing) > 0 {
-		return false, api.Errorf(api.InputError, "dependencies names tasks that do not exist: %s. Create them first.", strings.Join(missing[:min(len(missing), 20)], ", "))
-	}
-	for _, edge := range []struct {
-		satisfied, waits int
-		to               []string
-	}{{0, min(len(open), waitsBesides), open}, {1, waitsNot, satisfied}} {
-		if len(edge.to) == 0 {
-			continue
-		}
-		if _, err := tx.Exec(`
-			INSERT INTO dependency (task_id, required, on_any, satisfied, task_queue_id, waits)
-			SELECT $1, value, $2, $3, $4, $5 FROM json_each($6)`,
-			taskID, onAny(d.Requires), edge.satisfied, d.TaskQueueID, edge.waits, edge.to); err != nil {
-			return false, err
+		if len(missing) > 0 {
+			t.Err = api.Errorf(api.InputError, "dependencies names tasks that do not exist: %s. Create them first.", strings.Join(missing[:min(len(missing), 20)], ", "))
 		}
 	}
-	return len(open) == 0, nil
+	return nil
+}
+
+func insertEdges(tx *store.Tx, list []*newTask) error {
+	var rows [][]any
+	for _, t := range list {
+		for _, id := range t.edges.open {
+			rows = append(rows, []any{t.TaskID, id, onAny(t.In.Requires), 0, t.TaskQueueID, min(len(t.edges.open), waitsBesides)})
+		}
+		for _, id := range t.edges.satisfied {
+			rows = append(rows, []any{t.TaskID, id, onAny(t.In.Requires), 1, t.TaskQueueID, waitsNot})
+		}
+	}
+	_, err := tx.ExecRows(`
+		INSERT INTO dependency (task_id, required, on_any, satisfied, task_queue_id, waits)
+		VALUES /*row*/($1, $2, $3, $4, $5, $6)/*row*/`, rows)
+	return err
 }
 
 func onAny(r task.Requires) int {
@@ -255,27 +363,63 @@ func onAny(r task.Requires) int {
 // spares most creations the update of a row that all of a graph share.
 const groupSlack = time.Hour
 
-// joinGroup makes the task's group, or checks that it takes the task. The
-// shared lock keeps the group from being sealed until the task is there. A
-// group that will do is not inserted even in vain, as that would lock the row
-// and have the tasks of a graph created one after the other.
-func joinGroup(tx *store.Tx, d *task.Definition) error {
-	if _, err := tx.Exec(`
-		INSERT INTO task_group (task_group_id, scheduler_id, expires)
-		SELECT $1, $2, $3 WHERE NOT EXISTS (SELECT 1 FROM task_group WHERE task_group_id = $1 AND expires >= $3)
-		ON CONFLICT (task_group_id) DO UPDATE SET expires = $4
-		  WHERE task_group.expires < $3 AND task_group.scheduler_id = $2 AND task_group.sealed = 0`,
-		d.TaskGroupID, d.SchedulerID, d.Expires, min(d.Expires.Add(groupSlack), timestamp.Max)); err != nil {
+// joinGroups makes the groups of tasks, or checks that they take them; a task
+// that its group refuses fails. The shared lock keeps a group from being sealed
+// until the tasks are there. A group that will do is not inserted even in vain,
+// as that would lock the row and have the tasks of a graph created one after the
+// other.
+func joinGroups(tx *store.Tx, list []*newTask) error {
+	byID := map[string][]*newTask{}
+	for _, t := range list {
+		byID[t.TaskGroupID] = append(byID[t.TaskGroupID], t)
+	}
+	ids := slices.Sorted(maps.Keys(byID))
+	groups := map[string]*group{}
+	read := func(ids []string) error {
+		return tx.QueryEach(groupQuery+` /*for share*/`, keys(ids), func(_ int, row store.Scanner) error {
+			g, err := scanGroup(row)
+			if err == nil {
+				groups[g.TaskGroupID] = g
+			}
+			return err
+		})
+	}
+	if err := read(ids); err != nil {
 		return err
 	}
-	g, err := scanGroup(tx.QueryRow(groupQuery+` /*for share*/`, d.TaskGroupID))
-	switch {
-	case err != nil:
-		return err
-	case g.SchedulerID != d.SchedulerID:
-		return api.Errorf(api.RequestConflict, "Task group %s belongs to schedulerId %s; the task has %s. All tasks of a group have the same.", d.TaskGroupID, g.SchedulerID, d.SchedulerID)
-	case !g.Sealed.IsZero():
-		return api.Errorf(api.RequestConflict, "Task group %s was sealed at %s and takes no more tasks.", d.TaskGroupID, g.Sealed)
+	var short []string
+	var rows [][]any
+	for _, id := range ids {
+		expires := timestamp.Time(0)
+		for _, t := range byID[id] {
+			expires = max(expires, t.Expires)
+		}
+		if g := groups[id]; g == nil || g.Expires < expires {
+			short = append(short, id)
+			rows = append(rows, []any{id, byID[id][0].SchedulerID, expires, min(expires.Add(groupSlack), timestamp.Max)})
+		}
+	}
+	if len(short) > 0 {
+		if _, err := tx.ExecEach(`
+			INSERT INTO task_group (task_group_id, scheduler_id, expires) VALUES ($1, $2, $3)
+			ON CONFLICT (task_group_id) DO UPDATE SET expires = $4
+			  WHERE task_group.expires < $3 AND task_group.scheduler_id = $2 AND task_group.sealed = 0`, rows); err != nil {
+			return err
+		}
+		if err := read(short); err != nil {
+			return err
+		}
+	}
+	for id, tasks := range byID {
+		g := groups[id]
+		for _, t := range tasks {
+			switch {
+			case g.SchedulerID != t.SchedulerID:
+				t.Err = api.Errorf(api.RequestConflict, "Task group %s belongs to schedulerId %s; the task has %s. All tasks of a group have the same.", id, g.SchedulerID, t.SchedulerID)
+			case !g.Sealed.IsZero():
+				t.Err = api.Errorf(api.RequestConflict, "Task group %s was sealed at %s and takes no more tasks.", id, g.Sealed)
+			}
+		}
 	}
 	return nil
 }

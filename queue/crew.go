@@ -5,6 +5,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"maps"
 	"slices"
 	"strconv"
 	"strings"
@@ -12,6 +13,7 @@ import (
 	"time"
 
 	"github.com/taskfleet/taskfleet/store"
+	"github.com/taskfleet/taskfleet/task"
 	"github.com/taskfleet/taskfleet/timestamp"
 )
 
@@ -24,6 +26,8 @@ type crew struct {
 
 	mu      sync.Mutex
 	members map[workerKey]*member
+
+	queues map[string]timestamp.Time // how active a task queue was written to be last; under writing
 }
 
 // A member is a worker in memory. Times are 0 while not known.
@@ -164,6 +168,7 @@ func (q *Queue) writeCrew(ctx context.Context) (more bool, err error) {
 	if len(list) == 0 {
 		return false, nil
 	}
+	queues := q.crew.activeQueues(list)
 	var values []string
 	for _, n := range list {
 		b, err := json.Marshal(n)
@@ -173,6 +178,9 @@ func (q *Queue) writeCrew(ctx context.Context) (more bool, err error) {
 		values = append(values, string(b))
 	}
 	err = q.db.Do(ctx, func(tx *store.Tx) error {
+		if err := writeQueues(tx, queues); err != nil {
+			return err
+		}
 		_, err := tx.Exec(`
 			INSERT INTO queue_worker (task_queue_id, worker, first_claim, last_active, last_release, expires, recent)
 			SELECT value /*json*/ ->> 'queue', value /*json*/ ->> 'worker', CAST(value /*json*/ ->> 'first' AS BIGINT),
@@ -191,7 +199,30 @@ func (q *Queue) writeCrew(ctx context.Context) (more bool, err error) {
 		q.crew.giveBack(list)
 		return false, err
 	}
+	for _, n := range queues {
+		q.crew.queues[n.Provisioner+"/"+n.Type] = timestamp.Time(n.Active)
+	}
 	return len(list) == batch, nil
+}
+
+// activeQueues are the task queues to be written of with some workers, in the
+// order of their names: those that were not within the last minute.
+func (c *crew) activeQueues(list []note) (queues []queueNote) {
+	latest := map[string]int64{}
+	for _, n := range list {
+		latest[n.Queue] = max(latest[n.Queue], n.Active)
+	}
+	for id, active := range latest {
+		if timestamp.Time(active).Sub(c.queues[id]) >= activeInterval {
+			provisionerID, name := task.SplitQueueID(id)
+			queues = append(queues, queueNote{provisionerID, name, active, int64(timestamp.Time(active).Add(workerLife))})
+		}
+	}
+	maps.DeleteFunc(c.queues, func(_ string, written timestamp.Time) bool { return now().Sub(written) >= crewMemory })
+	slices.SortFunc(queues, func(a, b queueNote) int {
+		return cmp.Or(cmp.Compare(a.Provisioner, b.Provisioner), cmp.Compare(a.Type, b.Type))
+	})
+	return queues
 }
 
 // writeCrewDown writes all that is to be written: for those who want to read it.

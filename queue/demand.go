@@ -5,7 +5,6 @@ import (
 	"slices"
 
 	"github.com/taskfleet/taskfleet/store"
-	"github.com/taskfleet/taskfleet/task"
 	"github.com/taskfleet/taskfleet/timestamp"
 )
 
@@ -125,16 +124,6 @@ const (
 	waitsAlone   = 1 // its dependent waits for nothing else
 	waitsBesides = 2 // its dependent waits for others, too
 )
-
-// stopWaiting closes the edges of a task that is about to leave the state
-// unscheduled.
-func stopWaiting(tx *store.Tx, r *record) error {
-	if r.State != task.Unscheduled {
-		return nil
-	}
-	_, err := tx.Exec(`UPDATE dependency SET waits = 0 WHERE task_id = $1 AND waits > 0`, r.TaskID)
-	return err
-}
 
 // maxSeveral bounds the edges looked at of tasks that wait for several others,
 // maxTogether how many others such a task waits for: one that waits for more is

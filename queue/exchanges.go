@@ -23,6 +23,9 @@ var (
 	artifactCreated   = taskExchange("artifact-created", "artifactCreated", "Artifact created", "An artifact was recorded for a run. Artifacts in S3 are announced neither here nor by the platform we are compatible with, as they are uploaded after they are recorded.", runByWorker)
 	taskGroupResolved = groupExchange("task-group-resolved", "taskGroupResolved", "Task group resolved", "Every task that the group has at the moment is resolved. Adding tasks or running some again can bring this message again.")
 	taskGroupSealed   = groupExchange("task-group-sealed", "taskGroupSealed", "Task group sealed", "No task can be added to the group any more.")
+
+	taskPriorityChanged      = taskExchange("task-priority-changed", "taskPriorityChanged", "Task priority changed", "A task got another priority, by changeTaskPriority.", runNever)
+	taskGroupPriorityChanged = groupPriorityExchange()
 )
 
 // Which elements of a task's routing key are always there.
@@ -65,7 +68,14 @@ func groupExchange(exchange, name, title, doc string) api.Exchange {
 	}
 }
 
-// message is the payload of all exchanges about tasks.
+func groupPriorityExchange() api.Exchange {
+	x := groupExchange("task-group-priority-changed", "taskGroupPriorityChanged", "Task group priority changed",
+		"All unresolved tasks of a group have the priority now that changeTaskGroupPriority gave them. There is no message about each of them.")
+	x.Schema = "v1/task-group-priority-changed-message.json#"
+	return x
+}
+
+// message is the payload of most exchanges about tasks.
 type message struct {
 	Version     int               `json:"version"`
 	Status      task.Status       `json:"status"`
@@ -81,8 +91,8 @@ type messageTask struct {
 	Tags json.RawMessage `json:"tags"`
 }
 
-// publish announces r on an exchange; run is the run it is about, if any.
-func (q *Queue) publish(tx *store.Tx, x api.Exchange, r *record, run *task.Run) error {
+// newMessage tells of r as it is; run is the run it is about, if any.
+func newMessage(r *record, run *task.Run) message {
 	m := message{Version: 1, Status: r.Status, Task: &messageTask{r.tags}}
 	if run != nil {
 		m.RunID, m.WorkerGroup, m.WorkerID = &run.RunID, run.WorkerGroup, run.WorkerID
@@ -90,10 +100,11 @@ func (q *Queue) publish(tx *store.Tx, x api.Exchange, r *record, run *task.Run) 
 			m.TakenUntil = run.TakenUntil
 		}
 	}
-	return q.send(tx, x, r, run, m)
+	return m
 }
 
-func (q *Queue) send(tx *store.Tx, x api.Exchange, r *record, run *task.Run, m message) error {
+// outgoing is a message about a task, under the key that is made of it.
+func outgoing(x api.Exchange, r *record, run *task.Run, payload any) event.Outgoing {
 	key := []string{"primary", r.TaskID, "_", "_", "_", r.ProvisionerID, r.WorkerType, r.SchedulerID, r.TaskGroupID, "_"}
 	if run != nil {
 		key[2] = strconv.Itoa(run.RunID)
@@ -105,13 +116,21 @@ func (q *Queue) send(tx *store.Tx, x api.Exchange, r *record, run *task.Run, m m
 	for _, route := range r.routes {
 		cc = append(cc, "route."+route)
 	}
-	return q.events.Publish(tx, event.Topic("queue", "v1", x), strings.Join(key, "."), cc, m)
+	return event.Outgoing{Exchange: event.Topic("queue", "v1", x), RoutingKey: strings.Join(key, "."), CC: cc, Payload: payload}
+}
+
+func (q *Queue) send(tx *store.Tx, x api.Exchange, r *record, run *task.Run, payload any) error {
+	return q.events.PublishAll(tx, []event.Outgoing{outgoing(x, r, run, payload)})
 }
 
 func (q *Queue) publishGroup(tx *store.Tx, x api.Exchange, g *group) error {
-	key := fmt.Sprintf("primary.%s.%s._", g.TaskGroupID, g.SchedulerID)
-	return q.events.Publish(tx, event.Topic("queue", "v1", x), key, nil, struct {
+	return q.sendGroup(tx, x, g, struct {
 		Version int `json:"version"`
 		*group
 	}{1, g})
+}
+
+func (q *Queue) sendGroup(tx *store.Tx, x api.Exchange, g *group, payload any) error {
+	key := fmt.Sprintf("primary.%s.%s._", g.TaskGroupID, g.SchedulerID)
+	return q.events.Publish(tx, event.Topic("queue", "v1", x), key, nil, payload)
 }

@@ -2,6 +2,7 @@ package queue
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"time"
 
@@ -17,14 +18,18 @@ import (
 func (q *Queue) expireArtifacts(ctx context.Context) (more bool, err error) {
 	var list []*artifact
 	err = q.db.View(ctx, func(tx *store.Tx) error {
-		list, err = artifacts(tx, `SELECT `+artifactColumns+` FROM artifact WHERE expires <= $1 ORDER BY expires LIMIT $2`, deletable(), batch)
+		list, err = artifacts(tx, `SELECT `+artifactColumns+` FROM artifact WHERE expires <= $1 ORDER BY expires LIMIT $2`, deletable(), artifactBatch)
 		return err
 	})
 	if err != nil {
 		return false, err
 	}
-	return len(list) == batch, q.deleteArtifacts(ctx, list)
+	return len(list) == artifactBatch, q.deleteArtifacts(ctx, list)
 }
+
+// artifactBatch is how many artifacts a pass deletes: as many as S3 deletes in
+// one request.
+const artifactBatch = 1000
 
 // deletable is the expiry of what may be deleted by now. Until its row is gone
 // such an artifact cannot be created again, or its new bytes would go, too.
@@ -63,13 +68,19 @@ func (q *Queue) deleteArtifacts(ctx context.Context, list []*artifact) error {
 			return err
 		}
 	}
-	return q.db.Do(ctx, func(tx *store.Tx) error {
-		for _, a := range list {
-			if _, err := tx.Exec(`DELETE FROM artifact WHERE task_id = $1 AND run_id = $2 AND name = $3`, a.TaskID, a.RunID, a.Name); err != nil {
-				return err
-			}
+	var rows []string
+	for _, a := range list {
+		b, err := json.Marshal(map[string]any{"task": a.TaskID, "run": a.RunID, "name": a.Name})
+		if err != nil {
+			return err
 		}
-		return nil
+		rows = append(rows, string(b))
+	}
+	return q.db.Do(ctx, func(tx *store.Tx) error {
+		_, err := tx.Exec(`
+			DELETE FROM artifact WHERE (task_id, run_id, name) IN (
+			  SELECT value /*json*/ ->> 'task', CAST(value /*json*/ ->> 'run' AS BIGINT), value /*json*/ ->> 'name' FROM json_each($1))`, rows)
+		return err
 	})
 }
 

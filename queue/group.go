@@ -164,14 +164,14 @@ refused (409): seal it first. If the call breaks off, what it canceled stays can
 	out = cancelTaskGroupResponse{TaskGroupID: g.TaskGroupID, TaskIDs: []string{}}
 	for position := ""; ; {
 		var list, canceled []string
-		err := q.db.Do(ctx, func(tx *store.Tx) error {
-			list, err = unresolved(tx, g.TaskGroupID, position)
+		err := q.change(ctx, func(ch *changes) error {
+			list, err = unresolved(ch.tx, g.TaskGroupID, position)
 			if err != nil {
 				return err
 			}
 			canceled = nil
 			for _, id := range list {
-				_, ended, err := q.end(tx, id, task.Canceled)
+				_, ended, err := ch.end(id, task.Canceled)
 				if err = ignoreMissing(err); err != nil {
 					return err
 				}
@@ -215,20 +215,32 @@ func unresolved(tx *store.Tx, groupID, after string) (list []string, err error) 
 	return list, rows.Err()
 }
 
-// checkGroup announces the end of a group if none of its tasks is left
+// checkGroups announces the end of those groups of which no task is left
 // unresolved. It runs in the one loop that follows resolutions, after they are
 // committed, so of tasks that end at once the last to be followed up sees the
 // others; it alone announces, since no further resolution is left.
-func (q *Queue) checkGroup(tx *store.Tx, groupID string) error {
-	var open bool
-	if err := tx.QueryRow(`
+func (c *changes) checkGroups(ids []string) error {
+	var ended []string
+	if err := c.tx.QueryEach(`
 		SELECT EXISTS (SELECT 1 FROM task WHERE task_group_id = $1 AND state IN ('unscheduled', 'pending', 'running'))
-		    OR EXISTS (SELECT 1 FROM resolution WHERE task_group_id = $1)`, groupID).Scan(&open); err != nil || open {
+		    OR EXISTS (SELECT 1 FROM resolution WHERE task_group_id = $1)`, keys(ids), func(i int, row store.Scanner) error {
+		var open bool
+		err := row.Scan(&open)
+		if !open {
+			ended = append(ended, ids[i])
+		}
+		return err
+	}); err != nil {
 		return err
 	}
-	g, err := loadGroup(tx, groupID)
-	if err != nil {
-		return ignoreMissing(err)
+	for _, id := range ended {
+		g, err := loadGroup(c.tx, id)
+		if err == nil {
+			err = c.queue.publishGroup(c.tx, taskGroupResolved, g)
+		}
+		if err = ignoreMissing(err); err != nil {
+			return err
+		}
 	}
-	return q.publishGroup(tx, taskGroupResolved, g)
+	return nil
 }

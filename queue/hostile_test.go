@@ -76,6 +76,11 @@ func TestNoInputCausesAnInternalError(t *testing.T) {
 			},
 			"POST " + s.run("A/0") + "/exception":                   {"reason": "nonsense"},
 			"PUT /provisioners/prov/worker-types/wt/workers/grp/w9": {"quarantineUntil": "2026-11-25T00:00:00Z", "quarantineInfo": "x"},
+			"POST /task/" + s.id("A") + "/priority":                 {"newPriority": "high"},
+			"POST /task-group/" + s.id("A") + "/priority":           {"newPriority": "high"},
+			"PUT /provisioners/prov/worker-types/wt/grp/w9":         {"expires": "2026-11-25T00:00:00Z"},
+			"POST " + s.run("A/0") + "/artifacts/public%2Fo":        {"storageType": "object", "contentType": "a/b", "expires": "2026-11-25T00:00:00Z"},
+			"PUT " + s.run("A/0") + "/artifacts/public%2Fo":         {"uploadId": s.id("upload"), "parts": []any{"a"}},
 			"POST /tasks":        {"taskIds": []any{s.id("A")}},
 			"POST /tasks/status": {"taskIds": []any{s.id("A")}},
 		}

@@ -8,7 +8,7 @@
 //   - A pending run has a row in the table pending, and whoever deletes that
 //     row (a claim, a cancellation, the deadline) owns the task's next
 //     transition. So a task is claimed once and is never hidden.
-//   - Locks are taken in the order worker, pending, task, group.
+//   - Locks are taken in the order priority change, worker, pending, task, group.
 //   - Creating a task locks the tasks it depends on against resolution, so a
 //     dependency is seen as resolved either by its creation or by the loop that
 //     follows up resolutions, never by neither.
@@ -26,6 +26,14 @@
 // Who ends workers takes the row for itself, sees that there is no claim, and
 // marks it (Drain): from then on no claim succeeds. What a provisioner sizes
 // pools by is read from indexes alone (Demand, Upcoming).
+//
+// What would be too much for one call is recorded in its transaction and done by
+// a loop in batches: following up resolutions, changing the priority of a group.
+// One that fails waits for its next attempt aside, and the others go on.
+//
+// The bytes of artifacts are in a bucket, or with the object service (Objects).
+// Tasks of built-in/succeed and built-in/fail have the queue itself as their
+// worker.
 package queue
 
 import (
@@ -41,6 +49,7 @@ import (
 	"github.com/taskfleet/taskfleet/event"
 	"github.com/taskfleet/taskfleet/loop"
 	"github.com/taskfleet/taskfleet/store"
+	"github.com/taskfleet/taskfleet/task"
 	"github.com/taskfleet/taskfleet/timestamp"
 )
 
@@ -69,6 +78,10 @@ type Config struct {
 	Mint      Minter
 	Log       *slog.Logger
 
+	// Objects is the object service; without one there are no artifacts of the
+	// storage type object.
+	Objects Objects
+
 	// Demanded, if there is one, is called in every transaction that makes a
 	// run of a task queue pending. It may wake somebody when tx commits; it
 	// must be quick and write nothing.
@@ -81,20 +94,36 @@ type Queue struct {
 	events    *event.Bus
 	artifacts *blob.Bucket
 	mint      Minter
+	objects   Objects
 	log       *slog.Logger
 	demanded  func(*store.Tx, string)
 	crew      crew
+
+	// The calls that a busy deployment makes most. Those that come at the same
+	// time share a transaction.
+	creations *store.Batch[creation, task.Status]
+	claims    *store.Batch[claimer, catch]
+	reports   *store.Batch[report, task.Status]
+	statuses  *store.Batch[string, task.Status]
 }
+
+// together is how many calls share a transaction at most.
+const together = 64
 
 // New returns the queue, creating its tables where they do not exist.
 func New(ctx context.Context, c Config) (*Queue, error) {
 	if err := c.DB.Migrate(ctx, "queue", subFS(migrations, "migrations")); err != nil {
 		return nil, fmt.Errorf("queue: migrate: %w", err)
 	}
-	return &Queue{
-		db: c.DB, events: c.Events, artifacts: c.Artifacts, mint: c.Mint, log: c.Log, demanded: c.Demanded,
-		crew: crew{members: map[workerKey]*member{}},
-	}, nil
+	q := &Queue{
+		db: c.DB, events: c.Events, artifacts: c.Artifacts, mint: c.Mint, objects: c.Objects, log: c.Log, demanded: c.Demanded,
+		crew: crew{members: map[workerKey]*member{}, queues: map[string]timestamp.Time{}},
+	}
+	q.creations = store.NewBatch(q.db.Do, 1, together, q.createAll)
+	q.claims = store.NewBatch(q.db.Do, 1, together, q.takeClaims)
+	q.reports = store.NewBatch(q.db.Do, 1, together, q.takeReports)
+	q.statuses = store.NewBatch(q.db.View, 1, together, readStatuses)
+	return q, nil
 }
 
 func subFS(f fs.FS, dir string) fs.FS {
@@ -107,7 +136,7 @@ func subFS(f fs.FS, dir string) fs.FS {
 
 // Loops are the queue's background work.
 func (q *Queue) Loops() []loop.Loop {
-	return []loop.Loop{
+	return append(q.builtInLoops(), []loop.Loop{
 		{
 			Name: "queue.dependencies", Doc: "Schedules what waited for tasks that have been resolved, and notices groups that have ended.",
 			When: loop.Every(30 * time.Second), Wake: q.db.Waits().Signal(topicResolved), Pass: q.followResolutions,
@@ -140,7 +169,15 @@ func (q *Queue) Loops() []loop.Loop {
 			Name: "queue.worker-expiry", Doc: "Forgets workers that have not been seen for a day.",
 			When: loop.Every(10 * time.Minute), Pass: q.expireWorkers,
 		},
-	}
+		{
+			Name: "queue.task-queue-expiry", Doc: "Forgets task queues that no worker has asked for a day.",
+			When: loop.Every(10 * time.Minute), Pass: q.expireQueues,
+		},
+		{
+			Name: "queue.priorities", Doc: "Gives the tasks of large groups the priority that somebody gave the group.",
+			When: loop.Every(30 * time.Second), Wake: q.db.Waits().Signal(topicPriority), Pass: q.changePriorities,
+		},
+	}...)
 }
 
 const topicResolved = "queue.resolved"

@@ -37,12 +37,24 @@ var status = api.Declare(api.Spec{
 	Stability: api.Stable, Category: "Tasks", Title: "Get a task's status",
 	Doc: "Returns how far a task has come, with all of its runs.",
 }, func(ctx context.Context, q *Queue, c api.Call[taskPath, api.None]) (out statusResponse, err error) {
-	r, err := q.read(ctx, c.Path.TaskID)
-	if err != nil {
-		return out, err
-	}
-	return statusResponse{r.Status}, nil
+	out.Status, err = q.statuses.Do(ctx, c.Path.TaskID)
+	return out, err
 })
+
+func readStatuses(tx *store.Tx, items []*store.Item[string, task.Status]) error {
+	rows := make([][]any, len(items))
+	for i, it := range items {
+		rows[i] = []any{it.In}
+		it.Err = noTask(it.In)
+	}
+	return tx.QueryEach(`SELECT `+lean+` FROM task WHERE task_id = $1`, rows, func(i int, row store.Scanner) error {
+		r, err := scanLean(row)
+		if err == nil {
+			items[i].Out, items[i].Err = r.Status, nil
+		}
+		return err
+	})
+}
 
 type tasksRequest struct {
 	TaskIDs []string `json:"taskIds"`

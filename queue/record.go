@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"slices"
 
 	"github.com/taskfleet/taskfleet/api"
 	"github.com/taskfleet/taskfleet/store"
@@ -24,17 +25,28 @@ type record struct {
 	definition json.RawMessage
 }
 
-const columns = `task_id, task_queue_id, scheduler_id, project_id, task_group_id, priority, state, retries,
-	retries_left, deadline, expires, taken_until, worker, started, kind, runs, routes, tags, definition`
+// columns are a whole record; lean is one without its definition, which can be
+// as large as a request.
+const (
+	lean = `task_id, task_queue_id, scheduler_id, project_id, task_group_id, priority, state, retries,
+	retries_left, deadline, expires, taken_until, worker, started, kind, runs, routes, tags`
+	columns = lean + `, definition`
+)
 
 type scanner interface{ Scan(...any) error }
 
 func scanRecord(row scanner) (*record, error) {
 	var r record
+	return scanInto(&r, row, &r.definition)
+}
+
+func scanLean(row scanner) (*record, error) { return scanInto(new(record), row) }
+
+func scanInto(r *record, row scanner, more ...any) (*record, error) {
 	var rank int
 	var runs json.RawMessage
-	if err := row.Scan(&r.TaskID, &r.TaskQueueID, &r.SchedulerID, &r.ProjectID, &r.TaskGroupID, &rank, &r.State, &r.retries,
-		&r.RetriesLeft, &r.Deadline, &r.Expires, &r.takenUntil, &r.worker, &r.started, &r.kind, &runs, &r.routes, &r.tags, &r.definition); err != nil {
+	if err := row.Scan(append([]any{&r.TaskID, &r.TaskQueueID, &r.SchedulerID, &r.ProjectID, &r.TaskGroupID, &rank, &r.State, &r.retries,
+		&r.RetriesLeft, &r.Deadline, &r.Expires, &r.takenUntil, &r.worker, &r.started, &r.kind, &runs, &r.routes, &r.tags}, more...)...); err != nil {
 		return nil, err
 	}
 	r.Priority = task.PriorityOf(rank)
@@ -42,7 +54,7 @@ func scanRecord(row scanner) (*record, error) {
 	if err := json.Unmarshal(runs, &r.Runs); err != nil {
 		return nil, fmt.Errorf("queue: runs of task %s: %w", r.TaskID, err)
 	}
-	return &r, nil
+	return r, nil
 }
 
 func noTask(taskID string) error {
@@ -58,6 +70,35 @@ func load(tx *store.Tx, taskID string) (*record, error) {
 // ends.
 func lock(tx *store.Tx, taskID string) (*record, error) {
 	return found(taskID)(scanRecord(tx.QueryRow(`SELECT `+columns+` FROM task WHERE task_id = $1 /*for update*/`, taskID)))
+}
+
+// lockAll locks those of a list of tasks that exist, in the order of their ids,
+// and returns them by id.
+func lockAll(tx *store.Tx, ids []string, whole bool) (map[string]*record, error) {
+	ids = slices.Clone(ids)
+	slices.Sort(ids)
+	statement, scan := `SELECT `+lean+` FROM task WHERE task_id = $1 /*for update*/`, scanLean
+	if whole {
+		statement, scan = `SELECT `+columns+` FROM task WHERE task_id = $1 /*for update*/`, scanRecord
+	}
+	out := map[string]*record{}
+	err := tx.QueryEach(statement, keys(slices.Compact(ids)), func(_ int, row store.Scanner) error {
+		r, err := scan(row)
+		if err == nil {
+			out[r.TaskID] = r
+		}
+		return err
+	})
+	return out, err
+}
+
+// keys are ids as the arguments of a statement for each.
+func keys(ids []string) [][]any {
+	rows := make([][]any, len(ids))
+	for i, id := range ids {
+		rows[i] = []any{id}
+	}
+	return rows
 }
 
 func found(taskID string) func(*record, error) (*record, error) {
@@ -111,19 +152,7 @@ func queryPage(tx *store.Tx, p api.Page, statement string, args ...any) (list []
 	return list, "", rows.Err()
 }
 
-// save writes what a transition can change.
-func (r *record) save(tx *store.Tx) error {
-	runs, err := json.Marshal(r.Runs)
-	if err != nil {
-		return err
-	}
-	_, err = tx.Exec(`
-		UPDATE task SET state = $2, retries_left = $3, taken_until = $4, worker = $5, started = $6, runs = $7
-		 WHERE task_id = $1`, r.TaskID, r.State, r.RetriesLeft, r.takenUntil, r.worker, r.started, runs)
-	return err
-}
-
-// The transitions. Each changes the record; save and publish follow.
+// The transitions, in memory. Type changes writes them down.
 
 // maxRuns bounds a task's runs, as run ids are at most 1000.
 const maxRuns = 1001
@@ -159,21 +188,6 @@ func (r *record) resolve(state task.State, why task.Reason) *task.Run {
 	r.State = state
 	r.free()
 	return run
-}
-
-// enqueue makes the latest, pending run available to workers.
-func (q *Queue) enqueue(tx *store.Tx, r *record) error {
-	run := r.Latest()
-	if _, err := tx.Exec(`
-		INSERT INTO pending (task_id, run_id, task_queue_id, priority, since) VALUES ($1, $2, $3, $4, $5)`,
-		r.TaskID, run.RunID, r.TaskQueueID, r.Priority.Rank(), run.Scheduled); err != nil {
-		return err
-	}
-	tx.Wake(topicPending(r.TaskQueueID), 1)
-	if q.demanded != nil {
-		q.demanded(tx, r.TaskQueueID)
-	}
-	return nil
 }
 
 // dequeue takes a task's pending run from workers, if it has one. It comes

@@ -73,17 +73,18 @@ func play(t *testing.T, s *stage, file string) {
 
 // A stage is a queue behind its HTTP methods, with its loops running.
 type stage struct {
-	t      testing.TB
-	db     *store.DB
-	queue  *Queue
-	bus    *event.Bus
-	server *api.Server
-	ids    map[string]string // story name -> slug
-	names  map[string]string
-	tasks  map[string]map[string]any // bodies, for repeating a creation
-	polls  map[string]chan string    // answers to "poll", by worker
-	seen   int64                     // events told already
-	as     string                    // scopes of the caller; "" is all
+	t       testing.TB
+	db      *store.DB
+	queue   *Queue
+	bus     *event.Bus
+	objects *shelf
+	server  *api.Server
+	ids     map[string]string // story name -> slug
+	names   map[string]string
+	tasks   map[string]map[string]any // bodies, for repeating a creation
+	polls   map[string]chan string    // answers to "poll", by worker
+	seen    int64                     // events told already
+	as      string                    // scopes of the caller; "" is all
 }
 
 func newStage(t testing.TB, db *store.DB, artifacts *blob.Bucket) *stage {
@@ -93,7 +94,8 @@ func newStage(t testing.TB, db *store.DB, artifacts *blob.Bucket) *stage {
 		t.Fatal(err)
 	}
 	s := &stage{t: t, db: db, bus: bus, ids: map[string]string{}, names: map[string]string{}, tasks: map[string]map[string]any{}, polls: map[string]chan string{}}
-	s.queue, err = New(t.Context(), Config{DB: db, Events: bus, Artifacts: artifacts, Mint: fakeMint{}, Log: log})
+	s.objects = &shelf{uploads: map[string]string{}, whole: map[string]bool{}}
+	s.queue, err = New(t.Context(), Config{DB: db, Events: bus, Artifacts: artifacts, Mint: fakeMint{}, Objects: s.objects, Log: log})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -114,6 +116,7 @@ func newStage(t testing.TB, db *store.DB, artifacts *blob.Bucket) *stage {
 		loop.NewRunner(log, loop.Alone, prometheus.NewRegistry()).Run(ctx, work...)
 	}()
 	t.Cleanup(func() { stop(); <-done })
+	t.Cleanup(func() { s.messages() })
 	return s
 }
 
@@ -326,6 +329,66 @@ func (s *stage) do(f []string) string {
 			return refusal(code, out)
 		}
 		return "sealed"
+	case "priority": // priority NAME P: what its status says then
+		code, out := s.call("POST", "/task/"+s.id(f[1])+"/priority", map[string]any{"newPriority": f[2]})
+		if code != 200 {
+			return refusal(code, out)
+		}
+		return out["status"].(map[string]any)["priority"].(string)
+	case "group-priority": // group-priority GROUP P: the tasks that got it
+		code, out := s.call("POST", "/task-group/"+s.id(f[1])+"/priority", map[string]any{"newPriority": f[2]})
+		if code != 200 {
+			return refusal(code, out)
+		}
+		var got []string
+		for _, id := range out["taskIds"].([]any) {
+			got = append(got, s.names[id.(string)])
+		}
+		slices.Sort(got)
+		return fmt.Sprintf("%v %v: %s", out["tasksAffected"], out["newPriority"], cmp.Or(strings.Join(got, " "), "none"))
+	case "pending", "claimed": // pending [limit]: the names on all pages
+		got := s.pages("/task-queues/prov/wt/"+f[0], "tasks", f[1:], func(x map[string]any) string {
+			text := s.names[x["taskId"].(string)]
+			if x["task"].(map[string]any)["metadata"].(map[string]any)["name"] != text {
+				text += " with the definition of another"
+			}
+			if w, ok := x["workerId"]; ok {
+				text += fmt.Sprintf("@%v", w)
+			}
+			return text
+		})
+		return got
+	case "task-queues", "provisioners", "worker-types": // [limit]
+		path, list, key := "/task-queues", "taskQueues", "taskQueueId"
+		switch f[0] {
+		case "provisioners":
+			path, list, key = "/provisioners", "provisioners", "provisionerId"
+		case "worker-types":
+			path, list, key = "/provisioners/prov/worker-types", "workerTypes", "workerType"
+		}
+		return s.pages(path, list, f[1:], func(x map[string]any) string {
+			name := x[key].(string)
+			if strings.HasPrefix(name, "built-in") { // whose workers are always there
+				return ""
+			}
+			return name + " " + s.ago(x["lastDateActive"])
+		})
+	case "task-queue": // task-queue PROV/TYPE
+		code, out := s.call("GET", "/task-queues/"+f[1], nil)
+		if code != 200 {
+			return refusal(code, out)
+		}
+		return "active " + s.ago(out["lastDateActive"])
+	case "declare": // declare WORKER FOR-HOW-LONG
+		d, err := time.ParseDuration(f[2])
+		if err != nil {
+			s.t.Fatal(err)
+		}
+		code, out := s.call("PUT", "/provisioners/prov/worker-types/wt/grp/"+f[1], map[string]any{"expires": timestamp.Now().Add(d)})
+		if code != 200 {
+			return refusal(code, out)
+		}
+		return "known for " + strings.TrimPrefix(strings.TrimSuffix(s.ago(out["expires"]), " ago"), "-")
 	case "cancel-group":
 		code, out := s.call("POST", "/task-group/"+s.id(f[1])+"/cancel", nil)
 		if code != 200 {
@@ -364,6 +427,36 @@ func (s *stage) do(f []string) string {
 	}
 	s.t.Fatalf("unknown command %q", f[0])
 	return ""
+}
+
+// pages reads a listing page by page and tells its entries, but for those that
+// are told as "".
+func (s *stage) pages(path, list string, limit []string, tell func(map[string]any) string) string {
+	query := "?limit=1000"
+	if len(limit) > 0 {
+		query = "?limit=" + limit[0]
+	}
+	var told []string
+	for token := ""; ; {
+		code, out := s.call("GET", path+query+token, nil)
+		if code != 200 {
+			return refusal(code, out)
+		}
+		for _, x := range out[list].([]any) {
+			if text := tell(x.(map[string]any)); text != "" {
+				told = append(told, text)
+			}
+		}
+		next, more := out["continuationToken"].(string)
+		if !more {
+			break
+		}
+		token = "&continuationToken=" + next
+	}
+	if told == nil {
+		return "none"
+	}
+	return strings.Join(told, ", ")
 }
 
 func workerList(list []Worker) string {
@@ -476,6 +569,8 @@ func (s *stage) create(again bool, name string, options []string) string {
 				s.t.Fatal(err)
 			}
 			body[k] = timestamp.Now().Add(d)
+		case "payload":
+			body[k] = json.RawMessage(v)
 		case "retries":
 			n, _ := strconv.Atoi(v)
 			body["retries"] = n

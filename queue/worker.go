@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"context"
 	"errors"
+	"maps"
 	"slices"
 	"strings"
 	"time"
@@ -51,15 +52,21 @@ type standing struct {
 // refused tells whether the worker gets nothing now.
 func (s standing) refused() bool { return s.draining > 0 || s.quarantineUntil > now() }
 
+const standingQuery = `SELECT draining, quarantine_until, first_claim, last_release FROM queue_worker WHERE task_queue_id = $1 AND worker = $2`
+
+func (s *standing) scan(row scanner) error {
+	return row.Scan(&s.draining, &s.quarantineUntil, &s.first, &s.released)
+}
+
 // readStanding reads a worker's row, and makes it if there is none. With lock
 // it stays as it is until the transaction ends.
 func readStanding(tx *store.Tx, k workerKey, lock bool) (s standing, made bool, err error) {
-	statement := `SELECT draining, quarantine_until, first_claim, last_release FROM queue_worker WHERE task_queue_id = $1 AND worker = $2`
+	statement := standingQuery
 	if lock {
 		statement += ` /*for key share*/`
 	}
 	for {
-		err = tx.QueryRow(statement, k.queueID, k.worker).Scan(&s.draining, &s.quarantineUntil, &s.first, &s.released)
+		err = s.scan(tx.QueryRow(statement, k.queueID, k.worker))
 		if !errors.Is(err, store.ErrNotFound) {
 			return s, made, err
 		}
@@ -80,27 +87,59 @@ func addWorkers(tx *store.Tx, queueID string, names []string) error {
 	return err
 }
 
-// take takes up to n pending runs of a queue for a worker that may have them.
+// takeAll takes pending runs for those of the claimers that may have them.
 //
-// The worker's row is locked before anything is taken, and read as it is when
-// the lock is there: PostgreSQL looks again at a row that it had to wait for. It
-// is locked only if something is pending, since on PostgreSQL a lock is a write,
-// and only against those who lock it FOR UPDATE, as who drains the worker does;
-// what else is written about a worker neither waits for claims nor holds them up.
-// The runs are chosen in a CTE, which is evaluated once: PostgreSQL may run a
+// A worker's row is locked before anything is taken, and read as it is when the
+// lock is there: PostgreSQL looks again at a row that it had to wait for. It is
+// locked only if something is pending, since on PostgreSQL a lock is a write, and
+// only against those who lock it FOR UPDATE, as who drains the worker does; what
+// else is written about a worker neither waits for claims nor holds them up.
+func takeAll(tx *store.Tx, items []*claimItem) error {
+	items = slices.Clone(items)
+	slices.SortStableFunc(items, func(a, b *claimItem) int { // the order of locks
+		return cmp.Or(cmp.Compare(a.In.queueID, b.In.queueID), cmp.Compare(a.In.worker, b.In.worker))
+	})
+	rows := make([][]any, len(items))
+	for i, it := range items {
+		rows[i] = []any{it.In.queueID, it.In.worker, now()}
+	}
+	may := map[string][]*claimItem{} // have runs of a queue
+	if err := tx.QueryEach(`
+		SELECT worker FROM queue_worker
+		 WHERE task_queue_id = $1 AND worker = $2 AND draining = 0 AND quarantine_until <= $3
+		   AND EXISTS (SELECT 1 FROM pending WHERE task_queue_id = $1) /*for key share*/`, rows, func(i int, row store.Scanner) error {
+		may[items[i].In.queueID] = append(may[items[i].In.queueID], items[i])
+		return nil
+	}); err != nil {
+		return err
+	}
+	for _, queueID := range slices.Sorted(maps.Keys(may)) {
+		n := 0
+		for _, it := range may[queueID] {
+			n += it.In.n
+		}
+		runs, err := takeFrom(tx, queueID, n)
+		if err != nil {
+			return err
+		}
+		for _, it := range may[queueID] {
+			k := min(it.In.n, len(runs))
+			it.Out.taken, runs = runs[:k:k], runs[k:]
+		}
+	}
+	return nil
+}
+
+// takeFrom takes up to n runs that are pending on a queue, the first in its
+// order. They are chosen in a CTE, which is evaluated once: PostgreSQL may run a
 // subquery of IN once for each row, and each time a LIMIT over rows that it
 // skips lets further ones through.
-func take(tx *store.Tx, k workerKey, n int) ([]pendingRun, error) {
+func takeFrom(tx *store.Tx, queueID string, n int) ([]pendingRun, error) {
 	rows, err := tx.Query(`
-		WITH claimer AS MATERIALIZED (
-		  SELECT 1 FROM queue_worker
-		   WHERE task_queue_id = $1 AND worker = $2 AND draining = 0 AND quarantine_until <= $3
-		     AND EXISTS (SELECT 1 FROM pending WHERE task_queue_id = $1) /*for key share*/),
-		next AS MATERIALIZED (
-		  SELECT task_id FROM pending WHERE task_queue_id = $1 AND EXISTS (SELECT 1 FROM claimer)
-		   ORDER BY priority DESC, since, seq LIMIT $4 /*skip locked*/)
+		WITH next AS MATERIALIZED (
+		  SELECT task_id FROM pending WHERE task_queue_id = $1 ORDER BY priority DESC, since, seq LIMIT $2 /*skip locked*/)
 		DELETE FROM pending WHERE task_id IN (SELECT task_id FROM next)
-		RETURNING task_id, run_id, priority, since, seq`, k.queueID, k.worker, now(), n)
+		RETURNING task_id, run_id, priority, since, seq`, queueID, n)
 	if err != nil {
 		return nil, err
 	}

@@ -220,6 +220,7 @@ and its caller; the worker is remembered at least until the quarantine ends.`,
 			return err
 		}
 		w.QuarantineUntil = c.Body.Until
+		w.Expires = max(w.Expires, now().Add(workerLife)) // so that one whose quarantine ends is not gone at once
 		w.Quarantines = append(w.Quarantines, Quarantine{now(), c.Caller().ClientID, c.Body.Until, c.Body.Info})
 		w.Quarantines = w.Quarantines[max(0, len(w.Quarantines)-maxQuarantines):]
 		details, err := json.Marshal(w.Quarantines)
@@ -227,8 +228,52 @@ and its caller; the worker is remembered at least until the quarantine ends.`,
 			return err
 		}
 		tx.Wake(k.topic(), 1)
-		_, err = tx.Exec(`UPDATE queue_worker SET quarantine_until = $3, quarantine = $4 WHERE task_queue_id = $1 AND worker = $2`,
-			k.queueID, k.worker, w.QuarantineUntil, details)
+		_, err = tx.Exec(`UPDATE queue_worker SET quarantine_until = $3, quarantine = $4, expires = $5 WHERE task_queue_id = $1 AND worker = $2`,
+			k.queueID, k.worker, w.QuarantineUntil, details, w.Expires)
+		return err
+	})
+	return w, err
+})
+
+type declareWorkerRequest struct {
+	Expires timestamp.Time `json:"expires"`
+}
+
+var declareWorker = api.Declare(api.Spec{
+	Name: "declareWorker", Route: "PUT /provisioners/<provisionerId>/worker-types/<workerType>/<workerGroup>/<workerId>",
+	Scopes: scope.AllOf{scope.ForEach{
+		For: "property", In: "properties", Each: "queue:declare-worker:<provisionerId>/<workerType>/<workerGroup>/<workerId>#<property>",
+	}},
+	Input: "v1/update-worker-request.json#", Output: "v1/worker-response.json#",
+	Stability: api.Experimental, Category: "Worker Metadata", Title: "Declare a worker",
+	Doc: `Has a worker and its task queue remembered until a given time, at least, whether it asks for work or not. The caller
+needs a scope for each property that it gives; there is one, ` + "`expires`" + `. Repeating the call is harmless.`,
+}, func(ctx context.Context, q *Queue, c api.Call[workerPath, declareWorkerRequest]) (w *WorkerRecord, err error) {
+	if err := c.Authorize(scope.Vars{"properties": []string{"expires"}}); err != nil {
+		return nil, err
+	}
+	t := now()
+	if c.Body.Expires <= t {
+		return nil, api.Errorf(api.InputError, "expires is %s, which is past; it is %s now.", c.Body.Expires, t)
+	}
+	if err := q.writeCrewDown(ctx); err != nil {
+		return nil, err
+	}
+	k := workerKey{c.Path.queueID(), Worker{c.Path.WorkerGroup, c.Path.WorkerID}.String()}
+	err = q.db.Do(ctx, func(tx *store.Tx) error {
+		if err := writeQueues(tx, []queueNote{{c.Path.ProvisionerID, c.Path.WorkerType, int64(t), int64(c.Body.Expires)}}); err != nil {
+			return err
+		}
+		if err := addWorkers(tx, k.queueID, []string{k.worker}); err != nil {
+			return err
+		}
+		if _, err := tx.Exec(`
+			UPDATE queue_worker SET last_active = CASE WHEN last_active < $3 THEN $3 ELSE last_active END,
+			                        expires = CASE WHEN expires < $4 THEN $4 ELSE expires END
+			 WHERE task_queue_id = $1 AND worker = $2`, k.queueID, k.worker, t, c.Body.Expires); err != nil {
+			return err
+		}
+		w, err = loadWorker(tx, k, "")
 		return err
 	})
 	return w, err

@@ -122,6 +122,7 @@ const (
 	ClaimExpired     Reason = "claim-expired"
 	WorkerShutdown   Reason = "worker-shutdown"
 	IntermittentTask Reason = "intermittent-task"
+	MalformedPayload Reason = "malformed-payload"
 )
 
 // Status is how far a task has come.
