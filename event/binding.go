@@ -1,6 +1,10 @@
 package event
 
-import "strings"
+import (
+	"fmt"
+	"strings"
+	"unicode/utf8"
+)
 
 // A Binding selects messages: those of an exchange whose routing key, or one
 // of whose CC keys, fits a pattern of dotted words in which '*' stands for one
@@ -10,27 +14,94 @@ type Binding struct {
 	RoutingKeyPattern string `json:"routingKeyPattern"`
 }
 
-func matches(bindings []Binding, m Message) bool {
+const maxPattern = 255 // characters; AMQP has no longer ones
+
+// Check tells what is wrong with a binding that somebody gave us.
+func (b Binding) Check() error {
+	if b.Exchange == "" || utf8.RuneCountInString(b.Exchange) > maxKey {
+		return fmt.Errorf("a binding needs an exchange of 1 to %d characters, such as exchange/taskcluster-queue/v1/task-completed", maxKey)
+	}
+	if b.RoutingKeyPattern == "" || utf8.RuneCountInString(b.RoutingKeyPattern) > maxPattern {
+		return fmt.Errorf("a binding needs a routingKeyPattern of 1 to %d characters; # fits every message", maxPattern)
+	}
+	return nil
+}
+
+// A Matcher tells which messages fit one of many bindings. Its work for a
+// message is that of the bindings of the message's exchange.
+type Matcher struct {
+	exchanges map[string][]pattern
+}
+
+// Compile makes a Matcher. One of no bindings fits nothing.
+func Compile(bindings []Binding) *Matcher {
+	m := &Matcher{map[string][]pattern{}}
 	for _, b := range bindings {
-		if b.Exchange != m.Exchange {
-			continue
-		}
-		pattern := strings.Split(b.RoutingKeyPattern, ".")
-		if fits(pattern, strings.Split(m.RoutingKey, ".")) {
+		m.exchanges[b.Exchange] = append(m.exchanges[b.Exchange], parsePattern(b.RoutingKeyPattern))
+	}
+	return m
+}
+
+// Matches reports whether m fits.
+func (x *Matcher) Matches(m Message) bool {
+	patterns := x.exchanges[m.Exchange]
+	if len(patterns) == 0 {
+		return false
+	}
+	if anyFits(patterns, m.RoutingKey) {
+		return true
+	}
+	for _, key := range m.CC {
+		if anyFits(patterns, key) {
 			return true
-		}
-		for _, key := range m.CC {
-			if fits(pattern, strings.Split(key, ".")) {
-				return true
-			}
 		}
 	}
 	return false
 }
 
+func anyFits(patterns []pattern, key string) bool {
+	var room [16]string
+	words := splitKey(room[:0], key)
+	for i := range patterns {
+		if patterns[i].fits(words) {
+			return true
+		}
+	}
+	return false
+}
+
+// A pattern is the words of a routingKeyPattern.
+type pattern struct {
+	words []string
+	all   bool // it is "#"
+}
+
+func parsePattern(s string) pattern {
+	return pattern{splitKey(nil, s), s == "#"}
+}
+
+// splitKey appends the words of a key. The empty key has none, as in AMQP.
+func splitKey(words []string, key string) []string {
+	if key == "" {
+		return words
+	}
+	for {
+		word, rest, more := strings.Cut(key, ".")
+		words = append(words, word)
+		if !more {
+			return words
+		}
+		key = rest
+	}
+}
+
 // fits matches greedily and goes back only to the last '#', so its work is
 // bounded by the product of the two lengths.
-func fits(pattern, words []string) bool {
+func (x *pattern) fits(words []string) bool {
+	if x.all {
+		return true
+	}
+	pattern := x.words
 	p, w := 0, 0
 	hash, mark := -1, 0
 	for w < len(words) {
@@ -52,4 +123,24 @@ func fits(pattern, words []string) bool {
 		p++
 	}
 	return p == len(pattern)
+}
+
+// handle is where in a key to look for a pattern: the longest of its words that
+// is always at the same place. A pattern that begins with '#', or has nothing
+// but '*' before it, has none.
+func (x *pattern) handle() (h handle, ok bool) {
+	for i, word := range x.words {
+		if word == "#" {
+			break
+		}
+		if word != "*" && (!ok || len(word) > len(h.word)) {
+			h, ok = handle{i, word}, true
+		}
+	}
+	return h, ok
+}
+
+type handle struct {
+	place int
+	word  string
 }
