@@ -61,6 +61,10 @@ type session struct {
 	statements map[string]*sql.Stmt
 
 	write bool
+
+	// begin is the statement that begins the transaction, until it has been sent:
+	// with the first statement, so that it costs no wait of its own.
+	begin string
 }
 
 // settleTimeout bounds COMMIT and ROLLBACK, which do not end with the caller's
@@ -89,9 +93,24 @@ func (s *session) prepare(ctx context.Context, text string) (*sql.Stmt, error) {
 	return st, nil
 }
 
+// open begins the transaction if that is still to be done.
+func (s *session) open(ctx context.Context) error {
+	if s.begin == "" {
+		return nil
+	}
+	_, err := s.conn.ExecContext(ctx, s.begin)
+	if err == nil {
+		s.begin = ""
+	}
+	return err
+}
+
 func (s *session) exec(ctx context.Context, text string, args ...any) (int64, error) {
 	var r sql.Result
-	var err error
+	err := s.open(ctx)
+	if err != nil {
+		return 0, err
+	}
 	if s.statements == nil {
 		r, err = s.conn.ExecContext(ctx, text, args...)
 	} else {
@@ -111,6 +130,9 @@ func (s *session) exec(ctx context.Context, text string, args ...any) (int64, er
 }
 
 func (s *session) query(ctx context.Context, text string, args ...any) (*sql.Rows, error) {
+	if err := s.open(ctx); err != nil {
+		return nil, err
+	}
 	if s.statements == nil {
 		return s.conn.QueryContext(ctx, text, args...)
 	}

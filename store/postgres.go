@@ -87,14 +87,9 @@ func (e *postgresEngine) begin(ctx context.Context, write bool) (*session, error
 	if err != nil {
 		return nil, err
 	}
-	s := &session{conn: conn, write: write}
-	statement := "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY"
+	s := &session{conn: conn, write: write, begin: "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY"}
 	if write {
-		statement = "BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE"
-	}
-	if _, err := s.exec(ctx, statement); err != nil {
-		e.drop(s)
-		return nil, err
+		s.begin = "BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE"
 	}
 	return s, nil
 }
@@ -102,6 +97,10 @@ func (e *postgresEngine) begin(ctx context.Context, write bool) (*session, error
 func (e *postgresEngine) commit(ctx context.Context, s *session) error {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), settleTimeout)
 	defer cancel()
+	if s.begin != "" { // nothing was done in it
+		s.close()
+		return nil
+	}
 	err := s.conn.Raw(func(c any) error {
 		conn := c.(*stdlib.Conn).Conn()
 		if conn.IsClosed() {
@@ -131,6 +130,10 @@ var (
 func (e *postgresEngine) rollback(ctx context.Context, s *session) {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), settleTimeout)
 	defer cancel()
+	if s.begin != "" {
+		s.close()
+		return
+	}
 	if _, err := s.exec(ctx, "ROLLBACK"); err != nil {
 		e.drop(s) // which undoes, too
 		return
@@ -168,11 +171,20 @@ func (e *postgresEngine) text(statement string) string {
 func (e *postgresEngine) each(ctx context.Context, s *session, text string, rows [][]any, scan func(int, Scanner) error) (total int64, err error) {
 	err = s.conn.Raw(func(c any) error {
 		var b pgx.Batch
+		if s.begin != "" {
+			b.Queue(s.begin)
+		}
 		for _, args := range rows {
 			b.Queue(text, args...)
 		}
 		answers := c.(*stdlib.Conn).Conn().SendBatch(ctx, &b)
 		err := func() error {
+			if s.begin != "" {
+				if _, err := answers.Exec(); err != nil {
+					return err
+				}
+				s.begin = ""
+			}
 			for i := range rows {
 				if scan == nil {
 					tag, err := answers.Exec()

@@ -128,7 +128,10 @@ func Open(ctx context.Context, url string) (*DB, error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := db.Do(ctx, func(*Tx) error { return nil }); err != nil {
+	if err := db.Do(ctx, func(tx *Tx) error {
+		var one int
+		return tx.QueryRow(`SELECT 1`).Scan(&one)
+	}); err != nil {
 		db.Close()
 		return nil, fmt.Errorf("store: the %s database does not accept transactions: %w", scheme, err)
 	}

@@ -428,6 +428,7 @@ func newServeCommand() *cobra.Command {
 			if err != nil {
 				return err
 			}
+			tuneMemory()
 			p, err := startPlatform(cmd.Context(), c, c.logger(os.Stderr))
 			if err != nil {
 				return err

@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -224,53 +225,54 @@ func (l *learner) pass(ctx context.Context) (more bool, err error) {
 	for _, m := range list {
 		l.position = m.Position
 		switch m.Exchange {
-		case topicDefined:
-			l.noteDefined(m)
-			continue
-		case topicPending, topicsEnded[0], topicsEnded[1]:
-		default:
-			continue
-		}
-		x, ok := readRun(m)
-		switch {
-		case !ok: // nothing to be learnt from
-		case m.Exchange == topicPending:
-			l.prov.Arrived(x.queueID, x.run.Scheduled, 1, l.known(x, m.Created))
-		case x.ran() >= 0:
-			l.prov.Finished(x.queueID, x.run.Resolved, queue.Kind(x.tags), x.ran())
+		case topicDefined, topicPending:
+			// All there is to know stands in the key.
+			if k, ok := readKey(m); ok && m.Exchange == topicDefined {
+				l.noteDefined(k.taskID, m.Created)
+			} else if ok {
+				l.prov.Arrived(k.queueID, m.Created, 1, l.known(k, m.Created))
+			}
+		case topicsEnded[0], topicsEnded[1]:
+			if x, ok := readRun(m); ok && x.ran() >= 0 {
+				l.prov.Finished(x.queueID, x.run.Resolved, queue.Kind(x.tags), x.ran())
+			}
 		}
 	}
 	return len(list) == batch, nil
 }
 
 // noteDefined remembers for a moment that a task was defined.
-func (l *learner) noteDefined(m event.Message) {
-	var x struct {
-		Status task.Status `json:"status"`
-	}
-	if err := json.Unmarshal(m.Payload, &x); err != nil {
-		return
-	}
+func (l *learner) noteDefined(taskID string, at timestamp.Time) {
 	if len(l.defined) > 10_000 {
-		maps.DeleteFunc(l.defined, func(_ string, at timestamp.Time) bool { return m.Created.Sub(at) > atOnce })
+		maps.DeleteFunc(l.defined, func(_ string, t timestamp.Time) bool { return at.Sub(t) > atOnce })
 	}
-	l.defined[x.Status.TaskID] = m.Created
+	l.defined[taskID] = at
 }
 
 // known counts the tasks that the graph had announced: 1 where a task became
 // pending because others were done.
-func (l *learner) known(x runMessage, at timestamp.Time) int64 {
-	defined, lately := l.defined[x.taskID]
-	delete(l.defined, x.taskID)
-	if x.run.RunID > 0 || lately && at.Sub(defined) <= atOnce {
+func (l *learner) known(k runKey, at timestamp.Time) int64 {
+	defined, lately := l.defined[k.taskID]
+	delete(l.defined, k.taskID)
+	if k.runID != "0" || lately && at.Sub(defined) <= atOnce {
 		return 0
 	}
 	return 1
 }
 
+// A runKey is what the routing key of a message about a task says.
+type runKey struct{ taskID, runID, queueID string }
+
+func readKey(m event.Message) (k runKey, ok bool) {
+	words := strings.SplitN(m.RoutingKey, ".", 8)
+	if len(words) < 8 {
+		return k, false
+	}
+	return runKey{words[1], words[2], words[5] + "/" + words[6]}, true
+}
+
 // A runMessage is what a message about a task says of the run that it is about.
 type runMessage struct {
-	taskID  string
 	queueID string
 	tags    map[string]string
 	run     task.Run
@@ -287,7 +289,7 @@ func readRun(m event.Message) (r runMessage, ok bool) {
 	if err := json.Unmarshal(m.Payload, &x); err != nil || x.RunID < 0 || x.RunID >= len(x.Status.Runs) {
 		return r, false
 	}
-	return runMessage{x.Status.TaskID, x.Status.TaskQueueID, x.Task.Tags, x.Status.Runs[x.RunID]}, true
+	return runMessage{x.Status.TaskQueueID, x.Task.Tags, x.Status.Runs[x.RunID]}, true
 }
 
 // ran is how long the run took; less than 0 if it never ran.

@@ -3,7 +3,6 @@
 package main
 
 import (
-	"encoding/json"
 	"fmt"
 	"strings"
 	"testing"
@@ -13,7 +12,6 @@ import (
 	"github.com/taskfleet/taskfleet/client/provisioner"
 	"github.com/taskfleet/taskfleet/client/workermanager"
 	"github.com/taskfleet/taskfleet/event"
-	"github.com/taskfleet/taskfleet/task"
 	"github.com/taskfleet/taskfleet/timestamp"
 )
 
@@ -63,7 +61,14 @@ func TestTasksThatTheirGraphAnnouncedAreTold(t *testing.T) {
 	l := &learner{defined: map[string]timestamp.Time{}}
 	at := timestamp.Time(1_000_000)
 	define := func(id string) {
-		l.noteDefined(event.Message{Created: at, Payload: json.RawMessage(`{"status": {"taskId": "` + id + `"}}`)})
+		l.noteDefined(id, at)
+	}
+	key := func(id string, run int) runKey {
+		k, ok := readKey(event.Message{RoutingKey: fmt.Sprintf("primary.%s.%d._._.pools.build.-.group._", id, run)})
+		if !ok || k.queueID != "pools/build" {
+			t.Errorf("the key was read as %+v, %v", k, ok)
+		}
+		return k
 	}
 	define("free")
 	define("dependent")
@@ -78,7 +83,7 @@ func TestTasksThatTheirGraphAnnouncedAreTold(t *testing.T) {
 		{"dependent", 1, 2 * time.Minute, 0}, // a retry
 		{"before", 0, 0, 1},                  // defined before this replica listened
 	} {
-		if got := l.known(runMessage{taskID: c.id, run: task.Run{RunID: c.run}}, at.Add(c.after)); got != c.want {
+		if got := l.known(key(c.id, c.run), at.Add(c.after)); got != c.want {
 			t.Errorf("run %d of %s after %v: %d, want %d", c.run, c.id, c.after, got, c.want)
 		}
 	}
