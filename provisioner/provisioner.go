@@ -99,6 +99,7 @@ type Config struct {
 	Providers map[string]fleet.Provider // by the providerId that pools name
 	Queue     Queue
 	Mint      Minter
+	Mail      Mailer // nil: owners of pools are not told of errors
 	Log       *slog.Logger
 	Metrics   prometheus.Registerer
 }
@@ -109,6 +110,8 @@ type Provisioner struct {
 	events    *event.Bus
 	providers map[string]fleet.Provider
 	mint      Minter
+	mail      Mailer
+	mailed    map[string]timestamp.Time // when the owner of a pool was told of an error
 	queue     Queue
 	log       *slog.Logger
 	fleet     *fleet.Controller
@@ -139,7 +142,7 @@ func New(ctx context.Context, c Config) (*Provisioner, error) {
 		}
 	}
 	p := &Provisioner{
-		db: c.DB, events: c.Events, providers: c.Providers, queue: c.Queue, mint: c.Mint, log: c.Log,
+		db: c.DB, events: c.Events, providers: c.Providers, queue: c.Queue, mint: c.Mint, mail: c.Mail, mailed: map[string]timestamp.Time{}, log: c.Log,
 		metrics: newMetrics(c.Metrics), found: map[string]health{}, noted: map[string]health{},
 	}
 	p.fleet = fleet.New(fleet.Config{
@@ -148,6 +151,9 @@ func New(ctx context.Context, c Config) (*Provisioner, error) {
 	})
 	if err := p.readAgain(ctx); err != nil {
 		return nil, err
+	}
+	if p.mail != nil {
+		p.subscribeMail()
 	}
 	for _, provider := range c.Providers {
 		if n, ok := provider.(fleet.Notifier); ok {

@@ -67,6 +67,7 @@ type stage struct {
 	returned    int // tasks handed back
 	deaf        error
 	minted      map[string][]string // scopes by client
+	mail        Mailer
 	tokens      map[fleet.Ref]string
 	secrets     map[fleet.Ref]string
 }
@@ -116,7 +117,7 @@ func (s *stage) open() {
 	}
 	p, err := New(s.t.Context(), Config{
 		DB: s.db, Events: s.bus, Providers: providers,
-		Queue: s, Mint: s, Log: s.log, Metrics: s.metrics,
+		Queue: s, Mint: s, Mail: s.mail, Log: s.log, Metrics: s.metrics,
 	})
 	if err != nil {
 		s.t.Fatal(err)

@@ -36,6 +36,11 @@ type Config struct {
 
 	Providers map[string]ProviderConfig `yaml:"providers"` // of workers, beside local and static
 
+	RabbitMQ RabbitMQConfig `yaml:"rabbitmq"` // where messages go besides
+
+	Auth   AuthConfig   `yaml:"auth"`   // credentials for elsewhere
+	Notify NotifyConfig `yaml:"notify"` // email and chats
+
 	MetricsToken string `yaml:"metricsToken"` // bearer token of /metrics
 
 	LogLevel  string `yaml:"logLevel"`  // debug, info, warn, error
@@ -100,12 +105,27 @@ const configDoc = `A configuration file is YAML; every entry may be left out:
       instanceProfiles: [worker]    # that pools may give to their instances; default: none
       requests: 0.7                 # share of AWS's limits on requests to use
       identityCertificates: {}      # PEM by region, for regions that are newer than this program
+  rabbitmq:                         # a broker that gets every message; default: none, messages are read at /api/events
+    url: amqps://user:password@mq.example.com/%2f
+    namespace: taskcluster-builds   # instead of taskcluster-queue and so on in the exchanges' names, on a shared broker
+  auth:                             # credentials for elsewhere that the service auth gives to those with the scopes
+    aws: {keys: [{accessKeyId: …, secretAccessKey: …, buckets: [builds]}]}   # awsS3Credentials, by STS
+    azure: {accounts: {mystorage: {key: …}}}                                 # azureTableSAS, azureContainerSAS
+    gcp: {projects: {my-project: {key: '{"type":"service_account",…}', serviceAccounts: [builder@…]}}}
+    github: {apps: {my-app: {appId: "12345", privateKey: "-----BEGIN…"}}}    # githubRepoToken
+    websocktunnel: {secret: …}      # that the tunnel's servers know too
+  notify:                           # how people are told; what is left out is refused
+    smtp: {host: smtp.example.com, username: …, password: …, from: "Taskfleet <taskfleet@example.com>"}  # port, security, ca
+    ses: {region: eu-central-1, from: …}                                     # instead of smtp
+    slack: {token: xoxb-…}
+    matrix: {url: "https://matrix.example.com", accessToken: …}
+    emailLimit: 50                  # emails to an address in ten minutes
   metricsToken: …                   # bearer token of /metrics; needed unless listen is a loopback address
   logLevel: info                    # debug, info, warn, error
   logFormat: text                   # text, json
 
 The same from the environment: TASKFLEET_DATA, TASKFLEET_LISTEN, TASKFLEET_ROOT_URL, TASKFLEET_DATABASE, TASKFLEET_SECRETS_FILE,
-TASKFLEET_S3_ENDPOINT, _REGION, _BUCKET, _ACCESS_KEY_ID, _SECRET_ACCESS_KEY, _PATH_STYLE, TASKFLEET_METRICS_TOKEN,
+TASKFLEET_S3_ENDPOINT, _REGION, _BUCKET, _ACCESS_KEY_ID, _SECRET_ACCESS_KEY, _PATH_STYLE, TASKFLEET_RABBITMQ_URL, TASKFLEET_METRICS_TOKEN,
 TASKFLEET_LOG_LEVEL, TASKFLEET_LOG_FORMAT. Flags win over the environment, the environment over the file.`
 
 func defaultConfig() Config {
@@ -179,7 +199,7 @@ func (c *Config) environment() error {
 		"DATA": &c.Data, "LISTEN": &c.Listen, "ROOT_URL": &c.RootURL, "DATABASE": &c.Database, "SECRETS_FILE": &c.SecretsFile,
 		"S3_ENDPOINT": &c.S3.Endpoint, "S3_REGION": &c.S3.Region, "S3_BUCKET": &c.S3.Bucket,
 		"S3_ACCESS_KEY_ID": &c.S3.AccessKeyID, "S3_SECRET_ACCESS_KEY": &c.S3.SecretAccessKey,
-		"METRICS_TOKEN": &c.MetricsToken, "LOG_LEVEL": &c.LogLevel, "LOG_FORMAT": &c.LogFormat,
+		"RABBITMQ_URL": &c.RabbitMQ.URL, "METRICS_TOKEN": &c.MetricsToken, "LOG_LEVEL": &c.LogLevel, "LOG_FORMAT": &c.LogFormat,
 	} {
 		if v, ok := os.LookupEnv("TASKFLEET_" + name); ok {
 			*to = v
@@ -237,6 +257,7 @@ func (c *Config) check() error {
 		bad("s3", "s3 has settings but no region or endpoint; give one of them, or leave s3 out to use the gateway inside the process")
 	}
 	c.checkProviders(bad)
+	c.checkElsewhere(bad)
 	if err == nil && !loopback(host) {
 		if c.S3.embedded() {
 			bad("listen", "listen is %s, reachable from other machines, but artifacts would be served on this machine only; configure s3", c.Listen)

@@ -58,9 +58,15 @@ const (
 // change as they like.
 var anonymousScopes = []string{
 	"auth:current-scopes", "auth:expand-scopes", "auth:get-client:*", "auth:get-role:*", "auth:list-clients", "auth:list-roles",
-	"events:connect", "loops:list",
-	"queue:claimed-count:*", "queue:get-artifact:public/*", "queue:get-task:*", "queue:list-artifacts:*",
-	"queue:list-dependent-tasks:*", "queue:list-task-group:*", "queue:pending-count:*", "queue:status:*",
+	"events:connect",
+	"hooks:get:*", "hooks:list-hooks:*", "hooks:list-last-fires:*", "hooks:status:*",
+	"index:find-task:*", "index:list-namespaces:*", "index:list-tasks:*",
+	"loops:list",
+	"purge-cache:all-purge-requests", "purge-cache:purge-requests:*",
+	"queue:claimed-count:*", "queue:claimed-list:*", "queue:get-artifact:public/*", "queue:get-provisioner:*", "queue:get-task:*",
+	"queue:get-task-queue:*", "queue:get-worker:*", "queue:get-worker-type:*", "queue:list-artifacts:*",
+	"queue:list-dependent-tasks:*", "queue:list-provisioners", "queue:list-task-group:*", "queue:list-task-queues",
+	"queue:list-worker-types:*", "queue:list-workers:*", "queue:pending-count:*", "queue:pending-list:*", "queue:status:*",
 	"worker-manager:get-worker:*", "worker-manager:list-providers", "worker-manager:list-workers:*",
 }
 
@@ -134,9 +140,11 @@ func startPlatform(ctx context.Context, c Config, log *slog.Logger) (_ *platform
 	if err != nil {
 		return nil, err
 	}
-	a, err := auth.New(ctx, auth.Config{
-		DB: db, Events: bus, Keys: keys, Log: log, Anonymous: anonymousScopes, Static: staticClients(c, own),
-	})
+	authConfig := auth.Config{DB: db, Events: bus, Keys: keys, Log: log, Anonymous: anonymousScopes, Static: staticClients(c, own)}
+	if err := c.Auth.fill(&authConfig); err != nil {
+		return nil, err
+	}
+	a, err := auth.New(ctx, authConfig)
 	if err != nil {
 		return nil, err
 	}
@@ -159,13 +167,21 @@ func startPlatform(ctx context.Context, c Config, log *slog.Logger) (_ *platform
 		defer cancel()
 		return q.Close(end)
 	})
+	notifyConfig := notify.Config{DB: db, Events: bus, Tasks: q, RootURL: p.RootURL, Log: log, Metrics: metrics}
+	if err := c.Notify.fill(ctx, &notifyConfig); err != nil {
+		return nil, err
+	}
+	notifier, err := notify.New(ctx, notifyConfig)
+	if err != nil {
+		return nil, err
+	}
 	providers, err := p.openProviders(ctx, c)
 	if err != nil {
 		return nil, err
 	}
 	prov, err := provisioner.New(ctx, provisioner.Config{
 		DB: db, Events: bus, Providers: providers,
-		Queue: &workforce{queue: q}, Mint: a.Issuer(provisionerClient), Log: log, Metrics: metrics,
+		Queue: &workforce{queue: q}, Mint: a.Issuer(provisionerClient), Mail: notifier, Log: log, Metrics: metrics,
 	})
 	if err != nil {
 		return nil, err
@@ -178,10 +194,6 @@ func startPlatform(ctx context.Context, c Config, log *slog.Logger) (_ *platform
 
 	acting := &inside{}
 	hooksClient, err := acting.client(p.RootURL, cred.Credentials{ClientID: hooksClient, AccessToken: own.tokenFor(hooksClient)})
-	if err != nil {
-		return nil, err
-	}
-	notifier, err := notify.New(ctx, notify.Config{DB: db, Events: bus, Tasks: q, RootURL: p.RootURL, Log: log, Metrics: metrics})
 	if err != nil {
 		return nil, err
 	}
@@ -202,6 +214,11 @@ func startPlatform(ctx context.Context, c Config, log *slog.Logger) (_ *platform
 		return nil, err
 	}
 	purge, err := purgecache.New(ctx, purgecache.Config{DB: db, Log: log})
+	if err != nil {
+		return nil, err
+	}
+
+	broker, err := c.openBroker(bus, log)
 	if err != nil {
 		return nil, err
 	}
@@ -235,7 +252,12 @@ func startPlatform(ctx context.Context, c Config, log *slog.Logger) (_ *platform
 	}); err != nil {
 		return nil, err
 	}
-	p.run(db, listener, server, slices.Concat(bus.Loops(), a.Loops(), q.Loops(), prov.Loops(), []loop.Loop{learner.loop()},
+	work := bus.Loops()
+	if broker != nil {
+		p.closers = append(p.closers, broker.Close)
+		work = append(work, broker.Loops()...)
+	}
+	p.run(db, listener, server, slices.Concat(work, a.Loops(), q.Loops(), prov.Loops(), []loop.Loop{learner.loop()},
 		hook.Loops(), idx.Loops(), sealed.Loops(), purge.Loops(), objects.Loops(), notifier.Loops()))
 	log.Info("taskfleet is up", "rootUrl", p.RootURL, "data", c.Data)
 	return p, nil
