@@ -7,7 +7,7 @@ BINARY   = ./bin/taskfleet
 
 .DEFAULT_GOAL := help
 
-.PHONY: up build test check bench postgres generate clean help
+.PHONY: up build test check bench postgres rabbitmq generate clean help
 
 up: build ## build, start a whole platform on 127.0.0.1:8080 and run examples/self on it; Ctrl-C stops it
 	@exec $(BINARY) up
@@ -26,6 +26,9 @@ bench: $(RUN) ## rates, latencies and CPU of the queue on SQLite and on PostgreS
 
 postgres: $(RUN) ## a PostgreSQL for tests that you run by hand, until Ctrl-C
 	@exec $(RUN) postgres
+
+rabbitmq: $(RUN) ## a RabbitMQ for tests that you run by hand, until Ctrl-C
+	@exec $(RUN) rabbitmq
 
 generate: ## write the references and the Go client anew from the declarations
 	@$(GO) generate ./references && $(GO) generate ./client

@@ -52,6 +52,9 @@ func (s *subscriber) deliver(ctx context.Context) (more bool, err error) {
 		}
 		return false, nil
 	}
+	if lost := list[0].Position - s.at - 1; lost > 0 {
+		s.bus.log.Error("messages that a subscriber has not read are gone: it was away for longer than they are kept", "subscriber", s.name, "messages", lost)
+	}
 	var fit []Message
 	for _, e := range list {
 		if s.matcher == nil || s.matcher.Matches(e.Message) {

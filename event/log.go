@@ -3,7 +3,6 @@ package event
 import (
 	"bytes"
 	"context"
-	"database/sql/driver"
 	"encoding/json"
 	"fmt"
 	"slices"
@@ -144,7 +143,7 @@ func (b *Bus) place(ctx context.Context) (more bool, err error) {
 			return err
 		}
 		missing = missing.next(found, mark, highest)
-		if _, err := tx.Exec(`UPDATE event_head SET position = $1, mark = $2, missing = $3 WHERE name = 'head'`, head, highest, missing); err != nil {
+		if _, err := tx.Exec(`UPDATE event_head SET position = $1, mark = $2, missing = $3 WHERE name = 'head'`, head, highest, missing.text()); err != nil {
 			return err
 		}
 		more = later == placeLimit
@@ -211,7 +210,7 @@ func (b *Bus) recover(ctx context.Context) (more bool, err error) {
 				missing = append(missing, absence{id, timestamp.Now()})
 			}
 		}
-		_, err = tx.Exec(`UPDATE event_head SET missing = $1 WHERE name = 'head'`, missing)
+		_, err = tx.Exec(`UPDATE event_head SET missing = $1 WHERE name = 'head'`, missing.text())
 		return err
 	})
 	if err != nil {
@@ -258,17 +257,17 @@ func (l missingList) has(id int64) bool {
 	return slices.ContainsFunc(l, func(a absence) bool { return a.id == id })
 }
 
-// Value is the JSON [id, since, id, since, …].
-func (l missingList) Value() (driver.Value, error) {
+// text is the JSON [id, since, id, since, …].
+func (l missingList) text() string {
 	numbers := make([]int64, 0, 2*len(l))
 	for _, a := range l {
 		numbers = append(numbers, a.id, int64(a.since))
 	}
-	text, err := json.Marshal(numbers)
-	return string(text), err
+	text, _ := json.Marshal(numbers) // which numbers always can be
+	return string(text)
 }
 
-// Scan reads what Value wrote.
+// Scan reads a column of such text.
 func (l *missingList) Scan(src any) error {
 	text, ok := src.(string)
 	if !ok {

@@ -54,9 +54,10 @@ type gap struct {
 func (s *stream) carry(ctx context.Context, f format) error {
 	ping := time.NewTicker(pingInterval)
 	defer ping.Stop()
-	life := time.NewTimer(maxLife - rand.N(maxLife/6))
-	defer life.Stop()
-	for {
+	for end := time.Now().Add(maxLife - rand.N(maxLife/6)); time.Now().Before(end); {
+		if ctx.Err() != nil {
+			return context.Cause(ctx)
+		}
 		list, lost, err := s.next(ctx)
 		if err != nil {
 			return err
@@ -80,12 +81,10 @@ func (s *stream) carry(ctx context.Context, f format) error {
 			if err := f.event(ctx, "ping", s.position(), map[string]time.Time{"time": time.Now().UTC()}); err != nil {
 				return err
 			}
-		case <-life.C:
-			return nil
 		case <-ctx.Done():
-			return context.Cause(ctx)
 		}
 	}
+	return nil
 }
 
 // position is how far the stream is.

@@ -519,3 +519,48 @@ func TestAStreamEndsWithTheServer(t *testing.T) {
 		}
 	})
 }
+
+// A tape is a connection that takes everything.
+type tape struct{ events []string }
+
+func (t *tape) event(_ context.Context, name string, id int64, _ any) error {
+	t.events = append(t.events, fmt.Sprint(name, id))
+	return nil
+}
+
+func (t *tape) messages(_ context.Context, list []*entry) error {
+	for _, e := range list {
+		t.events = append(t.events, fmt.Sprint("message", e.Position))
+	}
+	return nil
+}
+
+func TestAStreamIsKeptAwakeAndEndsAfterSomeHours(t *testing.T) {
+	storetest.Each(t, func(t *testing.T, db *store.DB) {
+		b := newBus(t, db)
+		runLoops(t, b)
+		s, err := b.open(t.Context(), []Binding{{exchange, "a"}}, "")
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer b.hub.leave(s)
+		start := time.Now()
+		tape := &tape{}
+		ended := make(chan error)
+		go func() { ended <- s.carry(t.Context(), tape) }()
+		time.Sleep(30 * time.Second)
+		publish(t, db, b, "b")
+		publish(t, db, b, "a")
+		publish(t, db, b, "b")
+		if err := <-ended; err != nil {
+			t.Error(err)
+		}
+		if d := time.Since(start); d < 5*time.Hour || d > maxLife+pingInterval {
+			t.Errorf("it ended after %s", d)
+		}
+		// A ping has the position up to which nothing was of interest.
+		if got := fmt.Sprint(tape.events[:4]); got != "[ping0 message2 ping3 ping3]" || len(tape.events) < 800 {
+			t.Errorf("%s, %d events", got, len(tape.events))
+		}
+	})
+}

@@ -29,7 +29,7 @@ type tail struct {
 
 const (
 	tailCount   = 10_000
-	tailSize    = 32 << 20
+	tailSize    = 16 << 20
 	tailAtStart = 2_000
 	maxBehind   = 4
 )

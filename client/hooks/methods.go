@@ -119,9 +119,11 @@ func (c *Client) GetHookStatus(ctx context.Context, hookGroupID string, hookID s
 // Creates a hook. The caller must have the role that the hook's tasks are created
 // with, and the role needs the scopes that `createTask` demands for them.
 //
-// Repeating the call is harmless; if there is such a hook with another definition,
-// it fails with 409. Schedules, bindings and the triggerSchema are checked. What the
-// template makes of a payload shows when the hook is fired.
+// The patterns of a schedule have six fields, from the second to the day of the week,
+// or five without the second; a hook is due once a minute at most. Repeating the call
+// is harmless; if there is such a hook with another definition, it fails with 409.
+// Schedules, bindings and the triggerSchema are checked. What the template makes of a
+// payload shows when the hook is fired.
 //
 // Scopes: `hooks:modify-hook:<hookGroupId>/<hookId>` and
 // `assume:hook-id:<hookGroupId>/<hookId>`.

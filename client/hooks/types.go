@@ -157,7 +157,8 @@ type PulseHookChangedMessage struct {
 }
 
 // Schedule: when the hook is due, as a list of cron patterns in UTC. A moment that
-// several of them name counts once.
+// several of them name counts once, and dates less than a minute after the one before
+// do not count.
 type Schedule client.List[string]
 
 // TriggerHookResponse: the task that was created. Empty where the template rendered to

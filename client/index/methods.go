@@ -280,56 +280,6 @@ func (c *Client) FindArtifactFromTask(ctx context.Context, indexPath string, nam
 	return c.core.Do(ctx, r, nil)
 }
 
-// ListNamespacesPost calls index.listNamespacesPost: List namespaces.
-//
-// Lists the namespaces directly below a namespace, or at the top if none is given,
-// in the order of their names: the parents of all indexed tasks. A namespace can
-// outlast the last task in it, by a day at the most. This is the list by POST, for old
-// clients; new ones use GET.
-//
-// Scopes: `index:list-namespaces:<namespace>`.
-//
-// Deprecated: the service keeps the method for old clients only.
-func (c *Client) ListNamespacesPost(ctx context.Context, namespace string, in *ListNamespacesRequest) (*ListNamespacesResponse, error) {
-	r := client.Request{
-		Name:  "index.listNamespacesPost",
-		Verb:  "POST",
-		Route: "/api/index/v1/namespaces/<namespace>",
-		Args:  []string{namespace},
-		In:    in,
-	}
-	out := new(ListNamespacesResponse)
-	if err := c.core.Do(ctx, r, out); err != nil {
-		return nil, err
-	}
-	return out, nil
-}
-
-// ListTasksPost calls index.listTasksPost: List tasks.
-//
-// Lists the tasks directly below a namespace, or at the top if none is given,
-// in the order of their names, without those in namespaces further down. It is meant
-// for people who look around: a program knows the paths it wants. This is the list by
-// POST, for old clients; new ones use GET.
-//
-// Scopes: `index:list-tasks:<namespace>`.
-//
-// Deprecated: the service keeps the method for old clients only.
-func (c *Client) ListTasksPost(ctx context.Context, namespace string, in *ListNamespacesRequest) (*ListTasksResponse, error) {
-	r := client.Request{
-		Name:  "index.listTasksPost",
-		Verb:  "POST",
-		Route: "/api/index/v1/tasks/<namespace>",
-		Args:  []string{namespace},
-		In:    in,
-	}
-	out := new(ListTasksResponse)
-	if err := c.core.Do(ctx, r, out); err != nil {
-		return nil, err
-	}
-	return out, nil
-}
-
 // Ping calls index.ping: Ping.
 //
 // Answers at once while the process serves requests. Needs no credentials.

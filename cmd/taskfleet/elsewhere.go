@@ -63,7 +63,7 @@ func (c *Config) openBroker(bus *event.Bus, log *slog.Logger) (*rabbit.Publisher
 		return nil, fmt.Errorf("rabbitmq: %w", err)
 	}
 	if bus != nil {
-		bus.Subscribe("rabbitmq", nil, p.Deliver)
+		bus.Subscribe(rabbit.Subscription, nil, p.Deliver)
 	}
 	return p, nil
 }

@@ -1,7 +1,7 @@
-// Command run is behind `make test`, `make check`, `make bench` and `make postgres`.
+// Command run is behind `make test`, `make check`, `make bench`, `make postgres` and `make rabbitmq`.
 //
 // It is for a machine with Go and nothing else. `run test` installs what the tests need (tools.go), starts a private
-// PostgreSQL (postgres.go) and moto, an imitation of AWS (moto.go), runs the steps below one after the other and, however
+// PostgreSQL (postgres.go), RabbitMQ (rabbitmq.go) and moto, an imitation of AWS (moto.go), runs the steps below one after the other and, however
 // it ends, stops what it started. Two checkouts can run it at once: ports are chosen free, data lies in fresh temporary
 // directories, and what is of Python and of Node is installed inside the checkout. A later run finds everything in place
 // and starts at once.
@@ -16,6 +16,8 @@
 //	TASKFLEET_TEST_NODE       the node executable, of the version the official JavaScript client asks for
 //	TASKFLEET_TEST_PYTHON     the python executable that can import the official Python client
 //	TASKFLEET_TEST_MOTO       URL of moto
+//	TASKFLEET_TEST_RABBITMQ   URL of a RabbitMQ, which a test may even kill, as it is started again
+//	TASKFLEET_TEST_RABBITMQ_DIRECTORY  where there are "pid", with its process id, and "ctl", which is rabbitmqctl for it
 //	TASKFLEET_TEST_S3_...     moto again, as package blobtest is told of an endpoint
 //
 // One more is for a person to set, as it costs money: TASKFLEET_TEST_AWS, an account in which test/ec2 launches instances.
@@ -34,12 +36,13 @@ import (
 	"time"
 )
 
-const usage = `usage: run test | check | bench | postgres
+const usage = `usage: run test | check | bench | postgres | rabbitmq
 
   test      formatting, vet, all tests on SQLite and PostgreSQL, race detector, official clients, crashes, EC2
   check     formatting, vet, and the tests on SQLite alone; installs and starts nothing
   bench     taskfleet bench queue on SQLite and on PostgreSQL
   postgres  a PostgreSQL for "go test", until it is interrupted
+  rabbitmq  a RabbitMQ, likewise
 `
 
 func main() {
@@ -78,6 +81,8 @@ func run(ctx context.Context, args []string) error {
 		return bench(ctx, c)
 	case "postgres":
 		return postgresAlone(ctx, c)
+	case "rabbitmq":
+		return rabbitmqAlone(ctx, c)
 	}
 	return errors.New(usage)
 }
@@ -98,6 +103,11 @@ func test(ctx context.Context, c *checkout) error {
 		return err
 	}
 	defer imitation.stop()
+	broker, err := startRabbitMQ(ctx, tools.rabbitmq)
+	if err != nil {
+		return err
+	}
+	defer broker.stop()
 	c.env = []string{
 		"TASKFLEET_TEST_POSTGRES=" + database.url,
 		"TASKFLEET_TEST_NODE=" + tools.node,
@@ -106,6 +116,7 @@ func test(ctx context.Context, c *checkout) error {
 		"TASKFLEET_TEST_S3_ENDPOINT=" + imitation.url, "TASKFLEET_TEST_S3_IMITATION=true",
 		"TASKFLEET_TEST_S3_ACCESS_KEY_ID=test", "TASKFLEET_TEST_S3_SECRET_ACCESS_KEY=test",
 	}
+	c.env = append(c.env, broker.env()...)
 	return c.steps(ctx,
 		step{"formatting", c.formatting},
 		step{"vet", c.vet},
@@ -118,6 +129,7 @@ func test(ctx context.Context, c *checkout) error {
 // check is what a change can be tried with before everything is run.
 func check(ctx context.Context, c *checkout) error {
 	c.env = []string{"TASKFLEET_TEST_DATABASES=sqlite"}
+	c.without = []string{"github.com/taskfleet/taskfleet/event/rabbit"} // they need a broker
 	return c.steps(ctx,
 		step{"formatting", c.formatting},
 		step{"vet", c.vet},

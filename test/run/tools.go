@@ -22,6 +22,7 @@ type tools struct {
 	node     string // executable
 	python   string // executable
 	moto     string // executable
+	rabbitmq string // directory that stands for the root of a system with RabbitMQ
 }
 
 // oldestPostgres is the first major version that can sort by ICU rules alone, which startPostgres asks for.
@@ -62,6 +63,9 @@ func install(ctx context.Context, root string) (tools, error) {
 	}
 	defer unlock()
 	if t.moto, err = installMoto(ctx, root, t.python); err != nil {
+		return tools{}, err
+	}
+	if t.rabbitmq, err = installRabbitMQ(ctx, root); err != nil {
 		return tools{}, err
 	}
 	t.node, t.python, err = installClients(ctx, root, t.python)

@@ -14,6 +14,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"syscall"
 	"time"
 )
 
@@ -33,6 +34,9 @@ type Server struct {
 	RootURL     string `json:"rootUrl"`
 	ClientID    string `json:"clientId"`
 	AccessToken string `json:"accessToken"`
+
+	// Address is the URL of this very process. RootURL may be that of a balancer in front of several.
+	Address string `json:"-"`
 
 	process *exec.Cmd
 	log     string
@@ -61,6 +65,9 @@ func Start(ctx context.Context, o Options) (*Server, error) {
 		return nil, err
 	}
 	s := &Server{log: filepath.Join(o.Data, "server.log"), ended: make(chan struct{})}
+	if o.Listen != "" {
+		s.Address = "http://" + o.Listen
+	}
 	log, err := os.OpenFile(s.log, os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
 	if err != nil {
 		return nil, err
@@ -132,7 +139,8 @@ func (s *Server) ready(ctx context.Context, credentials string) error {
 	if err := json.Unmarshal(content, s); err != nil {
 		return fmt.Errorf("%s: %w", credentials, err)
 	}
-	request, err := http.NewRequestWithContext(ctx, http.MethodGet, s.RootURL+"/api/queue/v1/__heartbeat__", nil)
+	s.Address = cmp.Or(s.Address, s.RootURL)
+	request, err := http.NewRequestWithContext(ctx, http.MethodGet, s.Address+"/api/queue/v1/__heartbeat__", nil)
 	if err != nil {
 		return err
 	}
@@ -159,16 +167,16 @@ func (s *Server) Environment() []string {
 // PID is the server's process id.
 func (s *Server) PID() int { return s.process.Process.Pid }
 
-// Stop ends the server in an orderly way, and fails when it does not end or ends with an error.
+// Stop ends the server in an orderly way, as a service manager does, and fails when it does not end or ends with an error.
 func (s *Server) Stop() error {
-	if err := s.process.Process.Signal(os.Interrupt); err != nil && !errors.Is(err, os.ErrProcessDone) {
+	if err := s.process.Process.Signal(syscall.SIGTERM); err != nil && !errors.Is(err, os.ErrProcessDone) {
 		return err
 	}
 	select {
 	case <-s.ended:
 		return s.err
 	case <-time.After(30 * time.Second):
-		return errors.Join(errors.New("taskfleet serve did not end within 30 seconds of an interrupt, and was killed"), s.Kill())
+		return errors.Join(errors.New("taskfleet serve did not end within 30 seconds of being told to, and was killed"), s.Kill())
 	}
 }
 
