@@ -55,9 +55,13 @@ type Spec struct {
 	Title     string
 	Doc       string // Markdown
 
-	// Private keeps the request body out of error messages, and the reply from
-	// having an ETag, which is a digest of it: for methods with secrets.
+	// Private keeps the request body, and what is wrong of it, out of error
+	// messages, and the reply from having an ETag, which is a digest of it: for
+	// methods with secrets.
 	Private bool
+
+	// Hidden are URL parameters that are secrets: error messages leave them out.
+	Hidden []string
 
 	// Unpublished leaves the method out of the reference: a form of another one
 	// that clients of old use.

@@ -127,8 +127,8 @@ var printer = message.NewPrinter(language.English)
 const maxReasons = 20
 
 // explain turns a validation error into sentences, one fault a line, each with
-// the place in the payload.
-func explain(err error) string {
+// the place in the payload; with private, without the values there.
+func explain(err error, private bool) string {
 	ve, ok := errors.AsType[*jsonschema.ValidationError](err)
 	if !ok {
 		return err.Error()
@@ -147,8 +147,17 @@ func explain(err error) string {
 			place += "/" + strings.Join(e.InstanceLocation, "/")
 		}
 		what := e.ErrorKind.LocalizedString(printer)
-		if _, always := e.ErrorKind.(*kind.FalseSchema); always {
+		switch k := e.ErrorKind.(type) {
+		case *kind.FalseSchema:
 			what = "is not allowed here"
+		case *kind.Pattern:
+			if private {
+				what = "does not match pattern '" + k.Want + "'"
+			}
+		case *kind.Format:
+			if private {
+				what = "is not valid " + k.Want
+			}
 		}
 		lines = append(lines, shorten(place, 200)+": "+shorten(what, 400))
 	}

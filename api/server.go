@@ -166,6 +166,17 @@ type Reply interface {
 	Header() map[string]string
 }
 
+// NoContent is the result of a method that has nothing to say, which clients of
+// the platform that we are compatible with expect as an empty 204. Others answer
+// None, an empty object.
+type NoContent struct{}
+
+// Status is 204.
+func (NoContent) Status() int { return http.StatusNoContent }
+
+// Header is empty.
+func (NoContent) Header() map[string]string { return nil }
+
 // A Stream is a result that writes itself, for replies without an end and those
 // of another form than the method's schema.
 type Stream func(http.ResponseWriter, *http.Request) error
@@ -311,6 +322,10 @@ func (s *Server) refuse(w http.ResponseWriter, r *http.Request, e *endpoint, var
 	}
 	if e.Private {
 		payload = nil
+	}
+	if len(e.Hidden) > 0 {
+		vars = maps.Clone(vars)
+		maps.DeleteFunc(vars, func(name, _ string) bool { return slices.Contains(e.Hidden, name) })
 	}
 	if a.Code == AuthenticationFailed {
 		w.Header().Set("WWW-Authenticate", "Hawk")
@@ -470,7 +485,7 @@ func (e *endpoint) parseBody(r *http.Request, raw []byte, doc any, payload *any)
 	applyDefaults(e.input, doc)
 	*payload = doc
 	if err := e.input.Validate(doc); err != nil {
-		return nil, Errorf(InputValidationError, "The request body does not fit the schema %s:\n%s", e.Input, explain(err))
+		return nil, Errorf(InputValidationError, "The request body does not fit the schema %s:\n%s", e.Input, explain(err, e.Private))
 	}
 	// What the handler sees is what was validated, not the text, which may name
 	// a member twice.
@@ -493,7 +508,10 @@ func (e *endpoint) checkOutput(out any) error {
 		return fmt.Errorf("%s.%s: decoding the reply: %w", e.service, e.Name, err)
 	}
 	if err := e.output.Validate(doc); err != nil {
-		return fmt.Errorf("%s.%s: the reply does not fit %s:\n%s\n%s", e.service, e.Name, e.Output, explain(err), b)
+		if e.Private {
+			b = nil
+		}
+		return fmt.Errorf("%s.%s: the reply does not fit %s:\n%s\n%s", e.service, e.Name, e.Output, explain(err, e.Private), b)
 	}
 	return nil
 }
@@ -504,6 +522,10 @@ func writeJSON(w http.ResponseWriter, r *http.Request, status int, v any) error 
 }
 
 func writeReply(w http.ResponseWriter, r *http.Request, status int, v any, tagged bool) error {
+	if status == http.StatusNoContent {
+		w.WriteHeader(status)
+		return nil
+	}
 	b, err := encodeJSON(v)
 	if err != nil {
 		http.Error(w, `{"code":"InternalServerError","message":"the reply could not be encoded"}`, http.StatusInternalServerError)

@@ -76,8 +76,8 @@ func TestTheLifeOfAClient(t *testing.T) {
 		if got := w.scopes(fresh); got != "Authentication failed: the client team/ci has expired at "+timestamp.Of(start.Add(2*time.Hour)).String() {
 			t.Errorf("expired: %s", got)
 		}
-		w.want(200, w.root, "DELETE", clientPathOf(c.ClientID), nil)
-		w.want(200, w.root, "DELETE", clientPathOf(c.ClientID), nil)
+		w.want(204, w.root, "DELETE", clientPathOf(c.ClientID), nil)
+		w.want(204, w.root, "DELETE", clientPathOf(c.ClientID), nil)
 		if got := w.scopes(fresh); got != unknown {
 			t.Errorf("deleted: %s", got)
 		}
@@ -192,8 +192,8 @@ func TestRolesGrantAndRevoke(t *testing.T) {
 		if got := w.scopes(narrow); got != "secrets:red:x" {
 			t.Errorf("temporary with a scope that comes through a role: %s", got)
 		}
-		w.want(200, w.root, "DELETE", rolePathOf("team:*"), nil)
-		w.want(200, w.root, "DELETE", rolePathOf("team:*"), nil)
+		w.want(204, w.root, "DELETE", rolePathOf("team:*"), nil)
+		w.want(204, w.root, "DELETE", rolePathOf("team:*"), nil)
 		if got := w.scopes(temp); got != "assume:team:red" {
 			t.Errorf("temporary after the role was deleted: %s", got)
 		}
@@ -233,7 +233,7 @@ func TestWhoMayWriteRoles(t *testing.T) {
 			"delete":                          {"DELETE", "r", nil, 403},
 		} {
 			w.want(200, w.root, "POST", "/roles/r", roleBody("old:*", "assume:sub"))
-			w.want(200, w.root, "DELETE", rolePathOf("mine:a"), nil)
+			w.want(204, w.root, "DELETE", rolePathOf("mine:a"), nil)
 			if strings.HasPrefix(name, "create, ") {
 				w.want(200, w.root, "PUT", rolePathOf("mine:a"), roleBody("mine:x"))
 			}
@@ -361,7 +361,7 @@ func TestWhoMayUpdateAClient(t *testing.T) {
 func TestListings(t *testing.T) {
 	storetest.Each(t, func(t *testing.T, db *store.DB) {
 		w := newWorld(t, db)
-		w.want(200, w.root, "DELETE", "/roles/anonymous", nil)
+		w.want(204, w.root, "DELETE", "/roles/anonymous", nil)
 		w.want(403, cred.Credentials{}, "GET", "/clients/", nil)
 		w.role("anonymous", "auth:*")
 		for _, id := range []string{"b/1", "b/2", "a", "b", "bb", "b/10"} {
@@ -499,7 +499,7 @@ func TestRevocationReachesReplicasWithinASecond(t *testing.T) {
 		if got := far.scopes(c); got != "a" {
 			t.Errorf("the other process says %s", got)
 		}
-		w.want(200, w.root, "DELETE", "/clients/c", nil)
+		w.want(204, w.root, "DELETE", "/clients/c", nil)
 		time.Sleep(time.Second)
 		synctest.Wait()
 		if got := far.scopes(c); got != unknown {
@@ -513,7 +513,7 @@ func TestRestartKeepsClientsAndRoles(t *testing.T) {
 		w := newWorld(t, db)
 		c := w.client("c", "assume:r")
 		w.role("r", "x")
-		w.want(200, w.root, "DELETE", "/roles/anonymous", nil)
+		w.want(204, w.root, "DELETE", "/roles/anonymous", nil)
 		w.Auth = w.start()
 		w.server = w.serve(w.Auth)
 		w.want(404, w.root, "GET", "/roles/anonymous", nil) // deleted is deleted
@@ -624,7 +624,7 @@ func TestUseIsRecorded(t *testing.T) {
 			t.Errorf("shown as %s", p.text)
 		}
 		w.scopes(c)
-		w.want(200, w.root, "DELETE", "/clients/c", nil)
+		w.want(204, w.root, "DELETE", "/clients/c", nil)
 		w.pass(w.Auth, "auth.use") // of a client that is gone: nothing to do
 	})
 }

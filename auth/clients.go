@@ -289,12 +289,12 @@ var deleteClient = api.Declare(api.Spec{
 	Stability: api.Stable, Category: "Clients", Title: "Delete a client",
 	Doc: `Deletes a client, which stops working at once, with all temporary credentials that it issued. Roles that belong to
 it stay. Does nothing if there is no such client.`,
-}, func(ctx context.Context, a *Auth, c api.Call[clientPath, api.None]) (api.None, error) {
+}, func(ctx context.Context, a *Auth, c api.Call[clientPath, api.None]) (api.NoContent, error) {
 	id := c.Path.ClientID
 	if err := checkClient(id, nil); err != nil {
-		return api.None{}, err
+		return api.NoContent{}, err
 	}
-	return api.None{}, a.change(ctx, func(tx *store.Tx, now *snapshot) (delta, error) {
+	return api.NoContent{}, a.change(ctx, func(tx *store.Tx, now *snapshot) (delta, error) {
 		d := delta{clients: map[string]*client{}}
 		if now.clients[id] == nil {
 			return d, nil

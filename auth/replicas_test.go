@@ -73,7 +73,7 @@ func TestReplicasAgreeWithinASecondThoughNotificationsAreLost(t *testing.T) {
 		check("reset", unknown, unknown)
 		c.AccessToken = p.member("accessToken")
 		check("with the new token", "a assume:r c", unknown)
-		one.want(200, one.root, "DELETE", "/clients/team%2Fci", nil)
+		one.want(204, one.root, "DELETE", "/clients/team%2Fci", nil)
 		check("deleted", unknown, unknown)
 	})
 }
@@ -114,7 +114,7 @@ func TestReplicaThatCannotSeeChanges(t *testing.T) {
 		if got := two.scopes(c); got != "a" {
 			two.Errorf("with the database again: %s", got)
 		}
-		one.want(200, one.root, "DELETE", "/clients/team%2Fci", nil)
+		one.want(204, one.root, "DELETE", "/clients/team%2Fci", nil)
 		within()
 		if got := two.scopes(c); got != unknown {
 			two.Errorf("and a change: %s", got)

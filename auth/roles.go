@@ -173,9 +173,9 @@ var deleteRole = api.Declare(api.Spec{
 	Scopes:    scope.Scope("auth:delete-role:<roleId>"),
 	Stability: api.Stable, Category: "Roles", Title: "Delete a role",
 	Doc: `Deletes a role. Those who had scopes through it lose them at once. Does nothing if there is no such role.`,
-}, func(ctx context.Context, a *Auth, c api.Call[rolePath, api.None]) (api.None, error) {
+}, func(ctx context.Context, a *Auth, c api.Call[rolePath, api.None]) (api.NoContent, error) {
 	id := c.Path.RoleID
-	return api.None{}, a.change(ctx, func(tx *store.Tx, now *snapshot) (delta, error) {
+	return api.NoContent{}, a.change(ctx, func(tx *store.Tx, now *snapshot) (delta, error) {
 		if now.roles[id] == nil {
 			return delta{}, nil
 		}

@@ -175,7 +175,7 @@ bindings and the triggerSchema are checked. What the template makes of a payload
 		if err := checkGroup(tx, d.HookGroupID); err != nil {
 			return err
 		}
-		return h.changed(tx, hookCreated, c.Path, len(d.Bindings) > 0)
+		return h.changed(tx, change{hookCreated, "created", c.Caller().ClientID}, c.Path, len(d.Bindings) > 0)
 	})
 	return d, err
 })
@@ -192,16 +192,28 @@ func checkGroup(tx *store.Tx, id string) error {
 	return nil
 }
 
-// changed announces a change to a hook; bound tells whether it concerns
-// bindings.
-func (h *Hooks) changed(tx *store.Tx, x api.Exchange, p hookPath, bound bool) error {
+// A change is what is done to a hook, and by whom.
+type change struct {
+	exchange api.Exchange
+	action   string
+	clientID string
+}
+
+// changed announces a change to a hook and records it in the history; bound
+// tells whether it concerns bindings.
+func (h *Hooks) changed(tx *store.Tx, what change, p hookPath, bound bool) error {
 	if bound {
 		if _, err := tx.Exec(`UPDATE hook_state SET value = value + 1 WHERE name = 'bindings'`); err != nil {
 			return err
 		}
 	}
 	tx.Wake(topicSchedule, everybody)
-	return h.publish(tx, x, p)
+	if h.audit != nil {
+		if err := h.audit.Audit(tx, "hook", p.String(), what.clientID, what.action); err != nil {
+			return err
+		}
+	}
+	return h.publish(tx, what.exchange, p)
 }
 
 var updateHook = api.Declare(api.Spec{
@@ -248,7 +260,7 @@ definition makes this call refuse it too. Fires that are under way end as they w
 		if err := checkGroup(tx, d.HookGroupID); err != nil {
 			return err
 		}
-		return h.changed(tx, hookUpdated, c.Path, c.Body.Bindings != nil)
+		return h.changed(tx, change{hookUpdated, "updated", c.Caller().ClientID}, c.Path, c.Body.Bindings != nil)
 	})
 	return d, err
 })
@@ -272,7 +284,7 @@ var removeHook = api.Declare(api.Spec{
 				return err
 			}
 		}
-		return h.changed(tx, hookDeleted, c.Path, len(k.Bindings) > 0)
+		return h.changed(tx, change{hookDeleted, "deleted", c.Caller().ClientID}, c.Path, len(k.Bindings) > 0)
 	})
 })
 

@@ -124,14 +124,15 @@ func encode(v any) (json.RawMessage, error) {
 }
 
 // insert writes a fire down: as one to be done at a time or, if it could not be
-// rendered, as one that has failed.
+// rendered, as one that has failed. Where the hook was deleted meanwhile, the
+// error is store.ErrNotFound. It is not deleted before the transaction ends.
 func (f *fire) insert(tx *store.Tx, due timestamp.Time) error {
 	if f.err != nil {
 		return f.insertFailed(tx)
 	}
 	err := tx.QueryRow(`
 		INSERT INTO hook_fire (hook, task_id, fired_by, fired, request, context, definition, attempts, due, give_up, finished, result, error)
-		VALUES ($1, $2, $3, $4, $5, $6, $7, 0, $8, $9, 0, '', '') RETURNING id`,
+		SELECT id, $2, $3, $4, $5, $6, $7, 0, $8, $9, 0, '', '' FROM hook WHERE id = $1 /*for key share*/ RETURNING id`,
 		f.hook, f.taskID, f.firedBy, f.fired, f.request, f.context, f.definition, due, f.giveUp).Scan(&f.id)
 	if err == nil {
 		tx.Wake(topicFire, everybody)
@@ -140,10 +141,14 @@ func (f *fire) insert(tx *store.Tx, due timestamp.Time) error {
 }
 
 func (f *fire) insertFailed(tx *store.Tx) error {
-	if _, err := tx.Exec(`
+	n, err := tx.Exec(`
 		INSERT INTO hook_fire (hook, task_id, fired_by, fired, request, attempts, give_up, finished, result, error)
-		VALUES ($1, $2, $3, $4, '', 0, 0, $5, 'error', $6)`,
-		f.hook, f.taskID, f.firedBy, f.fired, timestamp.Now(), shorten(f.err.Error(), longestError)); err != nil {
+		SELECT id, $2, $3, $4, '', 0, 0, $5, 'error', $6 FROM hook WHERE id = $1 /*for key share*/`,
+		f.hook, f.taskID, f.firedBy, f.fired, timestamp.Now(), shorten(f.err.Error(), longestError))
+	if err == nil && n == 0 {
+		err = store.ErrNotFound
+	}
+	if err != nil {
 		return err
 	}
 	return trim(tx, f.hook)

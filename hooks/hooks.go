@@ -54,9 +54,16 @@ type Config struct {
 	Events *event.Bus
 	Keys   *seal.Keys // for trigger tokens at rest
 	Tasks  Tasks
-	States States // nil: nobody knows the states of tasks
-	Mail   Mailer // nil: nobody is told by email
+	States States  // nil: nobody knows the states of tasks
+	Mail   Mailer  // nil: nobody is told by email
+	Audit  Auditor // nil: there is no history of changes
 	Log    *slog.Logger
+}
+
+// An Auditor keeps the history: who did what to an entity, written in the
+// transaction that does it.
+type Auditor interface {
+	Audit(tx *store.Tx, entityType, entityID, clientID, action string) error
 }
 
 // Tasks creates tasks.
@@ -87,6 +94,7 @@ type Hooks struct {
 	tasks  Tasks
 	states States
 	mail   Mailer
+	audit  Auditor
 	log    *slog.Logger
 
 	schemas schemas
@@ -105,7 +113,7 @@ const (
 // New opens the hooks, creating the tables where they do not exist. It
 // subscribes to the events, so it comes before their loops.
 func New(ctx context.Context, c Config) (*Hooks, error) {
-	h := &Hooks{db: c.DB, events: c.Events, keys: c.Keys, tasks: c.Tasks, states: c.States, mail: c.Mail, log: c.Log}
+	h := &Hooks{db: c.DB, events: c.Events, keys: c.Keys, tasks: c.Tasks, states: c.States, mail: c.Mail, audit: c.Audit, log: c.Log}
 	files, err := fs.Sub(migrations, "migrations")
 	if err != nil {
 		return nil, err

@@ -2,6 +2,7 @@ package hooks
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"slices"
@@ -14,9 +15,11 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/taskfleet/taskfleet/api"
+	"github.com/taskfleet/taskfleet/event"
 	"github.com/taskfleet/taskfleet/loop"
 	"github.com/taskfleet/taskfleet/store"
 	"github.com/taskfleet/taskfleet/store/storetest"
+	"github.com/taskfleet/taskfleet/timestamp"
 )
 
 const day = 24 * time.Hour
@@ -474,6 +477,80 @@ func TestIdleHooksCostNothing(t *testing.T) {
 		cancel()
 		if err := <-done; err != nil {
 			t.Error(err)
+		}
+	})
+}
+
+// Rendering takes a while, in which the hook can be deleted. A fire that nobody
+// looks for any more would keep the loop awake for ever.
+func TestAHookThatIsDeletedMeanwhileIsNotFired(t *testing.T) {
+	storetest.Each(t, func(t *testing.T, db *store.DB) {
+		w := newWorld(t, db)
+		w.hook("g/short", nil)
+		k, err := w.find(t.Context(), hookPath{"g", "short"})
+		if err != nil {
+			t.Fatal(err)
+		}
+		made := func() *fire {
+			now := timestamp.Now()
+			return newFire(k, byMessage, "", now, now.Add(persistence), map[string]any{"payload": nil})
+		}
+		failed := made()
+		failed.err = errors.New("it went wrong")
+		w.want(200, "", "DELETE", at("g/short", ""), nil)
+
+		if err := db.Do(t.Context(), func(tx *store.Tx) error { return insertBounded(tx, []*fire{made(), failed}) }); err != nil {
+			t.Error(err)
+		}
+		if _, err := w.trigger(t.Context(), k, byCall, json.RawMessage(`{}`), map[string]any{}); !strings.Contains(fmt.Sprint(err), "There is no hook g/short") {
+			t.Errorf("fired by a call: %v", err)
+		}
+		var left int
+		if err := db.View(t.Context(), func(tx *store.Tx) error {
+			return tx.QueryRow(`SELECT count(*) FROM hook_fire`).Scan(&left)
+		}); err != nil || left != 0 {
+			t.Errorf("%d fires are left, %v", left, err)
+		}
+	})
+}
+
+// What many hooks make of one message is written down in parts, since it may
+// not fit into memory. A process that stops in between has fired each hook once
+// in the end.
+func TestManyHooksOfOneMessageAreFiredInParts(t *testing.T) {
+	storetest.Each(t, func(t *testing.T, db *store.DB) {
+		w := newWorld(t, db)
+		const n = 120
+		for i := range n {
+			task := m{}
+			if i < 40 { // together more than portionSize
+				task = m{"extra": m{"$eval": "join(range(0, 150000), ' ')"}}
+			}
+			w.hook(fmt.Sprintf("g/h%d", i), m{"task": task, "triggerSchema": anything, "bindings": []m{{"exchange": "e", "routingKeyPattern": "#"}}})
+		}
+		messages := []event.Message{{Position: 4, Exchange: "e", Payload: json.RawMessage(`{}`), Created: timestamp.Now()}}
+		at, err := w.learnBindings(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		var pairs []pair
+		for _, hook := range w.bound.index.match(messages[0]) {
+			pairs = append(pairs, pair{messages[0], hook})
+		}
+		rest, to, err := w.fireSome(t.Context(), pairs, map[int64]time.Duration{}, at)
+		if err != nil || to.message != 4 || to.hook == 0 || len(rest) <= n-40 || len(rest) >= n-20 {
+			t.Errorf("after the first part: at %v, %d of %d hooks are left, %v", to, len(rest), n, err)
+		}
+		for range 2 { // delivered again
+			if err := w.follow(t.Context(), messages); err != nil {
+				t.Fatal(err)
+			}
+		}
+		var fires, hooks int
+		if err := db.View(t.Context(), func(tx *store.Tx) error {
+			return tx.QueryRow(`SELECT count(*), count(DISTINCT hook) FROM hook_fire WHERE result = ''`).Scan(&fires, &hooks)
+		}); err != nil || fires != n || hooks != n {
+			t.Errorf("the message has become %d fires of %d hooks, %v", fires, hooks, err)
 		}
 	})
 }

@@ -19,7 +19,7 @@ type tokenResponse struct {
 var getTriggerToken = api.Declare(api.Spec{
 	Name: "getTriggerToken", Route: "GET /hooks/<hookGroupId>/<hookId>/token",
 	Scopes: scope.Scope("hooks:get-trigger-token:<hookGroupId>/<hookId>"), Output: "v1/trigger-token-response.json#",
-	Stability: api.Stable, Category: "Hooks", Title: "Show a hook's trigger token",
+	Stability: api.Stable, Category: "Hooks", Title: "Show a hook's trigger token", Private: true,
 	Doc: `Returns the secret with which anybody can fire the hook, through ` + "`triggerHookWithToken`" + `, until it is reset.`,
 }, func(ctx context.Context, h *Hooks, c api.Call[hookPath, api.None]) (r tokenResponse, err error) {
 	k, err := h.find(ctx, c.Path)
@@ -33,7 +33,7 @@ var getTriggerToken = api.Declare(api.Spec{
 var resetTriggerToken = api.Declare(api.Spec{
 	Name: "resetTriggerToken", Route: "POST /hooks/<hookGroupId>/<hookId>/token",
 	Scopes: scope.Scope("hooks:reset-trigger-token:<hookGroupId>/<hookId>"), Output: "v1/trigger-token-response.json#",
-	Stability: api.Stable, Category: "Hooks", Title: "Replace a hook's trigger token",
+	Stability: api.Stable, Category: "Hooks", Title: "Replace a hook's trigger token", Private: true,
 	Doc: `Gives the hook another trigger token and returns it. The old one is of no use from now on.`,
 }, func(ctx context.Context, h *Hooks, c api.Call[hookPath, api.None]) (tokenResponse, error) {
 	r := tokenResponse{slugid.New()}

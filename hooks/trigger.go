@@ -61,7 +61,7 @@ type tokenPath struct {
 var triggerHookWithToken = api.Declare(api.Spec{
 	Name: "triggerHookWithToken", Route: "POST /hooks/<hookGroupId>/<hookId>/trigger/<token>",
 	Input: "v1/trigger-hook.json#", Output: "v1/trigger-hook-response.json#",
-	Stability: api.Stable, Category: "Hooks", Title: "Fire a hook with its token",
+	Stability: api.Stable, Category: "Hooks", Title: "Fire a hook with its token", Hidden: []string{"token"},
 	Doc: `Does what ` + "`triggerHook`" + ` does, for those who have no credentials but know the hook's trigger token. With another token
 it fails with 401.` + triggerDoc,
 }, func(ctx context.Context, h *Hooks, c api.Call[tokenPath, json.RawMessage]) (r triggerResponse, err error) {
@@ -124,7 +124,9 @@ func (h *Hooks) trigger(ctx context.Context, k *hook, firedBy string, body json.
 		}
 		// If this process stops before the task is created, it is done later.
 		return f.insert(tx, now.Add(2*patience))
-	}); err != nil {
+	}); isNotFound(err) {
+		return r, f.path.notFound()
+	} else if err != nil {
 		return r, err
 	}
 	if done {
@@ -137,13 +139,11 @@ func (h *Hooks) trigger(ctx context.Context, k *hook, firedBy string, body json.
 }
 
 // resume finds the fire of a request that is made once more. If there is one
-// under way, f becomes that one; it may be done already.
+// under way, f becomes that one; it may be done already. Where the hook was
+// deleted meanwhile, the error is store.ErrNotFound.
 func (f *fire) resume(tx *store.Tx) (done bool, err error) {
 	var key int64
 	if err := tx.QueryRow(`SELECT id FROM hook WHERE id = $1 /*for update*/`, f.hook).Scan(&key); err != nil {
-		if isNotFound(err) {
-			err = f.path.notFound()
-		}
 		return false, err
 	}
 	f.id = 0

@@ -123,6 +123,9 @@ What the workers are given by config.scopes and config.secrets, the caller has t
 			return err
 		}
 		tx.Wake(TopicDemand, 1)
+		if err := p.remember(tx, o, c.Caller().ClientID, "created"); err != nil {
+			return err
+		}
 		return p.publishPool(tx, poolCreated, o, "")
 	})
 	if errors.Is(err, store.ErrConflict) {
@@ -178,7 +181,7 @@ What the workers are given by config.scopes and config.secrets, the caller has t
 				return out, err
 			}
 		}
-		return p.giveUpPool(ctx, c.Path.WorkerPoolID, &c.Body.poolDefinition)
+		return p.giveUpPool(ctx, c.Path.WorkerPoolID, &c.Body.poolDefinition, c.Caller().ClientID, "updated")
 	}
 	read, err := p.accept(ctx, c.Caller(), c.Path.WorkerPoolID, c.Body.poolDefinition)
 	if err != nil {
@@ -201,6 +204,9 @@ What the workers are given by config.scopes and config.secrets, the caller has t
 			return err
 		}
 		tx.Wake(TopicDemand, 1)
+		if err := p.remember(tx, o, c.Caller().ClientID, "updated"); err != nil {
+			return err
+		}
 		return p.publishPool(tx, poolUpdated, o, previous)
 	})
 	return out, err
@@ -213,12 +219,20 @@ var deleteWorkerPool = api.Declare(api.Spec{
 	Doc: `Lets a pool come to an end: nothing is started any more, workers end when they have no task, and the pool disappears
 with the last of them. Until then its provider is ` + "`null-provider`" + `.`,
 }, func(ctx context.Context, p *Provisioner, c api.Call[poolPath, api.None]) (poolDescription, error) {
-	return p.giveUpPool(ctx, c.Path.WorkerPoolID, nil)
+	return p.giveUpPool(ctx, c.Path.WorkerPoolID, nil, c.Caller().ClientID, "deleted")
 })
+
+// remember records a change to a pool in the history.
+func (p *Provisioner) remember(tx *store.Tx, o *fleet.Pool, by, action string) error {
+	if p.audit == nil {
+		return nil
+	}
+	return p.audit.Audit(tx, "worker-pool", o.ID, by, action)
+}
 
 // giveUpPool makes a pool one that is going, with d in place of its definition
 // if there is one.
-func (p *Provisioner) giveUpPool(ctx context.Context, id string, d *poolDefinition) (out poolDescription, err error) {
+func (p *Provisioner) giveUpPool(ctx context.Context, id string, d *poolDefinition, by, action string) (out poolDescription, err error) {
 	err = p.db.Do(ctx, func(tx *store.Tx) error {
 		o, err := lockPool(tx, id)
 		if err != nil {
@@ -239,6 +253,9 @@ func (p *Provisioner) giveUpPool(ctx context.Context, id string, d *poolDefiniti
 			return err
 		}
 		tx.Wake(TopicDemand, 1)
+		if err := p.remember(tx, o, by, action); err != nil {
+			return err
+		}
 		return p.publishPool(tx, poolUpdated, o, previous)
 	})
 	return out, err

@@ -99,9 +99,16 @@ type Config struct {
 	Providers map[string]fleet.Provider // by the providerId that pools name
 	Queue     Queue
 	Mint      Minter
-	Mail      Mailer // nil: owners of pools are not told of errors
+	Mail      Mailer  // nil: owners of pools are not told of errors
+	Audit     Auditor // nil: there is no history of changes
 	Log       *slog.Logger
 	Metrics   prometheus.Registerer
+}
+
+// An Auditor keeps the history: who did what to an entity, written in the
+// transaction that does it.
+type Auditor interface {
+	Audit(tx *store.Tx, entityType, entityID, clientID, action string) error
 }
 
 // A Provisioner looks after the workers of a deployment.
@@ -111,6 +118,7 @@ type Provisioner struct {
 	providers map[string]fleet.Provider
 	mint      Minter
 	mail      Mailer
+	audit     Auditor
 	mailed    map[string]timestamp.Time // when the owner of a pool was told of an error
 	queue     Queue
 	log       *slog.Logger
@@ -142,7 +150,7 @@ func New(ctx context.Context, c Config) (*Provisioner, error) {
 		}
 	}
 	p := &Provisioner{
-		db: c.DB, events: c.Events, providers: c.Providers, queue: c.Queue, mint: c.Mint, mail: c.Mail, mailed: map[string]timestamp.Time{}, log: c.Log,
+		db: c.DB, events: c.Events, providers: c.Providers, queue: c.Queue, mint: c.Mint, mail: c.Mail, audit: c.Audit, mailed: map[string]timestamp.Time{}, log: c.Log,
 		metrics: newMetrics(c.Metrics), found: map[string]health{}, noted: map[string]health{},
 	}
 	p.fleet = fleet.New(fleet.Config{

@@ -3,7 +3,6 @@ package purgecache
 import (
 	"context"
 	"fmt"
-	"net/http"
 	"time"
 
 	"github.com/taskfleet/taskfleet/api"
@@ -32,32 +31,26 @@ var purgeCache = api.Declare(api.Spec{
 	Input: "v1/purge-cache-request.json#", Stability: api.Stable, Category: "Purge Cache Service", Title: "Purge a cache",
 	Doc: `Has all workers of a pool throw away the caches of a name that they have at this moment, each before the next task it
 starts. Repeating the call moves that moment to now. The request is kept for a day.`,
-}, func(ctx context.Context, p *PurgeCache, c api.Call[poolPath, purgeCacheRequest]) (api.Stream, error) {
+}, func(ctx context.Context, p *PurgeCache, c api.Call[poolPath, purgeCacheRequest]) (none api.NoContent, err error) {
 	pool, name := c.Path.WorkerPoolID, c.Body.CacheName
 	if err := c.Authorize(scope.Vars{"cacheName": name}); err != nil {
-		return nil, err
+		return none, err
 	}
 	open := p.current.Load().pools[pool]
 	_, known := search(open, name)
 	switch {
 	case name == "":
-		return nil, api.Errorf(api.InputError, "cacheName is empty; name the cache to purge.")
+		return none, api.Errorf(api.InputError, "cacheName is empty; name the cache to purge.")
 	case len(name) > maxName:
-		return nil, api.Errorf(api.InputError, "cacheName has %d bytes; %d are allowed.", len(name), maxName)
+		return none, api.Errorf(api.InputError, "cacheName has %d bytes; %d are allowed.", len(name), maxName)
 	case len(open) >= maxOpen && !known:
-		return nil, api.Errorf(api.InputError, "cacheName is one too many: worker pool %s has %d open requests, for as many caches. Wait until some expire, a day after they were made.", pool, len(open))
+		return none, api.Errorf(api.InputError, "cacheName is one too many: worker pool %s has %d open requests, for as many caches. Wait until some expire, a day after they were made.", pool, len(open))
 	}
 	if err := p.purge(ctx, pool, name); err != nil {
-		return nil, err
+		return none, err
 	}
-	return noContent, nil
+	return none, nil
 })
-
-// noContent is the reply where there is nothing to say.
-func noContent(w http.ResponseWriter, _ *http.Request) error {
-	w.WriteHeader(http.StatusNoContent)
-	return nil
-}
 
 // purge records a request. When it returns, this process tells it to workers.
 func (p *PurgeCache) purge(ctx context.Context, pool, name string) error {

@@ -335,7 +335,7 @@ var finishArtifact = api.Declare(api.Spec{
 	Doc: `Says that an upload to the object service is complete, or puts the parts of another together. It takes the uploadId
 that createArtifact returned and, for parts, the ETag of every one, in order. Repeating it is harmless. Artifacts that
 were uploaded with one PUT, references, links and errors are complete without it.`,
-}, func(ctx context.Context, q *Queue, c api.Call[artifactPath, finishArtifactRequest]) (none api.None, err error) {
+}, func(ctx context.Context, q *Queue, c api.Call[artifactPath, finishArtifactRequest]) (none api.NoContent, err error) {
 	var a *artifact
 	err = q.db.View(ctx, func(tx *store.Tx) error {
 		a, err = loadArtifact(tx, c.Path.TaskID, c.Path.RunID, c.Path.Name)

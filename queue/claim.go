@@ -50,7 +50,7 @@ type claim struct {
 func newClaim(r *record, run *task.Run) claim {
 	return claim{
 		Status: r.Status, RunID: run.RunID, WorkerGroup: run.WorkerGroup, WorkerID: run.WorkerID,
-		TakenUntil: run.TakenUntil, Task: r.definition, scopes: r.scopes(),
+		TakenUntil: run.TakenUntil, Task: r.shown(), scopes: r.scopes(),
 	}
 }
 

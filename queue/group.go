@@ -47,7 +47,7 @@ type definitionAndStatus struct {
 func definitions(list []*record) []definitionAndStatus {
 	out := make([]definitionAndStatus, 0, len(list))
 	for _, r := range list {
-		out = append(out, definitionAndStatus{r.definition, r.Status})
+		out = append(out, definitionAndStatus{r.shown(), r.Status})
 	}
 	return out
 }

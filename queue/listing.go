@@ -117,18 +117,19 @@ func addDefinitions(tx *store.Tx, list []pendingEntry) error {
 	for _, e := range list {
 		ids = append(ids, e.TaskID)
 	}
-	rows, err := tx.Query(`SELECT task_id, definition FROM task WHERE task_id IN (SELECT value FROM json_each($1))`, ids)
+	rows, err := tx.Query(`SELECT task_id, priority, definition FROM task WHERE task_id IN (SELECT value FROM json_each($1))`, ids)
 	if err != nil {
 		return err
 	}
 	found := map[string]json.RawMessage{}
 	for rows.Next() {
 		var id string
+		var rank int
 		var definition json.RawMessage
-		if err := rows.Scan(&id, &definition); err != nil {
+		if err := rows.Scan(&id, &rank, &definition); err != nil {
 			return err
 		}
-		found[id] = definition
+		found[id] = withPriority(definition, task.PriorityOf(rank))
 	}
 	for i := range list {
 		list[i].Task = found[list[i].TaskID]
@@ -184,7 +185,7 @@ var listClaimedTasks = api.Declare(api.Spec{
 			if err != nil {
 				return err
 			}
-			out.Tasks = append(out.Tasks, claimedEntry{r.TaskID, r.Latest().RunID, r.definition, r.started, workerNamed(r.worker)})
+			out.Tasks = append(out.Tasks, claimedEntry{r.TaskID, r.Latest().RunID, r.shown(), r.started, workerNamed(r.worker)})
 			size += len(r.definition)
 		}
 		return rows.Err()

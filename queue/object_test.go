@@ -103,7 +103,7 @@ func TestAnObjectArtifact(t *testing.T) {
 			t.Error(got)
 		}
 		for range 2 {
-			if code, out := s.call("PUT", path, finish); code != 200 && code != 204 {
+			if code, out := s.call("PUT", path, finish); code != 204 {
 				t.Error(code, out)
 			}
 		}

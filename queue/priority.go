@@ -13,8 +13,9 @@ import (
 	"github.com/taskfleet/taskfleet/task"
 )
 
-// The priority of a task is where it stands in its task queue, and no part of
-// its definition, which says what was asked for first. It stands in two rows:
+// The priority of a task is where it stands in its task queue. Callers see it in
+// the definition, too; what is stored there is what was asked for first, by which
+// a repeated createTask is recognized. It stands in two rows:
 // the task's, and that of its pending run if there is one. Who changes them
 // takes the pending row first, as everybody does; claims pass over it meanwhile,
 // and so are woken when it is free again.
@@ -38,8 +39,8 @@ var changeTaskPriority = api.Declare(api.Spec{
 	Doc: `Moves a task that is not resolved to another place among those that wait. A run that a worker has already is not
 interrupted; a further run of the task has the new priority.
 
-The task's definition stays as it was created; its status has the priority that counts. A task that has the priority
-already stays as it is, and nothing is announced. A task that is resolved, or past its deadline, is a conflict (409).`,
+A task that has the priority already stays as it is, and nothing is announced. A task that is resolved, or past its
+deadline, is a conflict (409).`,
 }, func(ctx context.Context, q *Queue, c api.Call[taskPath, priorityRequest]) (out statusResponse, err error) {
 	r, err := q.read(ctx, c.Path.TaskID)
 	if err != nil {

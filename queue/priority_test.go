@@ -261,3 +261,29 @@ func TestBuiltInTasksAreResolvedOnce(t *testing.T) {
 		}
 	})
 }
+
+// Callers see the priority that counts wherever they see the task; what it was
+// created with still tells a repeated createTask from another one.
+func TestADefinitionShowsThePriorityThatCounts(t *testing.T) {
+	storetest.Each(t, func(t *testing.T, db *store.DB) {
+		s := newStage(t, db, nil)
+		id, body := slugid.New(), s.body()
+		body["routes"] = []string{`tricky."priority":"low"`}
+		body["payload"] = map[string]any{"priority": "mine"}
+		s.must("PUT", "/task/"+id, body)
+		s.must("POST", "/task/"+id+"/priority", map[string]any{"newPriority": "high"})
+		for what, got := range map[string]any{
+			"task":    s.must("GET", "/task/"+id, nil),
+			"group":   s.must("GET", "/task-group/"+id+"/list", nil)["tasks"].([]any)[0].(map[string]any)["task"],
+			"bulk":    s.must("POST", "/tasks", map[string]any{"taskIds": []string{id}})["tasks"].([]any)[0].(map[string]any)["task"],
+			"pending": s.must("GET", "/task-queues/prov%2Fwt/pending", nil)["tasks"].([]any)[0].(map[string]any)["task"],
+			"claim":   s.must("POST", "/claim-work/prov/wt", map[string]any{"workerGroup": "g", "workerId": "w", "tasks": 1})["tasks"].([]any)[0].(map[string]any)["task"],
+		} {
+			d := got.(map[string]any)
+			if d["priority"] != "high" || d["payload"].(map[string]any)["priority"] != "mine" || d["routes"].([]any)[0] != `tricky."priority":"low"` {
+				t.Errorf("%s shows %v", what, d)
+			}
+		}
+		s.must("PUT", "/task/"+id, body)
+	})
+}

@@ -29,7 +29,7 @@ var getTask = api.Declare(api.Spec{
 	if err != nil {
 		return nil, err
 	}
-	return r.definition, nil
+	return r.shown(), nil
 })
 
 var status = api.Declare(api.Spec{
@@ -83,7 +83,7 @@ var tasks = api.Declare(api.Spec{
 	}
 	out = tasksResponse{[]taskEntry{}, token}
 	for _, r := range list {
-		out.Tasks = append(out.Tasks, taskEntry{r.TaskID, r.definition})
+		out.Tasks = append(out.Tasks, taskEntry{r.TaskID, r.shown()})
 	}
 	return out, nil
 })

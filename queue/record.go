@@ -1,6 +1,7 @@
 package queue
 
 import (
+	"bytes"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -150,6 +151,21 @@ func queryPage(tx *store.Tx, p api.Page, statement string, args ...any) (list []
 		size += len(r.definition)
 	}
 	return list, "", rows.Err()
+}
+
+// shown is the definition as callers see it: with the priority that the task has
+// now, whatever it was created with.
+func (r *record) shown() json.RawMessage { return withPriority(r.definition, r.Priority) }
+
+// withPriority replaces the first member of that name. It is the definition's
+// own: before it come only ids and routes, in which a quote would be escaped.
+func withPriority(definition json.RawMessage, p task.Priority) json.RawMessage {
+	before, rest, ok := bytes.Cut(definition, []byte(`"priority":"`))
+	old, after, ended := bytes.Cut(rest, []byte(`"`))
+	if !ok || !ended || string(old) == string(p) {
+		return definition
+	}
+	return slices.Concat(before, []byte(`"priority":"`+string(p)+`"`), after)
 }
 
 // The transitions, in memory. Type changes writes them down.

@@ -230,8 +230,12 @@ func (c *Config) check() error {
 	}
 	if c.RootURL != "" {
 		u, err := url.Parse(c.RootURL)
-		if err != nil || u.Scheme != "http" && u.Scheme != "https" || u.Host == "" || strings.HasSuffix(c.RootURL, "/") || u.RawQuery != "" {
-			bad("rootUrl", "rootUrl is %q; it must be a URL such as https://tasks.example.com, without a slash at the end", c.RootURL)
+		if err != nil || u.Scheme != "http" && u.Scheme != "https" || u.Host == "" || u.User != nil || strings.HasSuffix(c.RootURL, "/") || u.RawQuery != "" {
+			shown := c.RootURL
+			if strings.Contains(shown, "@") {
+				shown = "(not shown, as it may hold a password)"
+			}
+			bad("rootUrl", "rootUrl is %q; it must be a URL such as https://tasks.example.com, without a user and without a slash at the end", shown)
 		}
 	}
 	if c.Database == "" {

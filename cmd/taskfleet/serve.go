@@ -181,7 +181,7 @@ func startPlatform(ctx context.Context, c Config, log *slog.Logger) (_ *platform
 	}
 	prov, err := provisioner.New(ctx, provisioner.Config{
 		DB: db, Events: bus, Providers: providers,
-		Queue: &workforce{queue: q}, Mint: a.Issuer(provisionerClient), Mail: notifier, Log: log, Metrics: metrics,
+		Queue: &workforce{queue: q}, Mint: a.Issuer(provisionerClient), Mail: notifier, Audit: a, Log: log, Metrics: metrics,
 	})
 	if err != nil {
 		return nil, err
@@ -198,7 +198,7 @@ func startPlatform(ctx context.Context, c Config, log *slog.Logger) (_ *platform
 		return nil, err
 	}
 	hook, err := hooks.New(ctx, hooks.Config{
-		DB: db, Events: bus, Keys: keys, Tasks: hookTasks{hooksClient}, States: hookTasks{hooksClient}, Mail: notifier, Log: log,
+		DB: db, Events: bus, Keys: keys, Tasks: hookTasks{hooksClient}, States: hookTasks{hooksClient}, Mail: notifier, Audit: a, Log: log,
 	})
 	if err != nil {
 		return nil, err
