@@ -1,7 +1,7 @@
 // Package official runs the suites of js/ and py/: the clients that others publish for this API, unmodified, against the
 // platform on every database. They are the proof that tools which were written for the API work here. What the suites
-// look at is said in their files; this test gives each a fresh platform and its credentials, and shows what they print
-// when one fails.
+// look at is said in their files; this test gives each a fresh platform and its credentials, shows what they print when
+// one fails, and sees to it that they leave out no method that the clients know.
 package official
 
 import (
@@ -19,6 +19,7 @@ import (
 
 func TestOfficialClients(t *testing.T) {
 	node, python := installed(t, "TASKFLEET_TEST_NODE"), installed(t, "TASKFLEET_TEST_PYTHON")
+	moto := installed(t, "TASKFLEET_TEST_MOTO")
 	scripts, err := filepath.Glob("js/*.test.mjs")
 	if err != nil || len(scripts) == 0 {
 		t.Fatalf("no tests in js/: %v", err)
@@ -28,7 +29,8 @@ func TestOfficialClients(t *testing.T) {
 		t.Fatal(err)
 	}
 	storetest.EachURL(t, func(t *testing.T, url string) {
-		options := server.Options{Binary: binary, Data: t.TempDir(), CheckOutput: true}
+		outside := startOutside(t)
+		options := server.Options{Binary: binary, Data: t.TempDir(), CheckOutput: true, Config: outside.config(t, moto)}
 		if strings.HasPrefix(url, "postgres:") {
 			options.Database = url // SQLite is where the server puts it by itself
 		}
@@ -44,25 +46,28 @@ func TestOfficialClients(t *testing.T) {
 				t.Logf("the server's log:\n%s", s.Log())
 			}
 		})
+		record := t.TempDir()
+		environment := append(s.Environment(), "OFFICIAL_CALLS="+record, "OFFICIAL_OUTSIDE="+outside.web.URL)
 		// Both at once: two kinds of clients on one platform.
 		t.Run("clients", func(t *testing.T) {
 			t.Run("javascript", func(t *testing.T) {
 				t.Parallel()
-				run(t, s, ".", append([]string{node, "--test", "--test-reporter=spec"}, scripts...)...)
+				run(t, environment, ".", append([]string{node, "--test", "--test-reporter=spec"}, scripts...)...)
 			})
 			t.Run("python", func(t *testing.T) {
 				t.Parallel()
-				run(t, s, "py", python, "-B", "-W", "error::SyntaxWarning", "-m", "unittest", "discover", "--verbose")
+				run(t, environment, "py", python, "-B", "-W", "error::SyntaxWarning", "-m", "unittest", "discover", "--verbose")
 			})
 		})
+		checkComplete(t, record)
 	})
 }
 
 // run runs a suite in a process group of its own, all of which ends with the test.
-func run(t *testing.T, s *server.Server, directory string, command ...string) {
+func run(t *testing.T, environment []string, directory string, command ...string) {
 	cmd := exec.CommandContext(t.Context(), command[0], command[1:]...)
 	cmd.Dir = directory
-	cmd.Env = append(os.Environ(), s.Environment()...)
+	cmd.Env = append(os.Environ(), environment...)
 	cmd.Stdout, cmd.Stderr = t.Output(), t.Output()
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
 	cmd.Cancel = func() error { return syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL) }
@@ -75,7 +80,7 @@ func run(t *testing.T, s *server.Server, directory string, command ...string) {
 func installed(t *testing.T, variable string) string {
 	path := os.Getenv(variable)
 	if path == "" {
-		t.Fatalf("%s is not set: run `make test`, which installs the official clients and says where they are", variable)
+		t.Fatalf("%s is not set: run `make test`, which installs the official clients and starts moto, and says where they are", variable)
 	}
 	return path
 }

@@ -4,7 +4,7 @@ import assert from 'node:assert/strict';
 import { Writable } from 'node:stream';
 import { describe, test } from 'node:test';
 import taskcluster from 'taskcluster-client';
-import { as, claim, failure, fromNowJSON, pages, root, rootUrl, runningTask, withScopes } from './platform.mjs';
+import { anonymous, as, claim, failure, fromNowJSON, needs, pages, root, rootUrl, runningTask, slugid, withScopes } from './platform.mjs';
 
 const { queue } = root;
 const expires = fromNowJSON('1 hour');
@@ -53,6 +53,10 @@ describe('artifacts', { concurrency: true }, () => {
 
     assert.deepEqual(await download(taskId, 'public/build/out.txt', 0), { content: 'the content', contentType: 'text/plain' });
     assert.deepEqual(await download(taskId, 'public/build/out.txt'), { content: 'the content', contentType: 'text/plain' });
+
+    // The client does not follow what leads a browser to the bytes.
+    assert.equal((await queue.getArtifact(taskId, 0, 'public/build/out.txt')).storageType, 's3');
+    assert.equal((await queue.getLatestArtifact(taskId, 'public/build/out.txt')).storageType, 's3');
 
     // A browser follows a signed URL to the bytes.
     for (const url of [
@@ -159,6 +163,22 @@ describe('artifacts', { concurrency: true }, () => {
     assert.equal(response.status, 424);
     assert.deepEqual(body, error);
     await assert.rejects(download(taskId, 'public/error'), { message: error.message, reason: error.reason });
+  });
+
+  test('what is not there is not found', async () => {
+    const { taskId } = await runningTask();
+    for (const method of ['artifact', 'artifactInfo', 'getArtifact']) {
+      await failure(queue[method](taskId, 0, 'public/nothing'), 404, 'ResourceNotFound');
+      await failure(queue[method](slugid(), 0, 'public/nothing'), 404, 'ResourceNotFound');
+    }
+    for (const method of ['latestArtifact', 'latestArtifactInfo', 'getLatestArtifact']) {
+      await failure(queue[method](taskId, 'public/nothing'), 404, 'ResourceNotFound');
+      await failure(queue[method](slugid(), 'public/nothing'), 404, 'ResourceNotFound');
+    }
+    await failure(queue.listArtifacts(slugid(), 0), 404, 'ResourceNotFound');
+    await failure(queue.listLatestArtifacts(slugid()), 404, 'ResourceNotFound');
+    await needs('queue:get-artifact:private/nothing', anonymous.queue.getLatestArtifact(taskId, 'private/nothing'));
+    await needs('queue:get-artifact:private/nothing', anonymous.queue.getArtifact(taskId, 0, 'private/nothing'));
   });
 
   test('artifacts are listed by page, run by run', async () => {

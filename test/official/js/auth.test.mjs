@@ -3,7 +3,7 @@
 import assert from 'node:assert/strict';
 import { describe, test } from 'node:test';
 import {
-  anonymous, as, createTemporaryCredentials, failure, fromNow, fromNowJSON, pages, root, rootCredentials, rootUrl, unique, withScopes,
+  anonymous, as, createTemporaryCredentials, failure, fromNow, fromNowJSON, needs, pages, root, rootCredentials, rootUrl, unique, withScopes,
 } from './platform.mjs';
 
 const currentScopes = async (credentials, options) => (await as(credentials, options).auth.currentScopes()).scopes;
@@ -121,11 +121,14 @@ describe('roles', { concurrency: true }, () => {
     assert((await expand(`assume:${prefix}:on*`)).includes('official:read:on*'), 'a star in the scope goes through');
   });
 
-  test('roles lead to roles, in circles too', async () => {
-    const [a, b] = [unique('official-circle'), unique('official-circle')];
+  test('roles lead to roles, and not round in circles', async () => {
+    const [a, b] = [unique('official-chain'), unique('official-chain')];
     await root.auth.createRole(a, { description: '', scopes: [`assume:${b}`, 'official:a'] });
-    await root.auth.createRole(b, { description: '', scopes: [`assume:${a}`, 'official:b'] });
+    await root.auth.createRole(b, { description: '', scopes: ['official:b'] });
     assert.deepEqual(sorted(await expand(`assume:${a}`)), sorted([`assume:${a}`, `assume:${b}`, 'official:a', 'official:b']));
+    const err = await failure(root.auth.updateRole(b, { description: '', scopes: [`assume:${a}`] }), 400, 'InputError');
+    assert(err.message.includes(a));
+    await failure(root.auth.createRole(unique('official-param') + ':*', { description: '', scopes: ['assume:<..>x'] }), 400, 'InputError');
   });
 
   test('what a scope with a star includes is not listed beside it', async () => {
@@ -134,7 +137,7 @@ describe('roles', { concurrency: true }, () => {
 
   test('what anonymous may do, everybody may', async () => {
     const role = await root.auth.role('anonymous').catch(() => null);
-    const definition = { description: 'what needs no credentials', scopes: [...(role?.scopes ?? []), 'other:everybody'] };
+    const definition = { description: 'what needs no credentials', scopes: [...new Set(role?.scopes).add('other:everybody')] };
     await (role ? root.auth.updateRole('anonymous', definition) : root.auth.createRole('anonymous', definition));
     const { hostname: host, port } = new URL(rootUrl);
     const nobody = await anonymous.auth.authenticateHawk({ method: 'get', resource: '/', host, port: Number(port) });
@@ -301,5 +304,75 @@ describe('requests', { concurrency: true }, () => {
     const failed = await anonymous.auth.authenticateHawk({ ...request, resource: '/other' + signed.search });
     assert.equal(failed.status, 'auth-failed');
     assert.equal(typeof failed.message, 'string');
+  });
+});
+
+describe('the history', { concurrency: true }, () => {
+  const actions = history => history.map(one => one.actionType);
+
+  test('what was done to an entity is told by page', async () => {
+    const clientId = `official/${unique('history')}`;
+    const definition = { expires: fromNowJSON('1 hour'), description: '', scopes: [] };
+    await root.auth.createClient(clientId, definition);
+    await root.auth.updateClient(clientId, { ...definition, description: 'changed' });
+    await root.auth.disableClient(clientId);
+    await root.auth.enableClient(clientId);
+    await root.auth.resetAccessToken(clientId);
+    await root.auth.deleteClient(clientId);
+    const [history, count] = await pages(query => root.auth.getEntityHistory('client', clientId, query), 'auditHistory', 4);
+    assert.deepEqual([actions(history)[0], actions(history)[1], actions(history).at(-1)], ['created', 'updated', 'deleted']);
+    assert.equal(history.length, 6);
+    assert.equal(count, 2);
+    assert(history.every(one => one.entityType === 'client' && one.entityId === clientId && one.clientId === rootCredentials.clientId));
+
+    const roleId = unique('official-history');
+    await root.auth.createRole(roleId, { description: '', scopes: [] });
+    await root.auth.updateRole(roleId, { description: 'changed', scopes: [] });
+    await root.auth.deleteRole(roleId);
+    assert.deepEqual(actions((await root.auth.getEntityHistory('role', roleId)).auditHistory), ['created', 'updated', 'deleted']);
+    await failure(root.auth.getEntityHistory('planet', 'mars'), 400, 'InvalidRequestArguments');
+  });
+
+  test('what a client has done is told', async () => {
+    const maker = await withScopes(['auth:create-role:official-by-*', 'auth:client-audit-history:*']);
+    const roleIds = [unique('official-by'), unique('official-by'), unique('official-by')];
+    for (const roleId of roleIds) {
+      await as(maker).auth.createRole(roleId, { description: '', scopes: [] });
+    }
+    const [history, count] = await pages(query => as(maker).auth.listAuditHistory(maker.clientId, query), 'auditHistory', 2);
+    assert.deepEqual(history.map(one => [one.entityType, one.entityId, one.actionType]), roleIds.map(roleId => ['role', roleId, 'created']));
+    assert.equal(count, 2);
+  });
+});
+
+describe('every method takes its scope', { concurrency: true }, () => {
+  test('to change clients and roles, and to see what was changed', async () => {
+    const { auth: poor } = as(await withScopes(['official:nothing']));
+    const client = { expires: fromNowJSON('1 hour'), description: '', scopes: [] };
+    const role = { description: '', scopes: [] };
+    for (const [action, method, ...more] of [
+      ['create', 'createClient', client], ['update', 'updateClient', client], ['enable', 'enableClient'], ['disable', 'disableClient'], ['delete', 'deleteClient'],
+    ]) {
+      await needs(`auth:${action}-client:official/a`, poor[method]('official/a', ...more));
+    }
+    await needs('auth:reset-access-token:official/a', poor.resetAccessToken('official/a'));
+    await needs('auth:create-role:official-a', poor.createRole('official-a', role));
+    await needs('auth:update-role:official-a', poor.updateRole('official-a', role));
+    await needs('auth:audit-history:client', poor.getEntityHistory('client', 'official/a'));
+    await needs('auth:client-audit-history:official/a', poor.listAuditHistory('official/a'));
+  });
+
+  test('unless everybody may do it', async () => {
+    const { clientId } = await withScopes([]);
+    assert.equal((await anonymous.auth.client(clientId)).clientId, clientId);
+    assert.equal((await anonymous.auth.listClients({ prefix: clientId })).clients.length, 1);
+    await needs(`auth:delete-client:${clientId}`, anonymous.auth.deleteClient(clientId));
+    await failure(anonymous.auth.listClients({ limit: 0 }), 400, 'InvalidRequestArguments');
+    await failure(anonymous.auth.listRoleIds({ continuationToken: 'nonsense' }), 400, 'InvalidRequestArguments');
+    await failure(anonymous.auth.listRoles2({ continuationToken: 'nonsense' }), 400, 'InvalidRequestArguments');
+    await failure(anonymous.auth.expandScopes({ scopes: 'all' }), 400, 'InputValidationError');
+    await failure(root.auth.authenticateHawk({ method: 'get' }), 400, 'InputValidationError');
+    await failure(as({ ...rootCredentials, accessToken: 'wrong' }).auth.listRoles(), 401, 'AuthenticationFailed');
+    await failure(as({ ...rootCredentials, accessToken: 'wrong' }).auth.testAuthenticateGet(), 401, 'AuthenticationFailed');
   });
 });

@@ -4,6 +4,7 @@
 
 import assert from 'node:assert/strict';
 import taskcluster from 'taskcluster-client';
+import { recorded } from './calls.mjs';
 
 export const { rootUrl, credentials: rootCredentials } = taskcluster.fromEnvVars();
 assert(rootUrl && rootCredentials?.clientId && rootCredentials?.accessToken,
@@ -11,14 +12,39 @@ assert(rootUrl && rootCredentials?.clientId && rootCredentials?.accessToken,
 
 export const { slugid, fromNow, fromNowJSON, createTemporaryCredentials } = taskcluster;
 
+// The services, by the names that the platform gives them.
+const classes = {
+  auth: recorded(taskcluster.Auth),
+  queue: recorded(taskcluster.Queue),
+  index: recorded(taskcluster.Index),
+  hooks: recorded(taskcluster.Hooks),
+  secrets: recorded(taskcluster.Secrets),
+  'purge-cache': recorded(taskcluster.PurgeCache),
+  object: recorded(taskcluster.Object),
+  notify: recorded(taskcluster.Notify),
+  'worker-manager': recorded(taskcluster.WorkerManager),
+};
+export const serviceNames = Object.keys(classes);
+
+const camelCase = name => name.replace(/-(.)/g, (_, letter) => letter.toUpperCase());
+
+const clients = (classes, credentials, options) => Object.fromEntries(Object.entries(classes).map(
+  ([name, Client]) => [camelCase(name), new Client({ rootUrl, credentials, retries: 0, ...options })]));
+
 // Clients of a holder of credentials. They do not retry: a 500 is a failure, not a pause.
-export const as = (credentials, options = {}) => {
-  const all = { rootUrl, credentials, retries: 0, ...options };
-  return {
-    auth: new taskcluster.Auth(all),
-    queue: new taskcluster.Queue(all),
-    workerManager: new taskcluster.WorkerManager(all),
-  };
+export const as = (credentials, options = {}) => clients(classes, credentials, options);
+
+// What a service says that it serves.
+export const reference = async service => (await fetch(`${rootUrl}/references/${service}/v1/api.json`)).json();
+
+// The client that is installed may be older than a method, but makes itself clients of whatever a reference says. This
+// makes such ones of some services.
+export const newer = async (...services) => {
+  const all = {};
+  for (const service of services) {
+    all[service] = recorded(taskcluster.createClient(await reference(service), service));
+  }
+  return (credentials, options = {}) => clients(all, credentials, options);
 };
 
 export const root = as(rootCredentials);
@@ -92,6 +118,13 @@ export const failure = async (call, statusCode, wantedCode) => {
   assert.fail(`expected ${statusCode} ${wantedCode ?? ''}, and the call succeeded with ${JSON.stringify(answer)}`);
 };
 
+// The error of a call that its caller lacks a scope for.
+export const needs = async (scope, call) => {
+  const err = await failure(call, 403, 'InsufficientScopes');
+  assert(err.message.includes(scope), `${scope} is not named in: ${err.message}`);
+  return err;
+};
+
 // All pages of a list, at least one entry a page, as [entries, number of pages].
 export const pages = async (list, key, limit) => {
   const entries = [];
@@ -106,4 +139,29 @@ export const pages = async (list, key, limit) => {
     assert(count < 1000, 'the list does not end');
   } while (continuationToken);
   return [entries, count];
+};
+
+// What call answers as soon as that is something. It asks again and again: there is nothing to wait on in another process.
+export const until = async (what, call) => {
+  const patience = Date.now() + 20_000;
+  for (;;) {
+    const answer = await call();
+    if (answer) {
+      return answer;
+    }
+    assert(Date.now() < patience, `waited in vain until ${what}`);
+    await new Promise(resolve => setTimeout(resolve, 50));
+  }
+};
+
+// null where there is nothing, for until().
+export const found = call => call.catch(err => {
+  assert.equal(err.statusCode, 404, err.stack);
+  return null;
+});
+
+// What has come to an email address, a channel of Slack or a room of Matrix, all of which official_test.go stands in for.
+export const received = async to => {
+  assert(process.env.OFFICIAL_OUTSIDE, 'OFFICIAL_OUTSIDE must lead to what takes the messages of the platform; go test sets it');
+  return (await fetch(`${process.env.OFFICIAL_OUTSIDE}/received/${encodeURIComponent(to)}`)).json();
 };

@@ -3,12 +3,15 @@
 import assert from 'node:assert/strict';
 import { describe, test } from 'node:test';
 import taskcluster from 'taskcluster-client';
-import { anonymous, failure, rootUrl } from './platform.mjs';
+import { anonymous, failure, reference, root, rootUrl, serviceNames } from './platform.mjs';
 
 const get = async path => {
   const response = await fetch(rootUrl + path);
   return { response, body: await response.json() };
 };
+
+// Methods of the installed client that were deprecated in its time, and that the API has no more.
+const retired = ['declareProvisioner', 'declareWorkerType'];
 
 describe('the platform', { concurrency: true }, () => {
   for (const [name, service] of Object.entries(anonymous)) {
@@ -32,13 +35,13 @@ describe('the platform', { concurrency: true }, () => {
 
   test('the manifest leads to references from which a client can be made', async () => {
     const { body: manifest } = await get('/references/manifest.json');
-    for (const service of ['auth', 'queue', 'worker-manager']) {
+    for (const service of serviceNames) {
       const url = `${rootUrl}/references/${service}/v1/api.json`;
       assert(manifest.references.includes(url), `${url} is not in the manifest`);
-      const reference = await (await fetch(url)).json();
-      assert.equal(reference.$id, `${url}#`);
-      assert.equal(reference.serviceName, service);
-      const Client = taskcluster.createClient(reference);
+      const served = await reference(service);
+      assert.equal(served.$id, `${url}#`);
+      assert.equal(served.serviceName, service);
+      const Client = taskcluster.createClient(served);
       const ping = await new Client({ rootUrl, credentials: {} }).ping();
       assert.equal(ping.alive, true);
     }
@@ -50,15 +53,56 @@ describe('the platform', { concurrency: true }, () => {
     }
   });
 
+  test('all that the client knows is served, as the client knows it', async () => {
+    for (const client of Object.values(anonymous)) {
+      const { entries } = await reference(client._options.serviceName);
+      for (const name of Object.keys(Object.getPrototypeOf(client))) {
+        const known = client[name].entryReference;
+        if (known && !retired.includes(name)) {
+          const served = entries.find(one => one.name === name);
+          for (const property of ['method', 'route', 'args', 'query', 'input', 'output', 'stability']) {
+            assert.deepEqual(served?.[property], known[property], `${client._options.serviceName}.${name}: ${property}`);
+          }
+        }
+      }
+    }
+  });
+
+  test('what the client still knows and the API has given up is not found', async () => {
+    for (const [method, args] of [[root.queue.declareProvisioner, ['official']], [root.queue.declareWorkerType, ['official', 'suite']]]) {
+      assert(retired.includes(method.entryReference.name));
+      await assert.rejects(method.call(root.queue, ...args, { description: 'made by nobody' }), err => {
+        assert.equal(err.statusCode, 404);
+        assert.deepEqual(err.body, { error: 'Not found' });
+        return true;
+      });
+    }
+  });
+
+  test('messages come from the exchanges that the client binds to', async () => {
+    for (const name of Object.keys(taskcluster.clients).filter(name => /^(Auth|Hooks|Notify|Queue|WorkerManager)Events$/.test(name))) {
+      const events = new taskcluster[name]({ rootUrl });
+      const [, service] = events._options.exchangePrefix.match(/^exchange\/taskcluster-(.*)\/v1\/$/);
+      const served = await (await fetch(`${rootUrl}/references/${service}/v1/exchanges.json`)).json();
+      assert.equal(served.exchangePrefix, events._options.exchangePrefix);
+      for (const method of Object.keys(taskcluster[name].prototype).filter(method => !['use', 'taskclusterPerRequestInstance'].includes(method) && !/Url$/.test(method))) {
+        const { exchange, routingKeyReference } = events[method]();
+        const entry = served.entries.find(one => served.exchangePrefix + one.exchange === exchange);
+        assert.deepEqual(entry?.routingKey.map(key => [key.name, key.constant, key.multipleWords]),
+          routingKeyReference.map(key => [key.name, key.constant, key.multipleWords]), exchange);
+      }
+    }
+  });
+
   test('the schemas that a reference names are served', async () => {
-    const { body: reference } = await get('/references/queue/v1/api.json');
-    const names = new Set(reference.entries.flatMap(entry => [entry.input, entry.output]).filter(name => name?.endsWith('.json#')));
-    assert(names.size > 10);
-    for (const name of names) {
-      const url = `${rootUrl}/schemas/queue/${name}`;
-      const response = await fetch(url);
-      assert.equal(response.status, 200, url);
-      assert.equal((await response.json()).$id, url);
+    for (const service of serviceNames) {
+      const { entries } = await reference(service);
+      for (const name of new Set(entries.flatMap(entry => [entry.input, entry.output]).filter(Boolean))) {
+        const url = `${rootUrl}/schemas/${service}/${name}`;
+        const response = await fetch(url);
+        assert.equal(response.status, 200, url);
+        assert.equal((await response.json()).$id, url);
+      }
     }
   });
 

@@ -93,9 +93,13 @@ describe('creating tasks', { concurrency: true }, () => {
 
   test('what was never created is not found', async () => {
     const taskId = slugid();
-    for (const call of [queue.task, queue.status, queue.cancelTask, queue.rerunTask, queue.scheduleTask, queue.listDependentTasks, queue.listTaskGroup]) {
-      await failure(call.call(queue, taskId), 404, 'ResourceNotFound');
+    for (const method of ['task', 'status', 'cancelTask', 'rerunTask', 'scheduleTask', 'listDependentTasks', 'listTaskGroup', 'getTaskGroup', 'sealTaskGroup', 'cancelTaskGroup']) {
+      await failure(queue[method](taskId), 404, 'ResourceNotFound');
     }
+    assert.deepEqual(await queue.tasks({ taskIds: [taskId] }), { tasks: [] });
+    assert.deepEqual(await queue.statuses({ taskIds: [taskId] }), { statuses: [] });
+    await failure(queue.tasks({ taskIds: taskId }), 400, 'InputValidationError');
+    await failure(queue.statuses({ taskIds: taskId }), 400, 'InputValidationError');
   });
 
   test('creating takes scopes for the queue, the scheduler, the project, and all that the task may do', async () => {

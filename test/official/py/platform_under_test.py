@@ -4,21 +4,42 @@ The JavaScript suite uses the same platform at the same time, so each test works
 """
 
 import contextlib
+import os
+import time
 import unittest
+import urllib.parse
 
+import requests
 import taskcluster
+
+import calls
 
 OPTIONS = taskcluster.optionsFromEnvironment()
 ROOT_URL = OPTIONS["rootUrl"]
 ROOT = OPTIONS["credentials"]
 WORKER = {"workerGroup": "official", "workerId": "python-suite"}
 
+# The services, by the names of the attributes of As.
+SERVICES = {
+    "auth": "Auth",
+    "queue": "Queue",
+    "index": "Index",
+    "hooks": "Hooks",
+    "secrets": "Secrets",
+    "purge_cache": "PurgeCache",
+    "object": "Object",
+    "notify": "Notify",
+    "worker_manager": "WorkerManager",
+}
+calls.record(*SERVICES.values())
+
 slugid = taskcluster.slugId
 from_now = taskcluster.fromNow
 
 
 def later(offset):
-    return taskcluster.stringDate(from_now(offset))
+    """A time without fractions of a second: the platform keeps milliseconds, and the client would send microseconds."""
+    return taskcluster.stringDate(from_now(offset).replace(microsecond=0)).replace("Z", ".000Z")
 
 
 class As:
@@ -26,10 +47,9 @@ class As:
 
     def __init__(self, credentials, **more):
         # The client changes the credentials that it is given, so each gets its own.
-        options = lambda: {"rootUrl": ROOT_URL, "maxRetries": 0, **more, **({"credentials": dict(credentials)} if credentials else {})}
-        self.auth = taskcluster.Auth(options())
-        self.queue = taskcluster.Queue(options())
-        self.worker_manager = taskcluster.WorkerManager(options())
+        for name, kind in SERVICES.items():
+            own = {"credentials": dict(credentials)} if credentials else {}
+            setattr(self, name, getattr(taskcluster, kind)({"rootUrl": ROOT_URL, "maxRetries": 0, **more, **own}))
 
 
 root = As(ROOT)
@@ -104,6 +124,31 @@ def running_task(**more):
     return claimed
 
 
+def until(what, call):
+    """What call answers as soon as that is something. There is nothing to wait on in another process, so it asks again."""
+    patience = time.monotonic() + 20
+    while not (answer := call()):
+        if time.monotonic() > patience:
+            raise AssertionError(f"waited in vain until {what}")
+        time.sleep(0.05)
+    return answer
+
+
+def received(to):
+    """What has come to an email address, a channel of Slack or a room of Matrix, all of which official_test.go stands in for."""
+    return requests.get(f"{os.environ['OFFICIAL_OUTSIDE']}/received/{urllib.parse.quote(to, safe='')}").json()
+
+
+def found(method, *args):
+    """None where there is nothing, for until()."""
+    try:
+        return method(*args)
+    except taskcluster.exceptions.TaskclusterRestFailure as error:
+        if error.status_code != 404:
+            raise
+        return None
+
+
 class PlatformTest(unittest.TestCase):
     """A test that can say how a call fails."""
 
@@ -120,6 +165,13 @@ class PlatformTest(unittest.TestCase):
         self.assertEqual(error.body["message"], str(error))
         self.assertEqual(sorted(error.body["requestInfo"]), ["method", "params", "payload", "time"])
         self.assertRegex(str(error), rf"\n\n---\n\n\* method:     \w+\n\* errorCode:  {code}\n\* statusCode: {status}\n\* time:       \S+$")
+
+    @contextlib.contextmanager
+    def needs(self, scope):
+        """The block makes a call that its caller lacks a scope for."""
+        with self.fails(403, "InsufficientScopes") as caught:
+            yield caught
+        self.assertIn(scope, str(caught.exception))
 
     def pages(self, method, *args, key, limit, payload=None):
         """All entries of a list, page by page as the client does it."""

@@ -2,6 +2,7 @@
 
 import json
 import unittest
+import urllib.parse
 
 import mohawk
 import requests
@@ -70,9 +71,28 @@ class Roles(PlatformTest):
         root.auth.createRole(role_id + ":*", {"description": "with a parameter", "scopes": ["official:read:<..>"]})
         expanded = root.auth.expandScopes({"scopes": [f"assume:{role_id}", f"assume:{role_id}:one"]})["scopes"]
         self.assertEqual(own(expanded), ["official:a", "official:read:one"])
+        root.auth.updateRole(role_id, {"description": "changed", "scopes": ["official:b"]})
+        self.assertEqual(root.auth.role(role_id)["scopes"], ["official:b"])
+        self.assertIn(role_id, [role["roleId"] for role in root.auth.listRoles()])
+        for method, key in [(root.auth.listRoleIds, "roleIds"), (root.auth.listRoles2, "roles")]:
+            listed, count = self.pages(method, key=key, limit=2)
+            self.assertIn(role_id, [one if key == "roleIds" else one["roleId"] for one in listed])
+            self.assertGreaterEqual(count, 2)
         root.auth.deleteRole(role_id)
         with self.fails(404, "ResourceNotFound"):
             root.auth.role(role_id)
+
+    def test_what_was_done_is_told(self):
+        maker = with_scopes("auth:create-role:official-by-*", "auth:client-audit-history:*")
+        role_ids = [unique("official-by") for _ in range(3)]
+        for role_id in role_ids:
+            As(maker).auth.createRole(role_id, {"description": "", "scopes": []})
+        history, count = self.pages(root.auth.listAuditHistory, maker["clientId"], key="auditHistory", limit=2)
+        self.assertEqual(([one["entityId"] for one in history], count), (role_ids, 2))
+        [entry] = root.auth.getEntityHistory("role", role_ids[0])["auditHistory"]
+        self.assertEqual((entry["clientId"], entry["actionType"]), (maker["clientId"], "created"))
+        with self.needs("auth:audit-history:role"):
+            As(maker).auth.getEntityHistory("role", role_ids[0])
 
 
 class TemporaryCredentials(PlatformTest):
@@ -149,6 +169,47 @@ class Requests(PlatformTest):
         one, other = ({"scopes": [scope]} for scope in ("official:a", "official:b"))
         self.assertEqual(status(one, one), 200)
         self.assertEqual(status(one, other), 401)
+
+
+    def test_one_service_asks_for_another(self):
+        url = urllib.parse.urlsplit(root.auth.buildSignedUrl("currentScopes"))
+        request = {"method": "get", "host": url.hostname, "port": url.port}
+        answer = anonymous.auth.authenticateHawk({**request, "resource": f"{url.path}?{url.query}"})
+        self.assertEqual((answer["status"], answer["clientId"]), ("auth-success", ROOT["clientId"]))
+        self.assertEqual(anonymous.auth.authenticateHawk({**request, "resource": f"/other?{url.query}"})["status"], "auth-failed")
+
+
+class Elsewhere(PlatformTest):
+    """Credentials for accounts elsewhere take scopes, and the operator's configuration."""
+
+    CALLS = {
+        "awsS3Credentials": ("read-only", "another-bucket", "prefix/"),
+        "gcpCredentials": ("project", "someone@example.com"),
+        "githubRepoToken": ("app", "taskfleet", {"repositories": ["taskfleet"], "permissions": {"contents": "read"}}),
+        "sentryDSN": ("project",),
+    }
+
+    def test_what_is_not_configured_is_said_to_be_missing(self):
+        for method, args in self.CALLS.items():
+            with self.subTest(method), self.fails(404, "ResourceNotFound") as caught:
+                getattr(root.auth, method)(*args)
+            self.assertRegex(str(caught.exception), r"\(auth\.\w+\)")
+
+    def test_what_is_configured_is_lent(self):
+        lent = root.auth.awsS3Credentials("read-only", "official", "some/prefix/")
+        self.assertEqual(sorted(lent["credentials"]), ["accessKeyId", "secretAccessKey", "sessionToken"])
+        role = root.auth.awsS3Credentials("read-only", "official", "some/prefix/", query={"format": "iam-role-compat"})
+        self.assertEqual(role["Code"], "Success")
+        tunnel = root.auth.websocktunnelToken("audience", "client")
+        self.assertEqual((tunnel["wstAudience"], tunnel["wstClient"]), ("audience", "client"))
+
+    def test_it_takes_scopes(self):
+        poor = As(with_scopes("official:nothing")).auth
+        with self.needs("auth:websocktunnel-token:audience/client"):
+            poor.websocktunnelToken("audience", "client")
+        for method, args in self.CALLS.items():
+            with self.subTest(method), self.needs("auth:"):
+                getattr(poor, method)(*args)
 
 
 class Asynchronous(unittest.IsolatedAsyncioTestCase):

@@ -101,6 +101,60 @@ class Running(PlatformTest):
         counts = queue.taskQueueCounts(task_queue_id)
         self.assertEqual((counts["pendingTasks"], counts["claimedTasks"]), (1, 2))
 
+    def test_what_waits_and_what_is_claimed_is_listed(self):
+        task_queue_id = task_queue()
+        task_ids = [create_task(task_queue_id) for _ in range(4)]
+        claimed = claim(task_queue_id, 2)
+        pending, _ = self.pages(queue.listPendingTasks, task_queue_id, key="tasks", limit=1)
+        self.assertEqual([one["taskId"] for one in pending], task_ids[2:])
+        listed, _ = self.pages(queue.listClaimedTasks, task_queue_id, key="tasks", limit=1)
+        self.assertEqual(sorted(one["taskId"] for one in listed), sorted(one.task_id for one in claimed))
+
+    def test_a_task_is_scheduled_and_claimed_by_its_id(self):
+        task_queue_id, task_id = task_queue(), slugid()
+        queue.createTask(task_id, task_for(task_queue_id, dependencies=[task_id]))
+        self.assertEqual(queue.scheduleTask(task_id)["status"]["state"], "pending")
+        claimed = queue.claimTask(task_id, 0, WORKER)
+        self.assertEqual(As(claimed["credentials"]).queue.reportCompleted(task_id, 0)["status"]["state"], "completed")
+        with self.fails(409, "RequestConflict"):
+            queue.claimTask(task_id, 0, WORKER)
+
+    def test_priorities_are_changed(self):
+        task_queue_id = task_queue()
+        first, second, third = (create_task(task_queue_id) for _ in range(3))
+        self.assertEqual(queue.changeTaskPriority(third, {"newPriority": "high"})["status"]["priority"], "high")
+        changed = queue.changeTaskGroupPriority(second, {"newPriority": "medium"})
+        self.assertEqual((changed["newPriority"], changed["taskIds"]), ("medium", [second]))
+        self.assertEqual([claim(task_queue_id)[0].task_id for _ in range(3)], [third, second, first])
+        with self.needs(f"queue:change-task-priority:{first}"):
+            As(with_scopes("official:nothing")).queue.changeTaskPriority(first, {"newPriority": "low"})
+
+    def test_queues_and_workers_are_remembered(self):
+        running = running_task()
+        provisioner_id, worker_type = running.task_queue_id.split("/")
+        who = (provisioner_id, worker_type, WORKER["workerGroup"], WORKER["workerId"])
+        self.assertEqual(queue.getTaskQueue(running.task_queue_id)["taskQueueId"], running.task_queue_id)
+        self.assertEqual(queue.getWorkerType(provisioner_id, worker_type)["workerType"], worker_type)
+        self.assertEqual(queue.getProvisioner(provisioner_id)["provisionerId"], provisioner_id)
+        queues, _ = self.pages(queue.listTaskQueues, key="taskQueues", limit=50)
+        self.assertIn(running.task_queue_id, [one["taskQueueId"] for one in queues])
+        types, _ = self.pages(queue.listWorkerTypes, provisioner_id, key="workerTypes", limit=50)
+        self.assertIn(worker_type, [one["workerType"] for one in types])
+        provisioners, _ = self.pages(queue.listProvisioners, key="provisioners", limit=50)
+        self.assertIn(provisioner_id, [one["provisionerId"] for one in provisioners])
+        workers, _ = self.pages(queue.listWorkers, provisioner_id, worker_type, key="workers", limit=1)
+        self.assertEqual([one["latestTask"]["taskId"] for one in workers], [running.task_id])
+        self.assertEqual(queue.getWorker(*who)["recentTasks"], [{"taskId": running.task_id, "runId": 0}])
+        until = later("1 hour")
+        self.assertEqual(queue.quarantineWorker(*who, {"quarantineUntil": until, "quarantineInfo": "broken"})["quarantineUntil"], until)
+        self.assertEqual(queue.listWorkers(provisioner_id, worker_type, query={"quarantined": "false"})["workers"], [])
+        declared = queue.declareWorker(*who[:3], "another", {"expires": later("1 day")})
+        self.assertEqual((declared["workerId"], declared["recentTasks"]), ("another", []))
+        with self.fails(404, "ResourceNotFound"):
+            queue.getWorker(*who[:3], "no-such-worker")
+        with self.needs("queue:quarantine-worker:"):
+            As(with_scopes("official:nothing")).queue.quarantineWorker(*who, {"quarantineUntil": until})
+
     def test_groups(self):
         task_queue_id, group = task_queue(), slugid()
         task_ids = sorted(create_task(task_queue_id, taskGroupId=group, schedulerId="official") for _ in range(5))
@@ -143,6 +197,11 @@ class Artifacts(PlatformTest):
         self.assertEqual(queue.listArtifacts(running.task_id, 0)["artifacts"], [listed])
         self.assertEqual(self.download(running.task_id, "public/build/out.bin"), (content, "application/octet-stream"))
         self.assertEqual(self.download(running.task_id, "public/build/out.bin", runId=0), (content, "application/octet-stream"))
+
+        self.assertEqual(queue.getLatestArtifact(running.task_id, "public/build/out.bin")["storageType"], "s3")
+        self.assertEqual(queue.getArtifact(running.task_id, 0, "public/build/out.bin")["storageType"], "s3")
+        with self.fails(404, "ResourceNotFound"):
+            queue.getLatestArtifact(running.task_id, "public/nothing")
 
         url = queue.buildSignedUrl("getLatestArtifact", running.task_id, "public/build/out.bin")
         redirect = requests.get(url, allow_redirects=False)

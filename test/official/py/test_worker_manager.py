@@ -67,6 +67,14 @@ class Workers(PlatformTest):
         renewed = As(registered["credentials"]).worker_manager.reregisterWorker({**identity, "secret": registered["secret"]})
         me = As(renewed["credentials"])
         self.assertFalse(me.worker_manager.shouldWorkerTerminate(*who)["terminate"])
+        self.assertEqual(worker_manager.worker(*who)["state"], "running")
+        self.assertEqual([one["workerId"] for one in worker_manager.listWorkersForWorkerGroup(*who[:2])["workers"]], ["machine"])
+        self.assertEqual(worker_manager.workerPoolStats(worker_pool_id)["launchConfigStats"][0]["runningCapacity"], 2)
+        reported = me.worker_manager.reportWorkerError(worker_pool_id, {
+            "workerGroup": who[1], "workerId": who[2], "kind": "disk-full", "title": "The disk is full", "description": "", "extra": {},
+        })
+        errors, _ = self.pages(worker_manager.listWorkerPoolErrors, worker_pool_id, key="workerPoolErrors", limit=1)
+        self.assertEqual([one["errorId"] for one in errors], [reported["errorId"]])
         task_id = create_task(worker_pool_id)
         claimed = me.queue.claimWork(worker_pool_id, {"workerGroup": who[1], "workerId": who[2], "tasks": 1})
         self.assertEqual([one["status"]["taskId"] for one in claimed["tasks"]], [task_id])
@@ -76,7 +84,7 @@ class Workers(PlatformTest):
         self.assertEqual([one["workerId"] for one in listed], ["machine"])
         configs = worker_manager.listWorkerPoolLaunchConfigs(worker_pool_id)["workerPoolLaunchConfigs"]
         self.assertEqual([one["isArchived"] for one in configs], [False])
-        self.assertEqual(worker_manager.workerPoolErrorStats(query={"workerPoolId": worker_pool_id})["totals"]["total"], 0)
+        self.assertEqual(worker_manager.workerPoolErrorStats(query={"workerPoolId": worker_pool_id})["totals"]["total"], 1)
         figures, _ = self.pages(worker_manager.listWorkerPoolsStats, key="workerPoolsStats", limit=50)
         self.assertIn((worker_pool_id, 1), [(one["workerPoolId"], one["runningCount"]) for one in figures])
         worker_manager.removeWorker(*who)
