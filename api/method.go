@@ -112,6 +112,8 @@ type request struct {
 	query map[string]string
 	body  []byte // JSON, defaults filled in
 	who   *caller
+
+	payload any // the body as an error shows it
 }
 
 // Declare joins a Spec to the function that implements it. The fields of P

@@ -2,6 +2,7 @@ package api
 
 import (
 	"bytes"
+	"embed"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -22,6 +23,15 @@ import (
 type schemas struct {
 	compiled map[string]*jsonschema.Schema // by "v1/task.json#"
 	source   map[string]map[string]any     // by "task.json", for publishing
+}
+
+// Folder is a folder of embedded files, for Service.Schemas.
+func Folder(files embed.FS, name string) fs.FS {
+	dir, err := fs.Sub(files, name)
+	if err != nil {
+		panic(err) // only for a malformed name
+	}
+	return dir
 }
 
 // loadSchemas compiles every <name>.yml of dir. A schema's $id is derived from

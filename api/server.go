@@ -194,21 +194,12 @@ var commonHeaders = http.Header{
 }
 
 func (s *Server) serve(w http.ResponseWriter, r *http.Request) {
-	h := w.Header()
-	trace := r.Header.Get("X-Taskcluster-Trace-Id")
-	if trace == "" || len(trace) > 200 {
-		trace = uuid.NewString()
-	}
-	id := uuid.NewString()
-	h.Set("X-For-Trace-Id", trace)
-	h.Set("X-For-Request-Id", id)
-	maps.Copy(h, commonHeaders)
-	limitWriting(w)
+	log := s.begin(w, r)
 	path := r.URL.EscapedPath()
 	rest, isAPI := strings.CutPrefix(path, "/api/")
 	switch {
 	case isAPI:
-		s.serveAPI(w, r, rest, func() *slog.Logger { return s.opts.Log.With("trace", trace, "request", id) })
+		s.serveAPI(w, r, rest, log)
 	case path == "/__heartbeat__" || path == "/__lbheartbeat__":
 		writeJSON(w, r, http.StatusOK, struct{}{})
 	case path == "/__version__":
@@ -220,6 +211,22 @@ func (s *Server) serve(w http.ResponseWriter, r *http.Request) {
 	default:
 		notFound(w, r)
 	}
+}
+
+// begin sets what all replies have in common, and returns the log of this
+// request.
+func (s *Server) begin(w http.ResponseWriter, r *http.Request) (log func() *slog.Logger) {
+	h := w.Header()
+	trace := r.Header.Get("X-Taskcluster-Trace-Id")
+	if trace == "" || len(trace) > 200 {
+		trace = uuid.NewString()
+	}
+	id := uuid.NewString()
+	h.Set("X-For-Trace-Id", trace)
+	h.Set("X-For-Request-Id", id)
+	maps.Copy(h, commonHeaders)
+	limitWriting(w)
+	return func() *slog.Logger { return s.opts.Log.With("trace", trace, "request", id) }
 }
 
 // limitWriting has the connection broken if the client does not take what is
@@ -243,31 +250,57 @@ func (s *Server) serveAPI(w http.ResponseWriter, r *http.Request, rest string, l
 		w.WriteHeader(http.StatusOK)
 		return
 	}
-	service, rest, _ := strings.Cut(rest, "/")
+	x := s.find(r.Method, rest)
+	if x == nil {
+		notFound(w, r)
+		return
+	}
+	x.log, x.start = log, time.Now()
+	s.count(x, s.call(w, r, x))
+}
+
+// An exchange is a request to a method and what is needed to answer it. It is on
+// the heap, since calls that wait for work are many, and their stacks stay.
+type exchange struct {
+	*endpoint
+	vars  map[string]string // URL parameters
+	fits  bool              // these their patterns
+	log   func() *slog.Logger
+	start time.Time
+}
+
+// find finds the method for a path below /api/, nil if there is none.
+func (s *Server) find(verb, path string) *exchange {
+	service, rest, _ := strings.Cut(path, "/")
 	version, rest, _ := strings.Cut(rest, "/")
 	m := s.services[service+"/"+version]
 	if m == nil {
-		notFound(w, r)
-		return
+		return nil
 	}
-	e, vars, fits := m.find(r.Method, "/"+rest)
+	e, vars, fits := m.find(verb, "/"+rest)
 	if e == nil {
-		notFound(w, r)
-		return
+		return nil
 	}
-	start := time.Now()
-	status := s.call(w, r, e, vars, fits, log)
-	e.latency().Observe(time.Since(start).Seconds())
-	s.requests.WithLabelValues(e.service, e.Name, strconv.Itoa(status)).Inc()
+	return &exchange{endpoint: e, vars: vars, fits: fits}
+}
+
+func (s *Server) count(x *exchange, status int) {
+	x.latency().Observe(time.Since(x.start).Seconds())
+	s.requests.WithLabelValues(x.service, x.Name, strconv.Itoa(status)).Inc()
 }
 
 // call runs one method and writes its reply, returning the HTTP status.
-func (s *Server) call(w http.ResponseWriter, r *http.Request, e *endpoint, vars map[string]string, fits bool, log func() *slog.Logger) int {
-	q := &request{path: vars, who: &caller{}}
-	var payload any
-	out, err := s.run(w, r, e, q, fits, &payload)
+func (s *Server) call(w http.ResponseWriter, r *http.Request, x *exchange) int {
+	q := &request{path: x.vars, who: &caller{}}
+	out, err := s.run(w, r, x, q)
+	return s.answer(w, r, x, q, out, err)
+}
+
+// answer writes the reply of a call, and takes back what was handed out if it
+// cannot be delivered.
+func (s *Server) answer(w http.ResponseWriter, r *http.Request, x *exchange, q *request, out any, err error) int {
 	if err == nil && s.opts.CheckOutput {
-		err = e.checkOutput(out)
+		err = x.checkOutput(out)
 	}
 	if err == nil && len(q.who.undo) > 0 {
 		err = r.Context().Err() // nobody waits for what was handed out
@@ -275,13 +308,13 @@ func (s *Server) call(w http.ResponseWriter, r *http.Request, e *endpoint, vars 
 	limitWriting(w) // anew, as the handler may have waited
 	if err != nil {
 		q.who.undoAll()
-		return s.refuse(w, r, e, vars, payload, err, log)
+		return s.refuse(w, r, x, q, err)
 	}
 	status := http.StatusOK
 	switch out := out.(type) {
 	case Stream:
 		if err := out(w, r); err != nil {
-			log().Debug("stream ended", "method", e.Name, "err", err)
+			x.log().Debug("stream ended", "method", x.Name, "err", err)
 		}
 		return status
 	case None:
@@ -289,9 +322,9 @@ func (s *Server) call(w http.ResponseWriter, r *http.Request, e *endpoint, vars 
 	case Reply:
 		status = out.Status()
 		setAll(w.Header(), out.Header())
-		err = writeReply(w, r, status, out, !e.Private)
+		err = writeReply(w, r, status, out, !x.Private)
 	default:
-		err = writeReply(w, r, status, out, !e.Private)
+		err = writeReply(w, r, status, out, !x.Private)
 	}
 	if len(q.who.undo) > 0 {
 		// Flushing makes the kernel tell us about a connection that is gone.
@@ -305,35 +338,6 @@ func (s *Server) call(w http.ResponseWriter, r *http.Request, e *endpoint, vars 
 	return status
 }
 
-// refuse answers a call that failed with err, returning the HTTP status.
-func (s *Server) refuse(w http.ResponseWriter, r *http.Request, e *endpoint, vars map[string]string, payload any, err error, log func() *slog.Logger) int {
-	a, ok := errors.AsType[*Error](err)
-	switch {
-	case ok:
-	case r.Context().Err() != nil:
-		// The caller has gone, or the server is being stopped. Saying
-		// nothing would be an empty 200.
-		log().Debug("call broken off", "service", e.service, "method", e.Name, "err", err)
-		a = Errorf(ServiceUnavailable, "The call was broken off, as the server is being stopped. Call again.")
-	default:
-		incident := uuid.NewString()
-		log().Error("internal error", "incidentId", incident, "service", e.service, "method", e.Name, "err", err)
-		a = Errorf(InternalServerError, "Internal server error, incident id %s. The details are in the server's log under this id.", incident)
-	}
-	if e.Private {
-		payload = nil
-	}
-	if len(e.Hidden) > 0 {
-		vars = maps.Clone(vars)
-		maps.DeleteFunc(vars, func(name, _ string) bool { return slices.Contains(e.Hidden, name) })
-	}
-	if a.Code == AuthenticationFailed {
-		w.Header().Set("WWW-Authenticate", "Hawk")
-	}
-	writeJSON(w, r, a.Status(), newErrorBody(a, e.Name, vars, payload))
-	return a.Status()
-}
-
 func (c *caller) undoAll() {
 	for _, f := range c.undo {
 		f()
@@ -341,34 +345,72 @@ func (c *caller) undoAll() {
 	c.undo = nil
 }
 
-// run makes the checks in their order and calls the handler.
-func (s *Server) run(w http.ResponseWriter, r *http.Request, e *endpoint, q *request, fits bool, payload *any) (out any, err error) {
+// refuse answers a call that failed with err, returning the HTTP status.
+func (s *Server) refuse(w http.ResponseWriter, r *http.Request, x *exchange, q *request, err error) int {
+	a, ok := errors.AsType[*Error](err)
+	switch {
+	case ok:
+	case r.Context().Err() != nil:
+		// The caller has gone, or the server is being stopped. Saying
+		// nothing would be an empty 200.
+		x.log().Debug("call broken off", "service", x.service, "method", x.Name, "err", err)
+		a = Errorf(ServiceUnavailable, "The call was broken off, as the server is being stopped. Call again.")
+	default:
+		incident := uuid.NewString()
+		x.log().Error("internal error", "incidentId", incident, "service", x.service, "method", x.Name, "err", err)
+		a = Errorf(InternalServerError, "Internal server error, incident id %s. The details are in the server's log under this id.", incident)
+	}
+	if x.Private {
+		q.payload = nil
+	}
+	vars := x.vars
+	if len(x.Hidden) > 0 {
+		vars = maps.Clone(vars)
+		maps.DeleteFunc(vars, func(name, _ string) bool { return slices.Contains(x.Hidden, name) })
+	}
+	if a.Code == AuthenticationFailed {
+		w.Header().Set("WWW-Authenticate", "Hawk")
+	}
+	writeJSON(w, r, a.Status(), newErrorBody(a, x.Name, vars, q.payload))
+	return a.Status()
+}
+
+// run checks a request and calls the handler.
+func (s *Server) run(w http.ResponseWriter, r *http.Request, x *exchange, q *request) (out any, err error) {
 	defer func() {
 		if p := recover(); p != nil {
 			err = fmt.Errorf("panic: %v\n%s", p, debug.Stack())
 		}
 	}()
+	if err := s.check(w, r, x, q); err != nil {
+		return nil, err
+	}
+	return x.invoke(r.Context(), r, q)
+}
+
+// check makes the checks in their order.
+func (s *Server) check(w http.ResponseWriter, r *http.Request, x *exchange, q *request) error {
 	raw, doc, err := readBody(w, r)
 	if err != nil {
-		return nil, err
+		return err
 	}
-	*payload = doc
-	if q.who, err = s.authenticate(r, e, q.path, raw); err != nil {
-		return nil, err
+	q.payload = doc
+	if q.who, err = s.authenticate(r, x.endpoint, q.path, raw); err != nil {
+		return err
 	}
-	if !fits {
-		return nil, e.misfit(q.path)
+	if !x.fits {
+		return x.misfit(q.path)
 	}
-	if q.query, err = e.parseQuery(r); err != nil {
-		return nil, err
+	if q.query, err = x.parseQuery(r); err != nil {
+		return err
 	}
-	if e.input != nil {
-		if q.body, err = e.parseBody(r, raw, doc, payload); err != nil {
-			return nil, err
+	if x.input != nil {
+		if q.body, err = x.parseBody(r, raw, doc, &q.payload); err != nil {
+			return err
 		}
-		*payload = json.RawMessage(q.body) // which takes less memory than doc, for a call that waits
+		q.payload = json.RawMessage(q.body) // which takes less memory than doc, for a call that waits
 	}
-	return e.invoke(r.Context(), r, q)
+	return nil
 }
 
 // readBody reads a bounded body and parses it where it claims to be JSON.

@@ -71,20 +71,28 @@ once.
 A worker that tells what it is ` + "`holding`" + ` gets what it has without knowing, because an answer was lost. Such
 a worker makes one call at a time.`,
 }, func(ctx context.Context, q *Queue, c api.Call[queuePath, claimWorkRequest]) (r claimWorkResponse, err error) {
-	if err := c.Authorize(scope.Vars{"workerGroup": c.Body.Group, "workerId": c.Body.ID}); err != nil {
-		return r, err
-	}
-	if c.Body.Holding != nil {
-		r.Tasks, err = q.handAgain(ctx, c.Path.TaskQueueID, c.Body)
-	}
-	if err == nil && len(r.Tasks) == 0 {
+	if r.Tasks, err = q.beforeWaiting(ctx, &c); err == nil && len(r.Tasks) == 0 {
 		r.Tasks, err = q.awaitWork(ctx, c.Path.TaskQueueID, c.Body.Worker, c.Body.Tasks)
 	}
-	if len(r.Tasks) > 0 {
-		c.Undelivered(func() { q.unclaim(r.Tasks) })
-	}
+	q.keepUndelivered(&c, r.Tasks)
 	return r, err
 })
+
+// beforeWaiting and keepUndelivered are what a call to claimWork does before and
+// after it waits. They stand apart to keep the stack small of those that wait,
+// which are many.
+func (q *Queue) beforeWaiting(ctx context.Context, c *api.Call[queuePath, claimWorkRequest]) ([]claim, error) {
+	if err := c.Authorize(scope.Vars{"workerGroup": c.Body.Group, "workerId": c.Body.ID}); err != nil || c.Body.Holding == nil {
+		return nil, err
+	}
+	return q.handAgain(ctx, c.Path.TaskQueueID, c.Body)
+}
+
+func (q *Queue) keepUndelivered(c *api.Call[queuePath, claimWorkRequest], claims []claim) {
+	if len(claims) > 0 {
+		c.Undelivered(func() { q.unclaim(claims) })
+	}
+}
 
 // drainPause is how long a call waits whose worker is drained already. It keeps
 // a worker that will not end from asking in a circle.
@@ -93,51 +101,70 @@ const drainPause = 2 * time.Second
 // awaitWork claims up to n runs, waiting for the first one as long as a poll
 // lasts.
 func (q *Queue) awaitWork(ctx context.Context, queueID string, w Worker, n int) ([]claim, error) {
-	key := workerKey{queueID, w.String()}
-	end := time.NewTimer(pollTimeout)
-	defer end.Stop()
-	for first, woken := true, false; ; first = false {
-		rank := q.crew.seen(key)
-		wait := q.db.Waits().WaitRanked(topicPending(queueID), rank)
-		own := q.db.Waits().Wait(key.topic())
-		claims, s, err := q.claim(ctx, key, n)
-		switch {
-		case err != nil:
-			// What this call was woken for, or held locks on while others
-			// looked, is theirs.
-			q.db.Waits().Wake(topicPending(queueID), n)
-		case s.refused():
-			wait.Close() // its place is others', as is what it was woken for
-			if woken {
-				q.db.Waits().Wake(topicPending(queueID), 1)
-			}
-		}
-		over := err != nil || len(claims) > 0 || s.draining > 0 && !first
-		if s.draining > 0 && first {
-			end.Reset(drainPause)
-		}
-		woken = false
-		switch {
-		case over:
-		case !s.refused() && q.crew.learn(key, s) != rank:
-			// It waits at the wrong place in line: look again from the right one.
-		default:
+	p := &poll{queue: q, ctx: ctx, key: workerKey{queueID, w.String()}, n: n, first: true, end: time.NewTimer(pollTimeout)}
+	defer p.end.Stop()
+	for !p.over {
+		p.look()
+		if !p.over && !p.misplaced {
 			select {
-			case <-wait.C:
-				woken = true
-			case <-own.C:
-			case <-end.C:
-				over = true
+			case <-p.wait.C:
+				p.woken = true
+			case <-p.own.C:
+			case <-p.end.C:
+				p.over = true
 			case <-ctx.Done():
-				over = true
+				p.over = true
 			}
 		}
-		wait.Close()
-		own.Close()
-		if over {
-			return claims, err
+		p.wait.Close()
+		p.own.Close()
+	}
+	return p.claims, p.err
+}
+
+// A poll is a worker's wait for work. That it is no set of variables of awaitWork
+// keeps the stacks small of those that wait.
+type poll struct {
+	queue *Queue
+	ctx   context.Context
+	key   workerKey
+	n     int
+	end   *time.Timer
+
+	wait, own *store.Waiter // for work, and for what concerns the worker itself
+	first     bool          // it has not looked yet
+	woken     bool          // it looks because there is work
+	misplaced bool          // it waited at the wrong place in line, and looks again
+	over      bool
+	claims    []claim
+	err       error
+}
+
+// look claims what there is, having taken a place in line before.
+func (p *poll) look() {
+	q := p.queue
+	rank := q.crew.seen(p.key)
+	p.wait = q.db.Waits().WaitRanked(topicPending(p.key.queueID), rank)
+	p.own = q.db.Waits().Wait(p.key.topic())
+	var s standing
+	p.claims, s, p.err = q.claim(p.ctx, p.key, p.n)
+	switch {
+	case p.err != nil:
+		// What this call was woken for, or held locks on while others looked, is
+		// theirs.
+		q.db.Waits().Wake(topicPending(p.key.queueID), p.n)
+	case s.refused():
+		p.wait.Close() // its place is others', as is what it was woken for
+		if p.woken {
+			q.db.Waits().Wake(topicPending(p.key.queueID), 1)
 		}
 	}
+	p.over = p.err != nil || len(p.claims) > 0 || s.draining > 0 && !p.first
+	if s.draining > 0 && p.first {
+		p.end.Reset(drainPause)
+	}
+	p.first, p.woken = false, false
+	p.misplaced = !p.over && !s.refused() && q.crew.learn(p.key, s) != rank
 }
 
 // handAgain returns runs that a worker has without knowing: the answer to its

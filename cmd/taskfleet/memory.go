@@ -17,7 +17,7 @@ func tuneMemory() {
 	var adapt func()
 	adapt = func() { // after each collection
 		metrics.Read(sample)
-		if p := gcPercent(sample[0].Value.Uint64()); p != now {
+		if p := gcPercent(sample[0].Value.Uint64()); p < now-5 || p > now+5 {
 			now = p
 			debug.SetGCPercent(p)
 		}
@@ -33,14 +33,8 @@ func watch(f func()) {
 }
 
 // gcPercent is by how much the heap may grow between collections, in percent of
-// what was alive after the last one.
+// what was alive after the last one: by about 48 MiB, and by no more than what is
+// alive nor less than a quarter of it.
 func gcPercent(live uint64) int {
-	switch mib := live >> 20; {
-	case mib < 32:
-		return 200
-	case mib < 96:
-		return 100
-	default:
-		return 40
-	}
+	return int(min(max(100*(48<<20)/max(live, 1), 25), 100))
 }
