@@ -27,7 +27,7 @@ func standardMethods[S any](s *Server) []Method[S] {
 			func(context.Context, S, Call[None, None]) (None, error) { return None{}, nil }),
 		Declare(monitoring("version", "/__version__", "Version", "Tells which build is running."),
 			func(context.Context, S, Call[None, None]) (Version, error) { return s.opts.Version, nil }),
-		Declare(monitoring("heartbeat", "/__heartbeat__", "Heartbeat", "Tells whether the service can do its work."),
+		Declare(monitoring("heartbeat", "/__heartbeat__", "Heartbeat", "Tells that the process serves requests, as the load balancer's heartbeat does."),
 			func(context.Context, S, Call[None, None]) (None, error) { return None{}, nil }),
 	}
 }

@@ -321,7 +321,7 @@ func (c *Client) Version(ctx context.Context) error {
 
 // Heartbeat calls index.heartbeat: Heartbeat.
 //
-// Tells whether the service can do its work.
+// Tells that the process serves requests, as the load balancer's heartbeat does.
 func (c *Client) Heartbeat(ctx context.Context) error {
 	r := client.Request{
 		Name:       "index.heartbeat",

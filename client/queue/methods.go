@@ -463,9 +463,8 @@ func (c *Client) CancelTask(ctx context.Context, taskID string) (*TaskStatusResp
 // that a worker has already is not interrupted; a further run of the task has the new
 // priority.
 //
-// The task's definition stays as it was created; its status has the priority that
-// counts. A task that has the priority already stays as it is, and nothing is
-// announced. A task that is resolved, or past its deadline, is a conflict (409).
+// A task that has the priority already stays as it is, and nothing is announced.
+// A task that is resolved, or past its deadline, is a conflict (409).
 //
 // Scopes: `queue:change-task-priority:<taskId>` or
 // `queue:change-task-priority-in-queue:<taskQueueId>`.
@@ -1515,7 +1514,7 @@ func (c *Client) Version(ctx context.Context) error {
 
 // Heartbeat calls queue.heartbeat: Heartbeat.
 //
-// Tells whether the service can do its work.
+// Tells that the process serves requests, as the load balancer's heartbeat does.
 func (c *Client) Heartbeat(ctx context.Context) error {
 	r := client.Request{
 		Name:       "queue.heartbeat",

@@ -327,7 +327,7 @@ func newConfigCommand() *cobra.Command {
 			}
 			storage := "gateway inside the process, on " + filepath.Join(c.Data, "s3")
 			if !c.S3.embedded() {
-				storage = fmt.Sprintf("S3 %s%s, bucket %s", c.S3.Endpoint, c.S3.Region, c.S3.Bucket)
+				storage = fmt.Sprintf("S3 %s, bucket %s", strings.TrimSpace(c.S3.Endpoint+" "+c.S3.Region), c.S3.Bucket)
 			}
 			kind, _, _ := strings.Cut(c.Database, ":")
 			fmt.Fprintf(cmd.OutOrStdout(), "The configuration is good.\n  API        %s\n  data       %s\n  database   %s\n  artifacts  %s\n",

@@ -96,6 +96,7 @@ func read(published map[string]any) (map[string]service, error) {
 
 var functions = template.FuncMap{
 	"upper":  strings.ToUpper,
+	"first":  func(s string) string { p, _, _ := strings.Cut(s, "\n\n"); return strings.ReplaceAll(p, "\n", " ") },
 	"schema": schemaLink,
 	"scopes": scopesText,
 	"path": func(r reference, e entry) string {
@@ -173,7 +174,7 @@ service publishes about itself is also served: ` + "`/references/manifest.json`"
 
 | service | what it does |
 |---|---|
-{{range .}}| [{{.Title}}]({{.Service}}.md) | {{.Description}} |
+{{range .}}| [{{.Title}}]({{.Service}}.md) | {{first .Description}} |
 {{end}}`))
 
 var page = template.Must(template.New("page").Funcs(functions).Parse(generated + `
