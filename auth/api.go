@@ -1,8 +1,6 @@
 package auth
 
 import (
-	"io/fs"
-
 	"github.com/taskfleet/taskfleet/api"
 	"github.com/taskfleet/taskfleet/cred"
 	"github.com/taskfleet/taskfleet/event"
@@ -17,7 +15,7 @@ are good for.
 
 A client has an access token and scopes. With the token it signs its calls (Hawk) and issues temporary
 credentials, which carry a subset of its scopes. A scope ` + "`assume:<roleId>`" + ` brings those of the role.`,
-	Schemas: schemas(),
+	Schemas: api.Folder(schemaFiles, "schemas"),
 	Params: map[string]string{
 		"clientId": cred.ClientIDPattern,
 		"prefix":   ``, // of clients' ids or of S3 keys; the methods look at it
@@ -53,14 +51,6 @@ credentials, which carry a subset of its scopes. A scope ` + "`assume:<roleId>`"
 		gcpCredentials, githubRepoToken, sentryDSN, websocktunnelToken,
 	},
 	Exchanges: []api.Exchange{clientCreated, clientUpdated, clientDeleted, roleCreated, roleUpdated, roleDeleted},
-}
-
-func schemas() fs.FS {
-	sub, err := fs.Sub(schemaFiles, "schemas")
-	if err != nil {
-		panic(err) // only for a malformed constant
-	}
-	return sub
 }
 
 var (

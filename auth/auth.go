@@ -34,7 +34,6 @@ import (
 	"embed"
 	"errors"
 	"fmt"
-	"io/fs"
 	"log/slog"
 	"strings"
 	"sync"
@@ -157,11 +156,7 @@ func New(ctx context.Context, c Config) (*Auth, error) {
 		sc.lastUsed.Store(int64(now))
 		a.static[s.ClientID] = sc
 	}
-	files, err := fs.Sub(migrations, "migrations")
-	if err != nil {
-		return nil, err
-	}
-	if err := a.db.Migrate(ctx, "auth", files); err != nil {
+	if err := a.db.Migrate(ctx, "auth", migrations); err != nil {
 		return nil, fmt.Errorf("auth: migrate: %w", err)
 	}
 	if err := a.refresh(ctx); err != nil {
@@ -351,8 +346,9 @@ func (a *Auth) reseal(ctx context.Context) (more bool, err error) {
 		return false, err
 	}
 	var failed error
+	moved := int64(0)
 	err = a.db.Do(ctx, func(tx *store.Tx) error {
-		failed = nil
+		failed, moved = nil, 0
 		done := 0
 		for id, sealed := range stale {
 			if done++; done > batch {
@@ -363,12 +359,17 @@ func (a *Auth) reseal(ctx context.Context) (more bool, err error) {
 				failed = errors.Join(failed, err)
 				continue
 			}
-			if _, err := tx.Exec(`UPDATE auth_client SET access_token = $3 WHERE client_id = $1 AND access_token = $2`,
-				id, sealed, a.keys.Seal([]byte(token), place(id))); err != nil {
+			n, err := tx.Exec(`UPDATE auth_client SET access_token = $3 WHERE client_id = $1 AND access_token = $2`,
+				id, sealed, a.keys.Seal([]byte(token), place(id)))
+			if err != nil {
 				return err
 			}
+			moved += n
 		}
 		return nil
 	})
+	if err == nil {
+		a.log.Info("access tokens were sealed anew with the newest key", "moved", moved, "left", int64(len(stale))-moved, "key", a.keys.Newest())
+	}
 	return len(stale) > batch, errors.Join(err, failed)
 }

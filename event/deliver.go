@@ -42,7 +42,7 @@ func (s *subscriber) deliver(ctx context.Context) (more bool, err error) {
 		}
 	}
 	s.asked = now
-	list, all, err := s.bus.tail.after(ctx, s.at, batch)
+	list, more, err := s.bus.tail.after(ctx, s.at, batch)
 	if err != nil {
 		return false, err
 	}
@@ -70,7 +70,7 @@ func (s *subscriber) deliver(ctx context.Context) (more bool, err error) {
 	if len(fit) > 0 || s.at-s.saved > passedOver {
 		err = s.save(ctx)
 	}
-	return len(list) == batch || !all, err
+	return more, err
 }
 
 // load reads the cursor, and makes that of a new subscriber.

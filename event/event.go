@@ -31,7 +31,6 @@ import (
 	"embed"
 	"encoding/json"
 	"fmt"
-	"io/fs"
 	"log/slog"
 	"strings"
 	"time"
@@ -70,11 +69,7 @@ type Bus struct {
 
 // New opens the log, creating its tables where they do not exist.
 func New(ctx context.Context, db *store.DB, log *slog.Logger) (*Bus, error) {
-	files, err := fs.Sub(migrations, "migrations")
-	if err != nil {
-		return nil, err
-	}
-	if err := db.Migrate(ctx, "event", files); err != nil {
+	if err := db.Migrate(ctx, "event", migrations); err != nil {
 		return nil, fmt.Errorf("event: migrate: %w", err)
 	}
 	b := &Bus{db: db, log: log}

@@ -87,10 +87,14 @@ func (s *stream) carry(ctx context.Context, f format) error {
 	return nil
 }
 
-// position is how far the stream is.
+// position is how far the stream is: if it is live and nothing waits to be sent,
+// as far as the hub.
 func (s *stream) position() int64 {
 	s.hub.mu.Lock()
 	defer s.hub.mu.Unlock()
+	if s.live && len(s.queue) == 0 {
+		s.at = max(s.at, s.hub.at)
+	}
 	return s.at
 }
 

@@ -17,7 +17,8 @@ type tail struct {
 	span func(ctx context.Context) (oldest, head int64, err error)
 
 	reading chan struct{} // holds a token while somebody reads for all
-	looks   atomic.Int64  // how often somebody has begun to
+	begun   atomic.Int64  // how often somebody has begun to
+	ended   int64         // the last of those that came to its end; for who holds the token
 	behind  chan struct{} // tokens of those that read what is older
 
 	mu   sync.Mutex
@@ -48,23 +49,23 @@ func newTail(read func(context.Context, int64, int) ([]*entry, bool, error), spa
 }
 
 // after returns up to limit messages after a position: those in memory if there
-// are any, and otherwise those in the database. all tells that it has looked
-// there since it was called: if it returns fewer than limit, there are no more.
-func (t *tail) after(ctx context.Context, at int64, limit int) (list []*entry, all bool, err error) {
+// are any, and otherwise those in the database. more tells that there may be
+// more of them.
+func (t *tail) after(ctx context.Context, at int64, limit int) (list []*entry, more bool, err error) {
 	if list, known := t.known(at, limit); known && len(list) > 0 {
-		return list, false, nil
+		return list, true, nil
 	}
-	list, err = t.look(ctx, at, limit)
-	return list, true, err
+	return t.look(ctx, at, limit)
 }
 
-// fresh returns up to limit messages after a position, and fewer only if there
-// are no more.
+// fresh is after, without being content with what is in memory. It returns none
+// only if there are none.
 func (t *tail) fresh(ctx context.Context, at int64, limit int) ([]*entry, error) {
 	if list, known := t.known(at, limit); known && len(list) == limit {
 		return list, nil
 	}
-	return t.look(ctx, at, limit)
+	list, _, err := t.look(ctx, at, limit)
+	return list, err
 }
 
 // known returns what is in memory after a position. known is false if the
@@ -83,32 +84,39 @@ func (t *tail) known(at int64, limit int) (list []*entry, known bool) {
 }
 
 // look looks into the database. Where several do at the same time, one does for
-// all.
-func (t *tail) look(ctx context.Context, at int64, limit int) ([]*entry, error) {
+// all. One that breaks off, since its caller has left, say, has looked for
+// nobody.
+func (t *tail) look(ctx context.Context, at int64, limit int) (list []*entry, more bool, err error) {
 	if _, known := t.known(at, limit); !known && t.isWarm() {
 		return t.older(ctx, at, limit)
 	}
-	came := t.looks.Load()
-	select {
-	case t.reading <- struct{}{}:
-	case <-ctx.Done():
-		return nil, context.Cause(ctx)
-	}
-	var err error
-	if t.looks.Load() == came { // otherwise somebody began to look after we came
-		t.looks.Add(1)
-		if err = t.extend(ctx); err != nil {
-			t.looks.Add(-1)
-		}
-	}
-	<-t.reading
-	if err != nil {
-		return nil, err
+	if err := t.extendSince(ctx, t.begun.Load()); err != nil {
+		return nil, false, err
 	}
 	if list, known := t.known(at, limit); known {
-		return list, nil
+		return list, len(list) == limit, nil
 	}
 	return t.older(ctx, at, limit)
+}
+
+// extendSince reads what is after the tail, unless somebody has who began after
+// that many had.
+func (t *tail) extendSince(ctx context.Context, came int64) error {
+	select {
+	case t.reading <- struct{}{}:
+		defer func() { <-t.reading }()
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
+	if t.ended > came {
+		return nil
+	}
+	n := t.begun.Add(1)
+	err := t.extend(ctx)
+	if err == nil {
+		t.ended = n
+	}
+	return err
 }
 
 func (t *tail) isWarm() bool {
@@ -118,15 +126,14 @@ func (t *tail) isWarm() bool {
 }
 
 // older reads what is before the tail, for one reader. A few do at a time.
-func (t *tail) older(ctx context.Context, at int64, limit int) ([]*entry, error) {
+func (t *tail) older(ctx context.Context, at int64, limit int) (list []*entry, more bool, err error) {
 	select {
 	case t.behind <- struct{}{}:
 		defer func() { <-t.behind }()
 	case <-ctx.Done():
-		return nil, context.Cause(ctx)
+		return nil, false, context.Cause(ctx)
 	}
-	list, _, err := t.read(ctx, at, limit)
-	return list, err
+	return t.read(ctx, at, limit)
 }
 
 // extend reads what is after the tail. It is for who holds the token.

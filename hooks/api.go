@@ -2,7 +2,6 @@ package hooks
 
 import (
 	"errors"
-	"io/fs"
 
 	"github.com/taskfleet/taskfleet/api"
 	"github.com/taskfleet/taskfleet/store"
@@ -21,7 +20,7 @@ future id; ` + "`now`" + ` is the time that ` + "`$fromNow`" + ` counts from; ` 
 
 A task without ` + "`created`" + `, ` + "`deadline`" + ` or ` + "`expires`" + ` gets now, a day later, and 30 days later. One without
 ` + "`taskGroupId`" + ` founds a group of its own.`,
-	Schemas: subFS(),
+	Schemas: api.Folder(schemaFiles, "schemas"),
 	Params: map[string]string{
 		"hookGroupId": `^[a-zA-Z0-9-_]{1,1000}$`,
 		"hookId":      `^[a-zA-Z0-9-_/]{1,1000}$`,
@@ -31,14 +30,6 @@ A task without ` + "`created`" + `, ` + "`deadline`" + ` or ` + "`expires`" + ` 
 		triggerHook, getTriggerToken, resetTriggerToken, triggerHookWithToken, listLastFires,
 	},
 	Exchanges: []api.Exchange{hookCreated, hookUpdated, hookDeleted},
-}
-
-func subFS() fs.FS {
-	sub, err := fs.Sub(schemaFiles, "schemas")
-	if err != nil {
-		panic(err) // only for a malformed constant
-	}
-	return sub
 }
 
 type hookPath struct {

@@ -44,9 +44,10 @@ const (
 	largestHookGroup = 64 << 20 // bytes, since a group is listed in one reply
 )
 
-// denied are beginnings of the names of exchanges that no hook is bound to. A
-// hook that fired on changes of hooks, or on the creation of each task, would
-// have no end of work.
+// denied are beginnings of the names of exchanges that no hook is bound to: those
+// that the platform denies which we are compatible with. The second is none of
+// our queue's. Nothing keeps a hook from being bound to events of the tasks that
+// it creates itself; mostWaiting bounds what waits then.
 var denied = []string{"exchange/taskcluster-hooks/", "exchange/taskcluster-queue/v1/task-created"}
 
 // check refuses what the request's schema does not, and returns when the

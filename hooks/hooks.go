@@ -30,7 +30,6 @@ import (
 	"embed"
 	"encoding/json"
 	"fmt"
-	"io/fs"
 	"log/slog"
 	"sync"
 	"time"
@@ -114,11 +113,7 @@ const (
 // subscribes to the events, so it comes before their loops.
 func New(ctx context.Context, c Config) (*Hooks, error) {
 	h := &Hooks{db: c.DB, events: c.Events, keys: c.Keys, tasks: c.Tasks, states: c.States, mail: c.Mail, audit: c.Audit, log: c.Log}
-	files, err := fs.Sub(migrations, "migrations")
-	if err != nil {
-		return nil, err
-	}
-	if err := h.db.Migrate(ctx, "hooks", files); err != nil {
+	if err := h.db.Migrate(ctx, "hooks", migrations); err != nil {
 		return nil, fmt.Errorf("hooks: migrate: %w", err)
 	}
 	h.events.Subscribe("hooks", nil, h.follow)

@@ -92,28 +92,36 @@ func (h *Hooks) reseal(ctx context.Context) (more bool, err error) {
 		return false, err
 	}
 	var failed error
+	total, moved := len(stale), int64(0)
 	for len(stale) > 0 {
 		part := stale[:min(len(stale), batch)]
 		stale = stale[len(part):]
 		var unread error
+		var n int64
 		if err := h.db.Do(ctx, func(tx *store.Tx) error {
-			unread = nil
+			unread, n = nil, 0
 			for _, e := range part {
 				token, err := h.openToken(e.path, e.sealed)
 				if err != nil {
 					unread = errors.Join(unread, err)
 					continue
 				}
-				if _, err := tx.Exec(`UPDATE hook SET trigger_token = $4 WHERE hook_group_id = $1 AND hook_id = $2 AND trigger_token = $3`,
-					e.path.HookGroupID, e.path.HookID, e.sealed, h.sealToken(e.path, token)); err != nil {
+				changed, err := tx.Exec(`UPDATE hook SET trigger_token = $4 WHERE hook_group_id = $1 AND hook_id = $2 AND trigger_token = $3`,
+					e.path.HookGroupID, e.path.HookID, e.sealed, h.sealToken(e.path, token))
+				if err != nil {
 					return err
 				}
+				n += changed
 			}
 			return nil
 		}); err != nil {
 			return false, err
 		}
 		failed = errors.Join(failed, unread)
+		moved += n
+	}
+	if total > 0 {
+		h.log.Info("trigger tokens were sealed anew with the newest key", "moved", moved, "left", int64(total)-moved, "key", h.keys.Newest())
 	}
 	return false, failed
 }

@@ -122,8 +122,9 @@ func (h *Hooks) trigger(ctx context.Context, k *hook, firedBy string, body json.
 				return nil
 			}
 		}
-		// If this process stops before the task is created, it is done later.
-		return f.insert(tx, now.Add(2*patience))
+		// If this process stops before the task is created, it is done later: when
+		// finish must have given up, if it still runs.
+		return f.insert(tx, now.Add(time.Duration(len(pauses)+2)*patience))
 	}); isNotFound(err) {
 		return r, f.path.notFound()
 	} else if err != nil {

@@ -23,7 +23,7 @@ long; it has no slashes.
 
 How a task is indexed stands in its ` + "`extra.index`" + `: ` + "`rank`" + ` (a number, 0 if left out), ` + "`data`" + ` (an object for
 whoever finds the task) and ` + "`expires`" + ` (that of the task, if left out).`,
-	Schemas: subFS(schemaFiles, "schemas"),
+	Schemas: api.Folder(schemaFiles, "schemas"),
 	Params: map[string]string{
 		"indexPath": pathPattern,
 		"namespace": "^$|" + pathPattern, // empty at the top, in routes that allow it

@@ -31,7 +31,6 @@ import (
 	"embed"
 	"encoding/json"
 	"fmt"
-	"io/fs"
 	"log/slog"
 	"time"
 
@@ -87,20 +86,12 @@ type Index struct {
 // New returns the index, creating its tables where they do not exist, and
 // subscribes it to the tasks that complete.
 func New(ctx context.Context, c Config) (*Index, error) {
-	if err := c.DB.Migrate(ctx, "index", subFS(migrations, "migrations")); err != nil {
+	if err := c.DB.Migrate(ctx, "index", migrations); err != nil {
 		return nil, fmt.Errorf("index: migrate: %w", err)
 	}
 	x := &Index{db: c.DB, tasks: c.Tasks, artifacts: c.Artifacts, auth: c.Auth, rootURL: c.RootURL, log: c.Log}
 	c.Events.Subscribe("index", []event.Binding{{Exchange: topicCompleted, RoutingKeyPattern: routePrefix + "#"}}, x.follow)
 	return x, nil
-}
-
-func subFS(f fs.FS, dir string) fs.FS {
-	sub, err := fs.Sub(f, dir)
-	if err != nil {
-		panic(err) // only for a malformed constant
-	}
-	return sub
 }
 
 // Loops are the index's background work.

@@ -3,7 +3,6 @@ package loop
 import (
 	"context"
 	"embed"
-	"io/fs"
 
 	"github.com/taskfleet/taskfleet/api"
 	"github.com/taskfleet/taskfleet/scope"
@@ -19,13 +18,7 @@ type listLoopsResponse struct {
 // API shows a Runner's loops under /api/loops/v1/.
 var API = api.Service[*Runner]{
 	Name: "loops", Version: "v1", Title: "Loops", Doc: "What the platform does by itself, and how it fares.",
-	Schemas: func() fs.FS {
-		f, err := fs.Sub(schemaFiles, "schemas")
-		if err != nil {
-			panic(err) // only for a malformed constant
-		}
-		return f
-	}(),
+	Schemas: api.Folder(schemaFiles, "schemas"),
 	Methods: []api.Method[*Runner]{api.Declare(api.Spec{
 		Name: "listLoops", Route: "GET /loops", Scopes: scope.Scope("loops:list"), Output: "v1/list-loops-response.json#",
 		Stability: api.Experimental, Category: "Monitoring", Title: "List loops",

@@ -18,7 +18,7 @@ and ` + "`rootUrl`: `email.subject`, `email.content`, `email.link`, `email.templ
 
 Nobody gets the same message twice in an hour, nor more than a bounded number in ten minutes. What cannot be sent
 is tried again for a day.`,
-	Schemas: subFS(schemaFiles, "schemas"),
+	Schemas: api.Folder(schemaFiles, "schemas"),
 	Methods: []api.Method[*Notify]{
 		email, pulse, matrix, slack, addDenylistAddress, deleteDenylistAddress, listDenylist,
 	},

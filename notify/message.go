@@ -226,6 +226,8 @@ func (p publication) check() error {
 		return api.Errorf(api.InputError, "routingKey is empty.")
 	case len(p.RoutingKey) > limit:
 		return api.Errorf(api.InputError, "routingKey has %d bytes; with the prefix %q it must fit into %d, which leaves it %d.", len(p.RoutingKey), primary, maxKey, limit)
+	case strings.ContainsFunc(p.RoutingKey, unicode.IsControl):
+		return api.Errorf(api.InputError, "routingKey is %q; it must not have control characters, such as line breaks.", p.RoutingKey)
 	case len(p.Message) > maxPulse:
 		return api.Errorf(api.InputError, "message has %d bytes; at most %d are published.", len(p.Message), maxPulse)
 	}

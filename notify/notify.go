@@ -36,7 +36,6 @@ import (
 	"embed"
 	"encoding/json"
 	"fmt"
-	"io/fs"
 	"log/slog"
 	"sync"
 	"time"
@@ -102,7 +101,7 @@ type Notify struct {
 // New returns the service, creating its tables where they do not exist. It
 // subscribes to the queue's events, so it comes before the loops of c.Events.
 func New(ctx context.Context, c Config) (*Notify, error) {
-	if err := c.DB.Migrate(ctx, "notify", subFS(migrations, "migrations")); err != nil {
+	if err := c.DB.Migrate(ctx, "notify", migrations); err != nil {
 		return nil, fmt.Errorf("notify: migrate: %w", err)
 	}
 	n := &Notify{
@@ -132,14 +131,6 @@ func New(ctx context.Context, c Config) (*Notify, error) {
 	c.Metrics.MustRegister(n.counts)
 	c.Events.Subscribe("notify", bindings(), n.follow)
 	return n, nil
-}
-
-func subFS(f fs.FS, dir string) fs.FS {
-	sub, err := fs.Sub(f, dir)
-	if err != nil {
-		panic(err) // only for a malformed constant
-	}
-	return sub
 }
 
 // Loops are the work that goes on beside the calls.

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
+	"runtime/debug"
 	"strings"
 	"sync"
 	"time"
@@ -236,15 +237,22 @@ func (n *Notify) deliverOne(ctx context.Context, w *waiting) error {
 	return fmt.Errorf("notify: sending to %s %s: %w", w.kind, w.address, problem)
 }
 
-// attempt sends a message.
-func (n *Notify) attempt(ctx context.Context, w *waiting, timeout time.Duration) error {
+// attempt sends a message. One that makes the sender panic is dropped, before it
+// does so to this process again and again.
+func (n *Notify) attempt(ctx context.Context, w *waiting, timeout time.Duration) (err error) {
+	defer func() {
+		if r := recover(); r != nil {
+			n.log.Error("a message makes its sender panic", "type", w.kind, "message", w.id, "panic", r, "stack", string(debug.Stack()))
+			err = &Refusal{"it cannot be sent, for reasons that are in the server's log"}
+		}
+	}()
 	send := n.senders[w.kind]
 	if send == nil {
 		return errors.New(w.kind.unconfigured())
 	}
 	ctx, cancel := context.WithTimeoutCause(ctx, timeout, fmt.Errorf("no answer within %v", timeout))
 	defer cancel()
-	err := send(ctx, w.id, w.content)
+	err = send(ctx, w.id, w.content)
 	if err != nil && ctx.Err() != nil {
 		err = fmt.Errorf("%w: %w", context.Cause(ctx), err)
 	}
@@ -313,7 +321,8 @@ func plain(s string) string {
 	return clip(strings.ReplaceAll(strings.ToValidUTF8(s, "?"), "\x00", "?"), 1000)
 }
 
-// expire gives messages up, and forgets what no decision needs any more.
+// expire gives messages up, and forgets what no decision needs any more. Its
+// statements look at the time twice, in case a row is written anew meanwhile.
 func (n *Notify) expire(ctx context.Context) (more bool, err error) {
 	type lost struct {
 		waiting
@@ -343,14 +352,14 @@ func (n *Notify) expire(ctx context.Context) (more bool, err error) {
 		if _, err := tx.Exec(`DELETE FROM notify_message WHERE message_id IN (SELECT value FROM json_each($1))`, ids); err != nil {
 			return err
 		}
-		recent, err := tx.Exec(`DELETE FROM notify_recent WHERE digest IN (SELECT digest FROM notify_recent WHERE since <= $1 LIMIT $2)`, t.Add(-Window), batch)
+		recent, err := tx.Exec(`DELETE FROM notify_recent WHERE since <= $1 AND digest IN (SELECT digest FROM notify_recent WHERE since <= $1 LIMIT $2)`, t.Add(-Window), batch)
 		if err != nil {
 			return err
 		}
 		rates := int64(0)
 		for k := range n.limits {
 			d, err := tx.Exec(`
-				DELETE FROM notify_rate WHERE kind = $1 AND mailbox IN (
+				DELETE FROM notify_rate WHERE kind = $1 AND since <= $2 AND mailbox IN (
 				  SELECT mailbox FROM notify_rate WHERE kind = $1 AND since <= $2 LIMIT $3)`, k, t.Add(-ratePeriod), batch)
 			if err != nil {
 				return err

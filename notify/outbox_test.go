@@ -48,6 +48,27 @@ func TestWhatFailsIsTriedAgainUntilItSucceeds(t *testing.T) {
 	})
 }
 
+func TestAMessageThatMakesItsSenderPanicIsDropped(t *testing.T) {
+	storetest.Each(t, func(t *testing.T, db *store.DB) {
+		w := newWorld(t, db)
+		w.mails.set(func(m Mail) error {
+			if m.Subject == "Boom" {
+				panic("boom")
+			}
+			return nil
+		})
+		for _, subject := range []string{"Boom", "Done"} {
+			if err := w.Email(t.Context(), ann, subject, "text"); err != nil {
+				t.Fatal(err)
+			}
+		}
+		time.Sleep(time.Hour)
+		if got := w.mails.all(); len(got) != 1 || got[0].Subject != "Done" || w.mails.tried() != 2 || w.waitingIn() != 0 {
+			t.Errorf("sent %v, tried %d, %d wait", got, w.mails.tried(), w.waitingIn())
+		}
+	})
+}
+
 func TestWhatCannotBeSentWithinADayIsGivenUp(t *testing.T) {
 	storetest.Each(t, func(t *testing.T, db *store.DB) {
 		w := newWorld(t, db)

@@ -298,3 +298,16 @@ func TestDenylistedRoutesAreSkipped(t *testing.T) {
 		w.wantCount(byPulse, string(denylisted), 1)
 	})
 }
+
+// One task's routes do not stop the notifications of all others.
+func TestARouteThatNoMessageCanHaveIsPassedOver(t *testing.T) {
+	storetest.Each(t, func(t *testing.T, db *store.DB) {
+		w := newWorld(t, db)
+		w.happens(happening{transition: "failed", routes: []string{"notify.pulse.two\nlines.on-failed"}})
+		w.happens(happening{transition: "failed", routes: []string{"notify.pulse.one.on-failed"}})
+		if list := w.published(); len(list) != 1 || list[0].RoutingKey != "primary.one" {
+			t.Errorf("published: %v", list)
+		}
+		w.want(400, "POST", "/pulse", map[string]any{"routingKey": "two\nlines", "message": map[string]any{}}, "routingKey")
+	})
+}

@@ -9,7 +9,7 @@ var API = api.Service[*Objects]{
 
 The bytes go to and come from an S3 store directly. A caller says which ways to upload or download it knows, and is told
 the one to use.`,
-	Schemas: subFS(schemaFiles, "schemas"),
+	Schemas: api.Folder(schemaFiles, "schemas"),
 	Params: map[string]string{
 		"name":      `^[\x20-\x7e]+$`,
 		"projectId": `^([a-zA-Z0-9._/-]*)$`,

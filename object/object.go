@@ -30,7 +30,6 @@ import (
 	"context"
 	"embed"
 	"fmt"
-	"io/fs"
 	"log/slog"
 	"time"
 
@@ -71,7 +70,7 @@ type Objects struct {
 
 // New opens the objects, creating the table where it does not exist.
 func New(ctx context.Context, c Config) (*Objects, error) {
-	if err := c.DB.Migrate(ctx, "object", subFS(migrations, "migrations")); err != nil {
+	if err := c.DB.Migrate(ctx, "object", migrations); err != nil {
 		return nil, fmt.Errorf("object: migrate: %w", err)
 	}
 	return &Objects{db: c.DB, bucket: c.Bucket, log: c.Log}, nil
@@ -83,12 +82,4 @@ func (o *Objects) Loops() []loop.Loop {
 		Name: "object.expiry", Doc: "Deletes expired objects and uploads that nobody finished, first the bytes and then the record.",
 		When: loop.Every(15 * time.Minute), Pass: o.expire,
 	}}
-}
-
-func subFS(f fs.FS, dir string) fs.FS {
-	sub, err := fs.Sub(f, dir)
-	if err != nil {
-		panic(err) // only for a malformed constant
-	}
-	return sub
 }

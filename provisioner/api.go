@@ -26,7 +26,7 @@ var API = api.Service[*Provisioner]{
 A *worker pool* serves the task queue of the same name. It says which *provider* makes its workers, from what
 configuration, and how many there may be. A worker is *requested* until it registers, then *running*, *stopping* when
 it is to end, and *stopped* when nothing of it is left. What goes wrong is kept as errors of the pool.`,
-	Schemas: subFS(schemaFiles, "schemas"),
+	Schemas: api.Folder(schemaFiles, "schemas"),
 	Params: map[string]string{
 		"workerPoolId":   poolPattern,
 		"workerGroup":    namePattern,

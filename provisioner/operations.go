@@ -23,7 +23,7 @@ var Operations = api.Service[*Provisioner]{
 	Doc: `Shows what the provisioner sees and decides, and lets operators interfere.
 
 It is about the same worker pools and workers as the worker-manager, which defines them.`,
-	Schemas: subFS(schemaFiles, "schemas/provisioner"),
+	Schemas: api.Folder(schemaFiles, "schemas/provisioner"),
 	Params: map[string]string{
 		"workerPoolId": poolPattern,
 		"workerGroup":  namePattern,

@@ -23,7 +23,6 @@ import (
 	"embed"
 	"errors"
 	"fmt"
-	"io/fs"
 	"log/slog"
 	"maps"
 	"slices"
@@ -141,7 +140,7 @@ type Provisioner struct {
 
 // New returns the service, creating its tables where they do not exist.
 func New(ctx context.Context, c Config) (*Provisioner, error) {
-	if err := c.DB.Migrate(ctx, "provisioner", subFS(migrations, "migrations")); err != nil {
+	if err := c.DB.Migrate(ctx, "provisioner", migrations); err != nil {
 		return nil, fmt.Errorf("provisioner: migrate: %w", err)
 	}
 	for id := range c.Providers {
@@ -263,14 +262,6 @@ func (p *Provisioner) Arrived(pool string, at timestamp.Time, tasks, known int64
 // Finished tells that a task of a pool has run for d.
 func (p *Provisioner) Finished(pool string, at timestamp.Time, kind string, d time.Duration) {
 	p.fleet.Finished(pool, at, kind, d)
-}
-
-func subFS(f fs.FS, dir string) fs.FS {
-	sub, err := fs.Sub(f, dir)
-	if err != nil {
-		panic(err) // only for a malformed constant
-	}
-	return sub
 }
 
 // Loops are the provisioner's background work.

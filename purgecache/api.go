@@ -9,7 +9,7 @@ var API = api.Service[*PurgeCache]{
 
 Whoever finds a cache broken asks for it to be purged. Workers ask before they start a task, and throw away every
 cache of the named ones that was made before the time in the answer.`,
-	Schemas: subFS(schemaFiles, "schemas"),
+	Schemas: api.Folder(schemaFiles, "schemas"),
 	Params: map[string]string{
 		"workerPoolId": `^[A-Za-z0-9_-]{1,38}/[A-Za-z0-9_-]{1,38}$`,
 		"since":        `^.{1,64}$`,

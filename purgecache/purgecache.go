@@ -22,7 +22,6 @@ import (
 	"context"
 	"embed"
 	"fmt"
-	"io/fs"
 	"log/slog"
 	"sync/atomic"
 	"time"
@@ -54,7 +53,7 @@ type PurgeCache struct {
 
 // New opens the requests, creating the tables where they do not exist.
 func New(ctx context.Context, c Config) (*PurgeCache, error) {
-	if err := c.DB.Migrate(ctx, "purge-cache", subFS(migrations, "migrations")); err != nil {
+	if err := c.DB.Migrate(ctx, "purge-cache", migrations); err != nil {
 		return nil, fmt.Errorf("purge-cache: migrate: %w", err)
 	}
 	p := &PurgeCache{db: c.DB, log: c.Log, changing: make(chan struct{}, 1)}
@@ -63,14 +62,6 @@ func New(ctx context.Context, c Config) (*PurgeCache, error) {
 		return nil, fmt.Errorf("purge-cache: read the requests: %w", err)
 	}
 	return p, nil
-}
-
-func subFS(f fs.FS, dir string) fs.FS {
-	sub, err := fs.Sub(f, dir)
-	if err != nil {
-		panic(err) // only for a malformed constant
-	}
-	return sub
 }
 
 // Loops are the work that goes on beside the calls.

@@ -20,7 +20,7 @@ while the worker keeps its claim, and finally *completed*, *failed* or *exceptio
 is followed by another while the task has retries left.
 
 Where the scopes that a method takes depend on the task or the group, one that does not exist is 404, whoever asks.`,
-	Schemas: subFS(schemaFiles, "schemas"),
+	Schemas: api.Folder(schemaFiles, "schemas"),
 	Params: map[string]string{
 		"taskId":        slugid.Pattern,
 		"taskGroupId":   slugid.Pattern,

@@ -146,6 +146,8 @@ type multipart struct {
 	URLs     []string `json:"urls"`
 }
 
+const maxArtifactName = 1024 // bytes; as many as an S3 key
+
 var createArtifact = api.Declare(api.Spec{
 	Name: "createArtifact", Route: "POST /task/<taskId>/runs/<runId>/artifacts/<name...>",
 	Scopes: scope.Scope("queue:create-artifact:<taskId>/<runId>"),
@@ -170,7 +172,10 @@ a live log does when it ends.`,
 		ContentType: in.ContentType, ContentLength: in.ContentLength, Expires: in.Expires, detail: in.artifactDetail,
 	}
 	out = createArtifactResponse{StorageType: a.StorageType}
-	if now().Sub(a.Expires) > clockSkew {
+	switch {
+	case len(a.Name) > maxArtifactName:
+		return out, api.Errorf(api.InputError, "The name of the artifact has %d bytes; up to %d are allowed.", len(a.Name), maxArtifactName)
+	case now().Sub(a.Expires) > clockSkew:
 		return out, api.Errorf(api.InputError, "expires is %s, which is past; it is %s now.", a.Expires, now())
 	}
 	switch a.StorageType {

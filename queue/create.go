@@ -58,6 +58,10 @@ priority or a higher one.`,
 	return r, err
 })
 
+// maxScopes is how many bytes of JSON a task's scopes may take: those that go
+// with each request of its worker, in a header.
+const maxScopes = 40 << 10
+
 // complete fills in what a definition derives from its other parts, and checks
 // what a schema cannot.
 func complete(taskID string, d *task.Definition) error {
@@ -92,8 +96,12 @@ func complete(taskID string, d *task.Definition) error {
 	if d.Expires < d.Deadline {
 		return api.Errorf(api.InputError, "expires %s is before deadline %s.", d.Expires, d.Deadline)
 	}
+	room := maxScopes
 	for _, s := range d.Scopes {
+		room -= len(s) + len(`"",`)
 		switch {
+		case room < 0:
+			return api.Errorf(api.InputError, "scopes has more than %d KiB of scopes, which do not fit into the credentials of a run. Use a role: assume:<roleId> stands for all of its scopes.", maxScopes>>10)
 		case !scope.Valid(s): // no claim could have credentials for it
 			return api.Errorf(api.InputError, "scopes contains %.100q…: a scope is printable ASCII, at most 16 KiB.", s)
 		case strings.HasSuffix(s, "**"): // would be read as a star that grants stars

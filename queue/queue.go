@@ -40,7 +40,6 @@ import (
 	"context"
 	"embed"
 	"fmt"
-	"io/fs"
 	"log/slog"
 	"time"
 
@@ -112,7 +111,7 @@ const together = 64
 
 // New returns the queue, creating its tables where they do not exist.
 func New(ctx context.Context, c Config) (*Queue, error) {
-	if err := c.DB.Migrate(ctx, "queue", subFS(migrations, "migrations")); err != nil {
+	if err := c.DB.Migrate(ctx, "queue", migrations); err != nil {
 		return nil, fmt.Errorf("queue: migrate: %w", err)
 	}
 	q := &Queue{
@@ -124,14 +123,6 @@ func New(ctx context.Context, c Config) (*Queue, error) {
 	q.reports = store.NewBatch(q.db.Do, 1, together, q.takeReports)
 	q.statuses = store.NewBatch(q.db.View, 1, together, readStatuses)
 	return q, nil
-}
-
-func subFS(f fs.FS, dir string) fs.FS {
-	sub, err := fs.Sub(f, dir)
-	if err != nil {
-		panic(err) // only for a malformed constant
-	}
-	return sub
 }
 
 // Loops are the queue's background work.

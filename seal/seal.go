@@ -10,8 +10,9 @@
 //
 // Keys change: the last one of Keys seals, all of them open. To retire a key
 // append a new one; the services that keep secrets have a loop that seals anew
-// what the old one sealed, and tell how much each key has still sealed; when
-// that is nothing, remove the old key. Backups from before go on needing it.
+// what the old one sealed, and say in the log how much they have moved and what
+// is left. When that is nothing, remove the old key. Backups from before go on
+// needing it.
 //
 // Where several replicas share a database, all of them have to open what one of
 // them seals: so insert the new key before the last one first, where it does
@@ -203,15 +204,6 @@ func (ks *Keys) Newest() string { return ks.last.id }
 func (ks *Keys) Has(id string) bool {
 	_, ok := ks.byID[id]
 	return ok
-}
-
-// KeyID is the id of the key that sealed a secret, "" for what is none.
-func KeyID(sealed string) string {
-	id, _, err := parse(sealed)
-	if err != nil {
-		return ""
-	}
-	return id
 }
 
 func parse(sealed string) (id string, box []byte, err error) {

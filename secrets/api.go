@@ -9,7 +9,7 @@ var API = api.Service[*Secrets]{
 read and write is a matter of scopes, which can end in a star, so names are best chosen as paths.
 
 Values are encrypted at rest. A secret has an expiry, after which it cannot be read any more.`,
-	Schemas: subFS(schemaFiles, "schemas"),
+	Schemas: api.Folder(schemaFiles, "schemas"),
 	Params: map[string]string{
 		"name": `^[^\x00-\x1f\x7f]+$`,
 	},

@@ -20,7 +20,6 @@ import (
 	"context"
 	"embed"
 	"fmt"
-	"io/fs"
 	"log/slog"
 	"time"
 
@@ -59,7 +58,7 @@ type Secrets struct {
 
 // New opens the secrets, creating the table where it does not exist.
 func New(ctx context.Context, c Config) (*Secrets, error) {
-	if err := c.DB.Migrate(ctx, "secrets", subFS(migrations, "migrations")); err != nil {
+	if err := c.DB.Migrate(ctx, "secrets", migrations); err != nil {
 		return nil, fmt.Errorf("secrets: migrate: %w", err)
 	}
 	return &Secrets{db: c.DB, keys: c.Keys, audit: c.Audit, log: c.Log}, nil
@@ -99,12 +98,4 @@ func (s *Secrets) record(tx *store.Tx, name, clientID, action string) error {
 		return nil
 	}
 	return s.audit.Audit(tx, "secret", name, clientID, action)
-}
-
-func subFS(f fs.FS, dir string) fs.FS {
-	sub, err := fs.Sub(f, dir)
-	if err != nil {
-		panic(err) // only for a malformed constant
-	}
-	return sub
 }

@@ -46,7 +46,8 @@ type Item[In, Out any] struct {
 // Work sets Out or Err of each item. Like the function of Do it may run again,
 // and then finds both as they were at first. If it returns an error nothing
 // has happened, and each call is tried again alone, so that none fails by what
-// another has brought.
+// another has brought: until the database proves to be the reason, or for a
+// minute.
 func NewBatch[In, Out any](transact func(context.Context, func(*Tx) error) error, lanes, limit int, work func(*Tx, []*Item[In, Out]) error) *Batch[In, Out] {
 	return &Batch[In, Out]{transact: transact, limit: limit, work: work, free: lanes}
 }
@@ -125,13 +126,32 @@ func (b *Batch[In, Out]) settle(ctx context.Context, items []*Item[In, Out]) {
 		return
 	}
 	if len(items) == 1 || errors.Is(err, ErrUnknownOutcome) {
-		for _, it := range items {
-			it.Err = err
-		}
+		fail(items, err)
 		return
 	}
+	end := time.Now().Add(batchTimeout)
 	for i := range items {
-		b.settle(ctx, items[i:i+1])
+		own, rest := items[i:i+1], items[i+1:]
+		alone := b.once(ctx, own)
+		if alone != nil {
+			fail(own, alone)
+		}
+		// Where the database is gone each would wait for it anew, and nobody
+		// behind them would get anywhere.
+		switch {
+		case errors.Is(alone, errGaveUp):
+			fail(rest, alone)
+			return
+		case time.Now().After(end):
+			fail(rest, err)
+			return
+		}
+	}
+}
+
+func fail[In, Out any](items []*Item[In, Out], err error) {
+	for _, it := range items {
+		it.Err = err
 	}
 }
 

@@ -114,6 +114,38 @@ func TestOneThatFailsTheTransactionFailsAlone(t *testing.T) {
 	})
 }
 
+// Not each of many calls finds out for itself that the database is not there.
+func TestABatchGivesUpTogether(t *testing.T) {
+	onPostgres(t, func(t *testing.T, url string) {
+		synctest.Test(t, func(t *testing.T) {
+			db := storetest.Open(t, url)
+			tries := 0
+			gate := make(chan struct{})
+			b := store.NewBatch(gated(db, gate), 1, 64, func(tx *store.Tx, items []*store.Item[string, int]) error {
+				tries++
+				if len(items) == 1 && strings.HasPrefix(items[0].In, "un") {
+					items[0].Err = errUnwanted
+					return nil
+				}
+				return exec(`DO $$ BEGIN RAISE EXCEPTION 'not now' USING ERRCODE = '40001'; END $$`)(tx)
+			})
+			got := together(t, t.Context(), b, gate, "un0", "un1", "a", "b", "c", "d")
+			if got["un1"].err != errUnwanted {
+				t.Errorf("its own failure became %v", got["un1"].err)
+			}
+			for _, name := range []string{"a", "b", "c", "d"} {
+				if err := got[name].err; err == nil || !strings.Contains(err.Error(), "gave up after 12 tries: ") {
+					t.Errorf("%s is answered %v", name, err)
+				}
+			}
+			// un0 alone, twelve times all others, un1 alone, and a as often again.
+			if tries != 26 {
+				t.Errorf("%d tries", tries)
+			}
+		})
+	})
+}
+
 func TestAFullLaneDoesNotHoldUpTheOther(t *testing.T) {
 	storetest.Each(t, func(t *testing.T, db *store.DB) {
 		migrate(t, db)

@@ -93,6 +93,10 @@ var (
 
 	// ErrClosed reports a transaction on a database that was closed.
 	ErrClosed = errors.New("store: the database is closed")
+
+	// errGaveUp reports that trying again did not help, though it might have:
+	// the database is not there, say.
+	errGaveUp = errors.New("store: gave up")
 )
 
 // A DB is the platform's database. It is safe for concurrent use.
@@ -201,7 +205,7 @@ func retry(ctx context.Context, try func() (err error, again bool)) error {
 			return err
 		}
 		if n == maxTries {
-			return fmt.Errorf("store: gave up after %d tries: %w", n, err)
+			return fmt.Errorf("%w after %d tries: %w", errGaveUp, n, err)
 		}
 		ceiling := min(firstBackoff<<(n-1), maxBackoff)
 		select {

@@ -18,7 +18,11 @@
 // A broker that is short of memory or disk says that it takes nothing, and is
 // waited for. One that refuses a message, as where a consumer's queue is full
 // and set to reject rather than to drop, is tried again with it until it takes
-// it: nothing that was published after it comes before it.
+// it, and so with all that came after. Some of that may have come before it:
+// many messages are on their way at once, and the broker takes those for which
+// there is room by then. So once it has refused something, messages go one by
+// one for a while, each when the one before is confirmed. A consumer that lets
+// its queue reject compares message-id.
 package rabbit
 
 import (
@@ -79,6 +83,7 @@ type Publisher struct {
 	session  *session   // nil without a connection
 	resend   int64      // the first position of a delivery that failed,
 	resendAt int64      // and the last of it that was confirmed
+	careful  time.Time  // until when messages go one by one
 }
 
 const (
@@ -88,6 +93,9 @@ const (
 	stall = 30 * time.Second
 
 	dialTimeout = 15 * time.Second
+
+	// carefulFor is how long messages go one by one after a refusal.
+	carefulFor = 10 * time.Minute
 )
 
 // New checks the configuration. It does not connect.
@@ -194,7 +202,19 @@ func (p *Publisher) deliver(ctx context.Context, list []event.Message) (confirme
 			return 0, err
 		}
 	}
-	if confirmed, err = p.session.publish(ctx, list, p.name); err != nil {
+	atOnce := len(list)
+	if time.Now().Before(p.careful) {
+		atOnce = 1
+	}
+	for part := range slices.Chunk(list, atOnce) {
+		n, err := p.session.publish(ctx, part, p.name)
+		confirmed += n
+		if err == nil {
+			continue
+		}
+		if errors.Is(err, errRefused) {
+			p.careful = time.Now().Add(carefulFor)
+		}
 		p.session.cut()
 		p.session = nil
 		return confirmed, fmt.Errorf("rabbit: %s: %w", p.address, err)

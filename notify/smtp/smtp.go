@@ -14,6 +14,7 @@ import (
 	"context"
 	"crypto/tls"
 	"crypto/x509"
+	"encoding/base64"
 	"errors"
 	"fmt"
 	"net"
@@ -216,7 +217,7 @@ func (s *Sender) verdict(err error) error {
 	if !ok {
 		return s.fault("sending", err)
 	}
-	text := s.config.Password.Scrub(e.Error())
+	text := s.scrub(e.Error())
 	switch code := e.ErrorCode(); {
 	case code == 421, code == 530, code == 534, code == 535, code == 538:
 		return s.fault("sending", err) // it is closing, or wants other credentials
@@ -230,7 +231,20 @@ func (s *Sender) verdict(err error) error {
 	return s.fault("sending", err)
 }
 
+// scrub takes the password out of what the server says, as it is and as it was
+// sent: servers repeat lines that they do not understand.
+func (s *Sender) scrub(text string) string {
+	c := s.config
+	if c.Password == "" {
+		return text
+	}
+	for _, sent := range []string{"\x00" + c.Username + "\x00" + string(c.Password), string(c.Password)} {
+		text = notify.Secret(base64.StdEncoding.EncodeToString([]byte(sent))).Scrub(text)
+	}
+	return c.Password.Scrub(text)
+}
+
 func (s *Sender) fault(doing string, err error) error {
-	text := s.config.Password.Scrub(err.Error())
+	text := s.scrub(err.Error())
 	return fmt.Errorf("notify/smtp: %s to %s: %s", doing, net.JoinHostPort(s.config.Host, strconv.Itoa(s.config.Port)), text)
 }
