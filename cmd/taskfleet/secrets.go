@@ -61,6 +61,11 @@ func openSecrets(c Config) (s secretsFile, err error) {
 	if err != nil {
 		return s, fmt.Errorf("reading the platform's secrets: %w", err)
 	}
+	if info, err := os.Stat(file); err != nil {
+		return s, err
+	} else if runtime.GOOS != "windows" && info.Mode().Perm()&0o077 != 0 {
+		return s, fmt.Errorf("%s has mode %04o: others than its owner can get at the platform's secrets. Run chmod 0600 on it, and consider what is in it known to whoever could read it", file, info.Mode().Perm())
+	}
 	if err := json.Unmarshal(text, &s); err != nil {
 		return s, fmt.Errorf("%s is damaged (%v). Restore it from a backup: without it, what is encrypted in the database is lost", file, err)
 	}
@@ -101,17 +106,35 @@ func (c Config) sealKeys(ctx context.Context, own secretsFile) (*seal.Keys, erro
 }
 
 func newSecretsCommand() *cobra.Command {
-	return &cobra.Command{
+	var kmsKey string
+	cmd := &cobra.Command{
 		Use: "secrets", Short: "Make up the secrets of a deployment of several replicas",
 		Long: `Prints new secrets: the access tokens of the platform's own clients and the key that seals secrets in the database. All
 replicas of a deployment need the same: put them into a file of mode 0600 that only the server's user can read, and name
 it as secretsFile in the configuration. A server without secretsFile makes up its own, in DATA/secrets.json.
 
 Keep a copy where the database's backups do not lie: without the seal key, what is sealed in them is lost, and with it,
-it is readable.`,
-		Example: "  (umask 077; taskfleet config secrets > /etc/taskfleet/secrets.json)",
-		Args:    cobra.NoArgs,
+it is readable.
+
+With --kms-key, prints a seal key instead that AWS KMS has wrapped: a line for the file that sealKeysFile names. The
+last line of that file seals, all open. To change keys, add the new line before the last one on all replicas, then move
+it to the end.`,
+		Example: `  (umask 077; taskfleet config secrets > /etc/taskfleet/secrets.json)
+  taskfleet config secrets --kms-key alias/taskfleet >> /etc/taskfleet/seal-keys`,
+		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
+			if kmsKey != "" {
+				client, err := kms.Open(cmd.Context(), kms.Config{})
+				if err != nil {
+					return err
+				}
+				line, err := client.NewKey(cmd.Context(), kmsKey)
+				if err != nil {
+					return err
+				}
+				fmt.Fprintln(cmd.OutOrStdout(), line)
+				return nil
+			}
 			text, err := json.MarshalIndent(newSecrets(), "", "  ")
 			if err != nil {
 				return err
@@ -120,6 +143,8 @@ it is readable.`,
 			return nil
 		},
 	}
+	cmd.Flags().StringVar(&kmsKey, "kms-key", "", "ARN, id or alias of a KMS key: print a seal key that it has wrapped")
+	return cmd
 }
 
 // writePrivate writes v as JSON to a file of mode 0600, whole or not at all.
@@ -166,8 +191,9 @@ func replicaID(data string) (string, error) {
 	file := filepath.Join(data, "replica")
 	text, err := os.ReadFile(file)
 	if errors.Is(err, fs.ErrNotExist) || err == nil && !slugid.Valid(string(text)) {
-		id := slugid.New()
-		return id, os.WriteFile(file, []byte(id), 0o600)
+		text = []byte(slugid.New())
+		err = os.WriteFile(file, text, 0o600)
 	}
-	return string(text), err
+	host, hostErr := os.Hostname()
+	return string(text) + "@" + host, errors.Join(err, hostErr)
 }

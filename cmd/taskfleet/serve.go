@@ -193,12 +193,12 @@ func startPlatform(ctx context.Context, c Config, log *slog.Logger) (_ *platform
 	}
 
 	acting := &inside{}
-	hooksClient, err := acting.client(p.RootURL, cred.Credentials{ClientID: hooksClient, AccessToken: own.tokenFor(hooksClient)})
+	asHooks, err := acting.client(p.RootURL, cred.Credentials{ClientID: hooksClient, AccessToken: own.tokenFor(hooksClient)})
 	if err != nil {
 		return nil, err
 	}
 	hook, err := hooks.New(ctx, hooks.Config{
-		DB: db, Events: bus, Keys: keys, Tasks: hookTasks{hooksClient}, States: hookTasks{hooksClient}, Mail: notifier, Audit: a, Log: log,
+		DB: db, Events: bus, Keys: keys, Tasks: hookTasks{asHooks}, States: hookTasks{asHooks}, Mail: notifier, Audit: a, Log: log,
 	})
 	if err != nil {
 		return nil, err
@@ -221,6 +221,9 @@ func startPlatform(ctx context.Context, c Config, log *slog.Logger) (_ *platform
 	broker, err := c.openBroker(bus, log)
 	if err != nil {
 		return nil, err
+	}
+	if broker != nil {
+		p.closers = append(p.closers, broker.Close)
 	}
 
 	lease := loop.Lease(loop.Alone)
@@ -254,7 +257,6 @@ func startPlatform(ctx context.Context, c Config, log *slog.Logger) (_ *platform
 	}
 	work := bus.Loops()
 	if broker != nil {
-		p.closers = append(p.closers, broker.Close)
 		work = append(work, broker.Loops()...)
 	}
 	p.run(db, listener, server, slices.Concat(work, a.Loops(), q.Loops(), prov.Loops(), []loop.Loop{learner.loop()},
@@ -320,7 +322,10 @@ func (p *platform) Stop(ctx context.Context) error {
 	if err != nil {
 		err = fmt.Errorf("stopping the workers: %w", err)
 	}
-	p.stopCalls()
+	// Calls under way may end, those that wait for something are sent off.
+	waiting := time.AfterFunc(time.Second, p.stopCalls)
+	defer waiting.Stop()
+	defer p.stopCalls()
 	end, cancel := context.WithTimeout(ctx, 10*time.Second)
 	defer cancel()
 	if e := p.http.Shutdown(end); e != nil {

@@ -34,7 +34,7 @@ type Config struct {
 func (c Config) Check() error {
 	var wrong []error
 	if u, err := url.Parse(c.URL); err != nil || u.Scheme != "http" && u.Scheme != "https" || u.Host == "" || u.RawQuery != "" {
-		wrong = append(wrong, fmt.Errorf("url is %q; it must be the http or https URL of a homeserver, as in https://matrix.example.com", c.URL))
+		wrong = append(wrong, errors.New("url must be the http or https URL of a homeserver, as in https://matrix.example.com"))
 	}
 	if c.AccessToken == "" || strings.ContainsAny(string(c.AccessToken), " \r\n\t") {
 		wrong = append(wrong, errors.New("accessToken must be an access token of the user that sends; it is empty or has blanks"))
