@@ -211,7 +211,7 @@ func TestAHomeserverOutOfReachIsAnErrorOfTheService(t *testing.T) {
 
 func TestMistakesOfTheConfigurationAreExplained(t *testing.T) {
 	good := Config{URL: "https://matrix.example.com", AccessToken: token}
-	for want, c := range map[string]Config{"url is": {AccessToken: "x"}, "accessToken must": {URL: good.URL}, "blanks": {URL: good.URL, AccessToken: "a b"}} {
+	for want, c := range map[string]Config{"url must": {AccessToken: "x"}, "accessToken must": {URL: good.URL}, "blanks": {URL: good.URL, AccessToken: "a b"}} {
 		if err := c.Check(); err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("%v, want %q", err, want)
 		}
