@@ -55,11 +55,15 @@ func (q *Queue) resolveBuiltIn(ctx context.Context, name string) (more bool, err
 		if err != nil {
 			return err
 		}
-		records, err := lockTaken(c.tx, taken)
+		records, err := q.lockTaken(c.tx, taken)
 		if err != nil {
 			return err
 		}
-		for _, r := range records {
+		for _, p := range taken {
+			r := records[p.taskID]
+			if r == nil {
+				continue
+			}
 			claims = append(claims, newClaim(r, c.claim(r, w)))
 			end := builtIns[name]
 			if !r.emptyPayload() {

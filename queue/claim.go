@@ -265,38 +265,36 @@ func (q *Queue) takeClaims(tx *store.Tx, items []*claimItem) error {
 		if len(taken) == 0 {
 			return nil
 		}
-		records, err := lockTaken(tx, taken)
+		records, err := q.lockTaken(tx, taken)
 		if err != nil {
 			return err
 		}
 		for _, it := range items {
-			for range it.Out.taken {
-				it.Out.claims = append(it.Out.claims, newClaim(records[0], c.claim(records[0], workerNamed(it.In.worker))))
-				records = records[1:]
+			for _, p := range it.Out.taken {
+				if r := records[p.taskID]; r != nil {
+					it.Out.claims = append(it.Out.claims, newClaim(r, c.claim(r, workerNamed(it.In.worker))))
+				}
 			}
 		}
 		return nil
 	})
 }
 
-// lockTaken locks the tasks of runs that were taken, and returns them in their
-// order.
-func lockTaken(tx *store.Tx, taken []pendingRun) ([]*record, error) {
+// lockTaken locks the tasks of runs that were taken, and returns them by their
+// ids. One that is not there any more has no run to give; it should never be, and
+// must not keep its queue's workers from the others.
+func (q *Queue) lockTaken(tx *store.Tx, taken []pendingRun) (map[string]*record, error) {
 	ids := make([]string, len(taken))
 	for i, p := range taken {
 		ids[i] = p.taskID
 	}
 	found, err := lockAll(tx, ids, true)
-	if err != nil {
-		return nil, err
-	}
-	list := make([]*record, len(taken))
-	for i, id := range ids {
-		if list[i] = found[id]; list[i] == nil {
-			return nil, fmt.Errorf("queue: task %s is pending but cannot be read", id)
+	for _, id := range ids {
+		if err == nil && found[id] == nil {
+			q.log.Error("a run was pending of a task that does not exist; it is dropped", "taskId", id)
 		}
 	}
-	return list, nil
+	return found, err
 }
 
 // standings reads how the workers stand that got nothing. Nobody takes anything
@@ -313,6 +311,7 @@ func (q *Queue) standings(tx *store.Tx, items []*claimItem) (again []*claimItem,
 	if err != nil {
 		return nil, err
 	}
+	slices.SortFunc(made, inOrderOfLocks)
 	for _, it := range made {
 		if err := addWorkers(tx, it.In.queueID, []string{it.In.worker}); err != nil {
 			return nil, err

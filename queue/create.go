@@ -3,6 +3,7 @@ package queue
 import (
 	"context"
 	"encoding/json"
+	"fmt"
 	"maps"
 	"slices"
 	"strings"
@@ -175,6 +176,8 @@ func (c *changes) createAll(list []*newTask) error {
 		// What exists is not refused, whatever the reason, if it is the same.
 		if s, err := repeated(c.tx, t.In.taskID, t.In.Definition); !isMissing(err) {
 			t.Out, t.Err = s, err
+		} else if t.Err == nil {
+			t.Err = fmt.Errorf("queue: create task %s: an older one of this id has expired this very moment", t.In.taskID)
 		}
 	}
 	if err := joinGroups(c.tx, list); err != nil {
@@ -372,10 +375,11 @@ func onAny(r task.Requires) int {
 const groupSlack = time.Hour
 
 // joinGroups makes the groups of tasks, or checks that they take them; a task
-// that its group refuses fails. The shared lock keeps a group from being sealed
-// until the tasks are there. A group that will do is not inserted even in vain,
-// as that would lock the row and have the tasks of a graph created one after the
-// other.
+// that its group refuses fails. The lock keeps a group from being sealed until
+// the tasks are there, and does not stand against lengthening the group's life:
+// two that have it and both want that would wait for each other. A group that
+// will do is not inserted even in vain, as that would lock the row and have the
+// tasks of a graph created one after the other.
 func joinGroups(tx *store.Tx, list []*newTask) error {
 	byID := map[string][]*newTask{}
 	for _, t := range list {
@@ -384,7 +388,7 @@ func joinGroups(tx *store.Tx, list []*newTask) error {
 	ids := slices.Sorted(maps.Keys(byID))
 	groups := map[string]*group{}
 	read := func(ids []string) error {
-		return tx.QueryEach(groupQuery+` /*for share*/`, keys(ids), func(_ int, row store.Scanner) error {
+		return tx.QueryEach(groupQuery+` /*for key share*/`, keys(ids), func(_ int, row store.Scanner) error {
 			g, err := scanGroup(row)
 			if err == nil {
 				groups[g.TaskGroupID] = g
@@ -398,13 +402,18 @@ func joinGroups(tx *store.Tx, list []*newTask) error {
 	var short []string
 	var rows [][]any
 	for _, id := range ids {
-		expires := timestamp.Time(0)
-		for _, t := range byID[id] {
-			expires = max(expires, t.Expires)
+		g, owner, expires := groups[id], byID[id][0].SchedulerID, timestamp.Time(0)
+		if g != nil {
+			owner = g.SchedulerID
 		}
-		if g := groups[id]; g == nil || g.Expires < expires {
+		for _, t := range byID[id] {
+			if t.SchedulerID == owner { // others are refused
+				expires = max(expires, t.Expires)
+			}
+		}
+		if g == nil || g.Expires < expires {
 			short = append(short, id)
-			rows = append(rows, []any{id, byID[id][0].SchedulerID, expires, min(expires.Add(groupSlack), timestamp.Max)})
+			rows = append(rows, []any{id, owner, expires, min(expires.Add(groupSlack), timestamp.Max)})
 		}
 	}
 	if len(short) > 0 {

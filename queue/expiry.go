@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"slices"
 	"time"
 
 	"github.com/taskfleet/taskfleet/blob"
@@ -97,15 +98,13 @@ func (q *Queue) expireTasks(ctx context.Context) (more bool, err error) {
 		return false, err
 	}
 	err = q.db.Do(ctx, func(tx *store.Tx) error {
-		for _, id := range due {
-			for _, statement := range []string{
-				`DELETE FROM dependency WHERE task_id = $1`,
-				`DELETE FROM task WHERE task_id = $1`,
-			} {
-				if _, err := tx.Exec(statement, id); err != nil {
-					return err
-				}
-			}
+		// Only if it has not been run again meanwhile.
+		slices.Sort(due)
+		if _, err := tx.ExecEach(`DELETE FROM task WHERE task_id = $1 AND state IN ('completed', 'failed', 'exception')`, keys(due)); err != nil {
+			return err
+		}
+		if _, err := tx.ExecEach(`DELETE FROM dependency WHERE task_id = $1 AND NOT EXISTS (SELECT 1 FROM task WHERE task.task_id = $1)`, keys(due)); err != nil {
+			return err
 		}
 		_, err := tx.Exec(`
 			DELETE FROM task_group WHERE expires <= $1

@@ -125,17 +125,28 @@ var sealTaskGroup = api.Declare(api.Spec{
 		return nil, err
 	}
 	err = q.db.Do(ctx, func(tx *store.Tx) error {
-		n, err := tx.Exec(`UPDATE task_group SET sealed = $2 WHERE task_group_id = $1 AND sealed = 0`, g.TaskGroupID, now())
-		if err != nil {
-			return err
-		}
-		if g, err = loadGroup(tx, c.Path.TaskGroupID); err != nil || n == 0 {
-			return err
-		}
-		return q.publishGroup(tx, taskGroupSealed, g)
+		g, err = q.seal(tx, c.Path.TaskGroupID)
+		return err
 	})
 	return g, err
 })
+
+// seal locks the group against those who create tasks in it, which the UPDATE
+// alone would not.
+func (q *Queue) seal(tx *store.Tx, id string) (*group, error) {
+	if _, err := column(tx, `SELECT task_group_id FROM task_group WHERE task_group_id = $1 /*for update*/`, id); err != nil {
+		return nil, err
+	}
+	n, err := tx.Exec(`UPDATE task_group SET sealed = $2 WHERE task_group_id = $1 AND sealed = 0`, id, now())
+	if err != nil {
+		return nil, err
+	}
+	g, err := loadGroup(tx, id)
+	if err != nil || n == 0 {
+		return g, err
+	}
+	return g, q.publishGroup(tx, taskGroupSealed, g)
+}
 
 type cancelTaskGroupResponse struct {
 	TaskGroupID    string   `json:"taskGroupId"`

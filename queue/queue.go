@@ -106,8 +106,9 @@ type Queue struct {
 	statuses  *store.Batch[string, task.Status]
 }
 
-// together is how many calls share a transaction at most.
-const together = 64
+// How many calls share a transaction at most. A claim can be for 32 tasks, whose
+// definitions are in memory meanwhile.
+const together, claimsTogether = 64, 32
 
 // New returns the queue, creating its tables where they do not exist.
 func New(ctx context.Context, c Config) (*Queue, error) {
@@ -119,7 +120,7 @@ func New(ctx context.Context, c Config) (*Queue, error) {
 		crew: crew{members: map[workerKey]*member{}, queues: map[string]timestamp.Time{}},
 	}
 	q.creations = store.NewBatch(q.db.Do, 1, together, q.createAll)
-	q.claims = store.NewBatch(q.db.Do, 1, together, q.takeClaims)
+	q.claims = store.NewBatch(q.db.Do, 1, claimsTogether, q.takeClaims)
 	q.reports = store.NewBatch(q.db.Do, 1, together, q.takeReports)
 	q.statuses = store.NewBatch(q.db.View, 1, together, readStatuses)
 	return q, nil

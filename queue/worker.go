@@ -95,39 +95,40 @@ func addWorkers(tx *store.Tx, queueID string, names []string) error {
 // only against those who lock it FOR UPDATE, as who drains the worker does; what
 // else is written about a worker neither waits for claims nor holds them up.
 func takeAll(tx *store.Tx, items []*claimItem) error {
-	items = slices.Clone(items)
-	slices.SortStableFunc(items, func(a, b *claimItem) int { // the order of locks
-		return cmp.Or(cmp.Compare(a.In.queueID, b.In.queueID), cmp.Compare(a.In.worker, b.In.worker))
-	})
+	sorted := slices.SortedStableFunc(slices.Values(items), inOrderOfLocks)
 	rows := make([][]any, len(items))
-	for i, it := range items {
+	for i, it := range sorted {
 		rows[i] = []any{it.In.queueID, it.In.worker, now()}
 	}
-	may := map[string][]*claimItem{} // have runs of a queue
+	may := map[*claimItem]bool{} // have runs
+	wanted := map[string]int{}   // of a queue
 	if err := tx.QueryEach(`
 		SELECT worker FROM queue_worker
 		 WHERE task_queue_id = $1 AND worker = $2 AND draining = 0 AND quarantine_until <= $3
-		   AND EXISTS (SELECT 1 FROM pending WHERE task_queue_id = $1) /*for key share*/`, rows, func(i int, row store.Scanner) error {
-		may[items[i].In.queueID] = append(may[items[i].In.queueID], items[i])
+		   AND EXISTS (SELECT 1 FROM pending WHERE task_queue_id = $1) /*for key share*/`, rows, func(i int, _ store.Scanner) error {
+		may[sorted[i]] = true
+		wanted[sorted[i].In.queueID] += sorted[i].In.n
 		return nil
 	}); err != nil {
 		return err
 	}
-	for _, queueID := range slices.Sorted(maps.Keys(may)) {
-		n := 0
-		for _, it := range may[queueID] {
-			n += it.In.n
-		}
-		runs, err := takeFrom(tx, queueID, n)
+	for _, queueID := range slices.Sorted(maps.Keys(wanted)) {
+		runs, err := takeFrom(tx, queueID, wanted[queueID])
 		if err != nil {
 			return err
 		}
-		for _, it := range may[queueID] {
-			k := min(it.In.n, len(runs))
-			it.Out.taken, runs = runs[:k:k], runs[k:]
+		for _, it := range items { // who came first is served first
+			if may[it] && it.In.queueID == queueID {
+				k := min(it.In.n, len(runs))
+				it.Out.taken, runs = runs[:k:k], runs[k:]
+			}
 		}
 	}
 	return nil
+}
+
+func inOrderOfLocks(a, b *claimItem) int {
+	return cmp.Or(cmp.Compare(a.In.queueID, b.In.queueID), cmp.Compare(a.In.worker, b.In.worker))
 }
 
 // takeFrom takes up to n runs that are pending on a queue, the first in its
