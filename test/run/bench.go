@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"strconv"
 
+	"github.com/taskfleet/taskfleet/test/postgres"
 	"github.com/taskfleet/taskfleet/test/server"
 )
 
@@ -18,11 +19,11 @@ func bench(ctx context.Context, c *checkout) error {
 	if err != nil {
 		return err
 	}
-	database, err := startPostgres(ctx, tools.postgres)
+	database, err := postgres.Start(ctx, tools.postgres)
 	if err != nil {
 		return err
 	}
-	defer database.stop()
+	defer database.Stop()
 	directory, err := os.MkdirTemp("", "taskfleet-bench-")
 	if err != nil {
 		return err
@@ -37,7 +38,7 @@ func bench(ctx context.Context, c *checkout) error {
 			return benchOn(ctx, server.Options{Binary: binary, Data: filepath.Join(directory, "sqlite")}, 0)
 		}},
 		step{"PostgreSQL", func(ctx context.Context) error {
-			return benchOn(ctx, server.Options{Binary: binary, Data: filepath.Join(directory, "postgres"), Database: database.url}, database.daemon.process.Process.Pid)
+			return benchOn(ctx, server.Options{Binary: binary, Data: filepath.Join(directory, "postgres"), Database: database.URL}, database.PID())
 		}},
 	)
 }

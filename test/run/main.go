@@ -1,7 +1,7 @@
 // Command run is behind `make test`, `make check`, `make bench`, `make postgres` and `make rabbitmq`.
 //
 // It is for a machine with Go and nothing else. `run test` installs what the tests need (tools.go), starts a private
-// PostgreSQL (postgres.go), RabbitMQ (rabbitmq.go) and moto, an imitation of AWS (moto.go), runs the steps below one after the other and, however
+// PostgreSQL (test/postgres), RabbitMQ (rabbitmq.go) and moto, an imitation of AWS (moto.go), runs the steps below one after the other and, however
 // it ends, stops what it started. Two checkouts can run it at once: ports are chosen free, data lies in fresh temporary
 // directories, and what is of Python and of Node is installed inside the checkout. A later run finds everything in place
 // and starts at once.
@@ -34,6 +34,8 @@ import (
 	"strings"
 	"syscall"
 	"time"
+
+	"github.com/taskfleet/taskfleet/test/postgres"
 )
 
 const usage = `usage: run test | check | bench | postgres | rabbitmq
@@ -46,7 +48,7 @@ const usage = `usage: run test | check | bench | postgres | rabbitmq
 `
 
 func main() {
-	// PostgreSQL is started with a parent-death signal (process_linux.go), which Linux sends when the thread that
+	// PostgreSQL is started with a parent-death signal (package daemon), which Linux sends when the thread that
 	// started the process ends: this one ends with us.
 	runtime.LockOSThread()
 
@@ -93,11 +95,11 @@ func test(ctx context.Context, c *checkout) error {
 	if err != nil {
 		return err
 	}
-	database, err := startPostgres(ctx, tools.postgres)
+	database, err := postgres.Start(ctx, tools.postgres, postgres.NoSync)
 	if err != nil {
 		return err
 	}
-	defer database.stop()
+	defer database.Stop()
 	imitation, err := startMoto(ctx, tools.moto)
 	if err != nil {
 		return err
@@ -109,7 +111,7 @@ func test(ctx context.Context, c *checkout) error {
 	}
 	defer broker.stop()
 	c.env = []string{
-		"TASKFLEET_TEST_POSTGRES=" + database.url,
+		"TASKFLEET_TEST_POSTGRES=" + database.URL,
 		"TASKFLEET_TEST_NODE=" + tools.node,
 		"TASKFLEET_TEST_PYTHON=" + tools.python,
 		"TASKFLEET_TEST_MOTO=" + imitation.url,
@@ -143,12 +145,12 @@ func postgresAlone(ctx context.Context, c *checkout) error {
 	if err != nil {
 		return err
 	}
-	database, err := startPostgres(ctx, tools.postgres)
+	database, err := postgres.Start(ctx, tools.postgres, postgres.NoSync)
 	if err != nil {
 		return err
 	}
-	defer database.stop()
-	fmt.Printf("PostgreSQL runs until this is interrupted. Where you run go test:\n\n  export TASKFLEET_TEST_POSTGRES='%s'\n", database.url)
+	defer database.Stop()
+	fmt.Printf("PostgreSQL runs until this is interrupted. Where you run go test:\n\n  export TASKFLEET_TEST_POSTGRES='%s'\n", database.URL)
 	<-ctx.Done()
 	return nil
 }

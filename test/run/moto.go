@@ -10,13 +10,15 @@ import (
 	"path/filepath"
 	"strconv"
 	"syscall"
+
+	"github.com/taskfleet/taskfleet/test/daemon"
 )
 
 // A moto is an imitation of AWS on loopback. It keeps everything in memory.
 type moto struct {
 	url       string
 	directory string
-	daemon    *daemon
+	daemon    *daemon.Daemon
 }
 
 func startMoto(ctx context.Context, program string) (_ *moto, err error) {
@@ -30,12 +32,12 @@ func startMoto(ctx context.Context, program string) (_ *moto, err error) {
 			m.stop()
 		}
 	}()
-	err = onFreePort(ctx, func(port int) (err error) {
+	err = daemon.OnFreePort(ctx, func(port int) (err error) {
 		m.url = fmt.Sprintf("http://127.0.0.1:%d", port)
 		process := exec.Command(program, "-H", "127.0.0.1", "-p", strconv.Itoa(port))
 		process.Dir = directory
 		process.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
-		m.daemon, err = startDaemon(ctx, "moto", filepath.Join(directory, "log"), process, func() error {
+		m.daemon, err = daemon.Start(ctx, "moto", filepath.Join(directory, "log"), process, func() error {
 			response, err := http.Get(m.url + "/moto-api/data.json")
 			if err != nil {
 				return err
@@ -52,7 +54,7 @@ func startMoto(ctx context.Context, program string) (_ *moto, err error) {
 
 func (m *moto) stop() {
 	if m.daemon != nil {
-		m.daemon.stop()
+		m.daemon.Stop()
 	}
 	if err := os.RemoveAll(m.directory); err != nil {
 		fmt.Fprintf(os.Stderr, "moto is stopped, and its log is still there: %v\n", err)

@@ -14,6 +14,8 @@ import (
 	"sync"
 	"syscall"
 	"time"
+
+	"github.com/taskfleet/taskfleet/test/daemon"
 )
 
 // A rabbitmq is a private RabbitMQ on loopback. A test may kill it: like that of a service manager, its process is
@@ -21,10 +23,10 @@ import (
 type rabbitmq struct {
 	url       string
 	directory string
-	epmd      *daemon
+	epmd      *daemon.Daemon
 
 	mu       sync.Mutex
-	broker   *daemon
+	broker   *daemon.Daemon
 	stopping bool
 }
 
@@ -142,9 +144,9 @@ func startRabbitMQ(ctx context.Context, programs string) (_ *rabbitmq, err error
 
 	// Erlang's daemon of ports is one for a machine unless one has one's own.
 	var names int
-	if err := onFreePort(ctx, func(port int) (err error) {
+	if err := daemon.OnFreePort(ctx, func(port int) (err error) {
 		names = port
-		r.epmd, err = startDaemon(ctx, "epmd", filepath.Join(directory, "epmd.log"), command(port, filepath.Join(erlang, "epmd"), "-port", fmt.Sprint(port)), func() error {
+		r.epmd, err = daemon.Start(ctx, "epmd", filepath.Join(directory, "epmd.log"), command(port, filepath.Join(erlang, "epmd"), "-port", fmt.Sprint(port)), func() error {
 			return dials(port)
 		})
 		return err
@@ -160,8 +162,8 @@ func startRabbitMQ(ctx context.Context, programs string) (_ *rabbitmq, err error
 	}
 
 	password := rand.Text()
-	return r, onFreePort(ctx, func(port int) error {
-		return onFreePort(ctx, func(distribution int) error {
+	return r, daemon.OnFreePort(ctx, func(port int) error {
+		return daemon.OnFreePort(ctx, func(distribution int) error {
 			config := fmt.Sprintf("listeners.tcp.1 = 127.0.0.1:%d\ndefault_user = taskfleet\ndefault_pass = %s\nlog.console = true\nlog.file = false\n", port, password)
 			if err := errors.Join(
 				os.WriteFile(filepath.Join(directory, "rabbitmq.conf"), []byte(config), 0o600),
@@ -170,10 +172,10 @@ func startRabbitMQ(ctx context.Context, programs string) (_ *rabbitmq, err error
 				return err
 			}
 			r.url = fmt.Sprintf("amqp://taskfleet:%s@127.0.0.1:%d/", password, port)
-			start := func(ctx context.Context) (*daemon, error) {
+			start := func(ctx context.Context) (*daemon.Daemon, error) {
 				broker := command(names, filepath.Join(servers[0], "sbin/rabbitmq-server"))
 				broker.Env = append(broker.Env, fmt.Sprintf("RABBITMQ_DIST_PORT=%d", distribution))
-				return startDaemon(ctx, "RabbitMQ", filepath.Join(directory, "log"), broker, func() error { return greets(port) })
+				return daemon.Start(ctx, "RabbitMQ", filepath.Join(directory, "log"), broker, func() error { return greets(port) })
 			}
 			if r.broker, err = start(ctx); err != nil {
 				return err
@@ -185,10 +187,10 @@ func startRabbitMQ(ctx context.Context, programs string) (_ *rabbitmq, err error
 }
 
 // restart starts the broker again whenever it has ended.
-func (r *rabbitmq) restart(ctx context.Context, broker *daemon, start func(context.Context) (*daemon, error)) {
+func (r *rabbitmq) restart(ctx context.Context, broker *daemon.Daemon, start func(context.Context) (*daemon.Daemon, error)) {
 	for {
-		<-broker.ended
-		syscall.Kill(-broker.process.Process.Pid, syscall.SIGKILL) // its helpers
+		<-broker.Ended
+		syscall.Kill(-broker.Process.Process.Pid, syscall.SIGKILL) // its helpers
 		r.mu.Lock()
 		if !r.stopping {
 			var err error
@@ -240,12 +242,12 @@ func greets(port int) error {
 func (r *rabbitmq) stop() {
 	r.mu.Lock()
 	r.stopping = true
-	daemons := []*daemon{r.broker, r.epmd}
+	daemons := []*daemon.Daemon{r.broker, r.epmd}
 	r.mu.Unlock()
 	for _, d := range daemons {
 		if d != nil {
-			d.stop()
-			syscall.Kill(-d.process.Process.Pid, syscall.SIGKILL)
+			d.Stop()
+			syscall.Kill(-d.Process.Process.Pid, syscall.SIGKILL)
 		}
 	}
 	if err := os.RemoveAll(r.directory); err != nil {

@@ -11,9 +11,10 @@ import (
 	"path/filepath"
 	"runtime"
 	"slices"
-	"strconv"
 	"strings"
 	"syscall"
+
+	"github.com/taskfleet/taskfleet/test/postgres"
 )
 
 // tools are the programs of others that the tests need.
@@ -25,9 +26,6 @@ type tools struct {
 	rabbitmq string // directory that stands for the root of a system with RabbitMQ
 }
 
-// oldestPostgres is the first major version that can sort by ICU rules alone, which startPostgres asks for.
-const oldestPostgres = 15
-
 // install finds the tools, and installs what is missing: from the system's packages PostgreSQL, Python and a C compiler
 // (for the race detector), and into the checkout the official clients, the Node that runs one of them, and moto. Node
 // comes as a Python package, in the one version that the JavaScript client asks for; that of the system may be too old
@@ -37,7 +35,7 @@ func install(ctx context.Context, root string) (tools, error) {
 	var missing []string
 	find := func() {
 		missing = nil
-		if t.postgres = findPostgres(ctx); t.postgres == "" {
+		if t.postgres = postgres.Find(ctx); t.postgres == "" {
 			missing = append(missing, "postgresql")
 		}
 		if t.python = findPython(ctx); t.python == "" {
@@ -54,7 +52,7 @@ func install(ctx context.Context, root string) (tools, error) {
 		if find(); len(missing) > 0 {
 			return tools{}, fmt.Errorf("apt-get has installed what was asked for, and still this is not found: %s.\n"+
 				"PostgreSQL is looked for on PATH and in /usr/lib/postgresql, version %d or newer; python3 on PATH and in /usr/bin, with its venv module; gcc on PATH",
-				strings.Join(missing, " "), oldestPostgres)
+				strings.Join(missing, " "), postgres.Oldest)
 		}
 	}
 	unlock, err := lock(filepath.Join(root, ".tools", "lock"))
@@ -70,34 +68,6 @@ func install(ctx context.Context, root string) (tools, error) {
 	}
 	t.node, t.python, err = installClients(ctx, root, t.python)
 	return t, err
-}
-
-func findPostgres(ctx context.Context) (directory string) {
-	directories, _ := filepath.Glob("/usr/lib/postgresql/*/bin")
-	slices.SortFunc(directories, func(a, b string) int { return postgresMajor(ctx, b) - postgresMajor(ctx, a) })
-	if path, err := exec.LookPath("initdb"); err == nil {
-		if path, err = filepath.EvalSymlinks(path); err == nil {
-			directories = append(directories, filepath.Dir(path))
-		}
-	}
-	for _, directory := range directories {
-		if postgresMajor(ctx, directory) >= oldestPostgres && isExecutable(directory, "initdb") && isExecutable(directory, "pg_isready") {
-			return directory
-		}
-	}
-	return ""
-}
-
-// postgresMajor is 0 where there is no server. It prints, for example, "postgres (PostgreSQL) 15.7 (Debian 15.7-1)".
-func postgresMajor(ctx context.Context, directory string) int {
-	out, err := output(exec.CommandContext(ctx, filepath.Join(directory, "postgres"), "--version"))
-	if err != nil {
-		return 0
-	}
-	_, version, _ := strings.Cut(out, "(PostgreSQL) ")
-	digits := strings.IndexFunc(version+" ", func(r rune) bool { return r < '0' || r > '9' })
-	major, _ := strconv.Atoi(version[:digits])
-	return major
 }
 
 func isExecutable(directory, name string) bool {

@@ -1,8 +1,0 @@
-//go:build !linux
-
-package main
-
-import "syscall"
-
-// withParent does nothing: only Linux tells a process that its parent died.
-func withParent(*syscall.SysProcAttr) {}
