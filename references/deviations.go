@@ -53,4 +53,37 @@ var Deviations = map[string]string{
 }
 
 // Notes are what there is to say about single methods, by "service.method".
-var Notes = map[string]string{}
+var Notes = map[string]string{
+	"auth.awsS3Credentials":   "complete; needs auth.aws in the configuration",
+	"auth.azureAccounts":      "complete; needs auth.azure in the configuration",
+	"auth.azureTables":        "complete; needs auth.azure in the configuration",
+	"auth.azureTableSAS":      "complete; needs auth.azure in the configuration",
+	"auth.azureContainers":    "complete; needs auth.azure in the configuration",
+	"auth.azureContainerSAS":  "complete; needs auth.azure in the configuration",
+	"auth.gcpCredentials":     "complete; needs auth.gcp in the configuration",
+	"auth.githubRepoToken":    "complete; needs auth.github in the configuration",
+	"auth.websocktunnelToken": "complete; needs auth.websocktunnel in the configuration",
+	"auth.sentryDSN":          "answers 404 for every project, as there is nothing yet that keeps DSNs",
+	"notify.email":            "complete; needs notify.smtp or notify.ses in the configuration",
+	"notify.slack":            "complete; needs notify.slack in the configuration",
+	"notify.matrix":           "complete; needs notify.matrix in the configuration",
+	"queue.createArtifact":    "complete; beside the published forms, a large artifact can be uploaded in parts",
+	"queue.claimWork":         "complete; wakes at once when there is work",
+}
+
+// Behaviours are where the same call does something else than a client of
+// Taskcluster's own may know, and why.
+var Behaviours = []string{
+	"Error texts are our own; codes, statuses and the form of the body are the published ones.",
+	"A request cannot be made twice: a Hawk nonce is accepted once. Clients that make a new one for each attempt, as all do, do not notice.",
+	"A task that becomes pending is claimed at once; nothing polls the database for workers that wait.",
+	"Changing the priority of a group of more than ten thousand tasks goes on after the reply, which lists those that were changed by then.",
+	"The same priority again is 200 without a message, not 409.",
+	"An exact repetition of createArtifact for an object that is not finished answers with the upload that is under way, not with 409.",
+	"A secret that has expired is answered with 410, as the reference says, for a day, and with 404 from then on.",
+	"A schedule fires a hook at most once a minute, however fine its pattern is.",
+	"Defaults of a triggerSchema are filled in where they are valid themselves, as the documentation of hooks says.",
+	"What is not configured (a chat, a cloud) is refused with a message that says what to configure.",
+	"Lists are never longer than 1000 entries, and end early where entries are large.",
+	"Streams of events speak a protocol of their own, documented in events.md; the web interface's GraphQL subscriptions are not there.",
+}

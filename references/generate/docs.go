@@ -235,7 +235,11 @@ Taskfleet's own are not listed here: see [the API](api/README.md).
 		}
 		b.WriteString("\n")
 	}
-	b.WriteString("## Deviations\n\n| where | why |\n|---|---|\n")
+	b.WriteString("## Behaviour\n\nWhere the same call does something else than it may elsewhere:\n\n")
+	for _, text := range references.Behaviours {
+		fmt.Fprintf(&b, "- %s\n", text)
+	}
+	b.WriteString("\n## Deviations of the schemas\n\n| where | why |\n|---|---|\n")
 	for _, where := range slices.Sorted(maps.Keys(references.Deviations)) {
 		fmt.Fprintf(&b, "| `%s` | %s |\n", where, references.Deviations[where])
 	}
