@@ -492,13 +492,12 @@ func (w *world) check() {
 	}
 	n := 0
 	for g, at := range lastEnd {
-		if !open[g] {
-			n++
-			if resolvedAt[g] < at {
-				w.t.Errorf("group %s ended at %d; it was told last at %d", g, at, resolvedAt[g])
-			}
-		} else if resolvedAt[g] > at {
-			w.t.Errorf("group %s is open, and was told to have ended at %d, after %d", g, resolvedAt[g], at)
+		if open[g] { // it may have ended meanwhile: a task that was added or run again opens it
+			continue
+		}
+		n++
+		if resolvedAt[g] < at {
+			w.t.Errorf("group %s ended at %d; it was told last at %d", g, at, resolvedAt[g])
 		}
 	}
 	w.t.Logf("%d messages, %d groups ended, %d open", len(list), n, len(open))

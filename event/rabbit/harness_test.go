@@ -336,7 +336,7 @@ func (r *reader) wait(t testing.TB) {
 	t.Helper()
 	select {
 	case <-r.done:
-	case <-time.After(3 * time.Minute):
+	case <-time.After(10 * time.Minute):
 	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -353,7 +353,7 @@ func (r *reader) wait(t testing.TB) {
 
 func (r *reader) waitFor(t testing.TB, n int) {
 	t.Helper()
-	for end := time.Now().Add(3 * time.Minute); ; time.Sleep(time.Millisecond) {
+	for end := time.Now().Add(10 * time.Minute); ; time.Sleep(time.Millisecond) {
 		r.mu.Lock()
 		first := r.first
 		r.mu.Unlock()

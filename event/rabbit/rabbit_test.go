@@ -159,7 +159,7 @@ func TestErrorsSayWhatToDoAndNotThePassword(t *testing.T) {
 
 func TestNothingIsLostNorOutOfOrderWhateverBreaks(t *testing.T) {
 	storetest.EachURL(t, func(t *testing.T, u string) {
-		const total, tasks = 20_000, 50
+		const total, tasks = 8_000, 50
 		ns := namespace(t)
 		through := proxy(t)
 		config := Config{URL: through.url, Namespace: ns, Exchanges: []string{completed}}
@@ -178,16 +178,16 @@ func TestNothingIsLostNorOutOfOrderWhateverBreaks(t *testing.T) {
 			defer close(published)
 			l.publish(t, 0, total, tasks)
 		}()
-		r.waitFor(t, 1000)
+		r.waitFor(t, 500)
 		through.cut()
-		r.waitFor(t, 4000)
+		r.waitFor(t, 1500)
 		kill(t) // the broker
-		r.waitFor(t, 8000)
+		r.waitFor(t, 3000)
 		l.stop() // this replica; another one takes over
 		other := publisher(t, config)
 		run(t, db, other)
-		r.waitFor(t, 12_000)
-		for at := 13_000; at < 18_000; at += 1000 {
+		r.waitFor(t, 4500)
+		for at := 5000; at < 7500; at += 500 {
 			through.cut()
 			r.waitFor(t, at)
 		}
