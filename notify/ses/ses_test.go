@@ -105,7 +105,7 @@ func TestAnEmailIsSentFromAVerifiedIdentity(t *testing.T) {
 	for _, endpoint := range endpoints {
 		s := sender(t, endpoint)
 		identity := fmt.Sprintf("taskfleet-%d@example.com", rand.Uint64()) // moto remembers those of earlier runs
-		s.config.From = identity
+		s.config.From = "Taskfleet <" + identity + ">"
 		if err := s.Send(t.Context(), letter); err == nil || about(err) != "service" || !strings.Contains(err.Error(), "not verified") {
 			t.Errorf("%s: not verified: %v", endpoint, err)
 		}
