@@ -327,11 +327,13 @@ func (s *Server) answer(w http.ResponseWriter, r *http.Request, x *exchange, q *
 		err = writeReply(w, r, status, out, !x.Private)
 	}
 	if len(q.who.undo) > 0 {
-		// Flushing makes the kernel tell us about a connection that is gone.
+		// Flushing makes the kernel tell us about a connection that is gone. That the
+		// context has ended by now tells nothing: the server is being stopped, or the
+		// caller has read the reply and closed, and both have it.
 		if err == nil {
 			err = http.NewResponseController(w).Flush()
 		}
-		if err != nil && !errors.Is(err, http.ErrNotSupported) || r.Context().Err() != nil {
+		if err != nil && !errors.Is(err, http.ErrNotSupported) {
 			q.who.undoAll()
 		}
 	}

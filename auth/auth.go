@@ -42,6 +42,7 @@ import (
 
 	"github.com/taskfleet/taskfleet/cred"
 	"github.com/taskfleet/taskfleet/event"
+	"github.com/taskfleet/taskfleet/hawk"
 	"github.com/taskfleet/taskfleet/loop"
 	"github.com/taskfleet/taskfleet/seal"
 	"github.com/taskfleet/taskfleet/store"
@@ -210,9 +211,11 @@ type Issuer struct {
 // Issuer returns the issuer for a client, static/taskcluster/queue say.
 func (a *Auth) Issuer(clientID string) Issuer { return Issuer{a, clientID} }
 
-// Mint issues credentials that are valid from now on; see Auth.Mint.
+// Mint issues credentials that are valid now; see Auth.Mint. They have been for
+// as long as clocks may differ, since whoever gets them uses them at once, and
+// with another replica, whose clock may be behind ours.
 func (i Issuer) Mint(_ context.Context, clientID string, scopes []string, expiry time.Time) (cred.Credentials, error) {
-	return i.auth.Mint(i.clientID, clientID, scopes, time.Now(), expiry)
+	return i.auth.Mint(i.clientID, clientID, scopes, time.Now().Add(-hawk.MaxSkew), expiry)
 }
 
 // Loops are the work that goes on beside the calls.

@@ -33,6 +33,7 @@ import (
 	"fmt"
 	"log/slog"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/taskfleet/taskfleet/api"
@@ -63,6 +64,8 @@ type Bus struct {
 	log         *slog.Logger
 	subscribers []*subscriber
 	pace        pace
+	placing     sync.Mutex
+	absent      map[int64]time.Time // of batches; who places holds placing
 	tail        *tail
 	hub         *hub
 }
@@ -72,7 +75,7 @@ func New(ctx context.Context, db *store.DB, log *slog.Logger) (*Bus, error) {
 	if err := db.Migrate(ctx, "event", migrations); err != nil {
 		return nil, fmt.Errorf("event: migrate: %w", err)
 	}
-	b := &Bus{db: db, log: log}
+	b := &Bus{db: db, log: log, absent: map[int64]time.Time{}}
 	b.tail = newTail(b.read, b.span)
 	b.hub = newHub(b)
 	return b, nil

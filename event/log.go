@@ -5,6 +5,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"maps"
 	"slices"
 	"strconv"
 	"strings"
@@ -109,6 +110,8 @@ func decode(list []*entry, text []byte, count int, last int64, created timestamp
 // for the length of the transaction, so even two replicas that both believe they
 // hold the lease number messages one after the other.
 func (b *Bus) place(ctx context.Context) (more bool, err error) {
+	b.placing.Lock()
+	defer b.placing.Unlock()
 	err = b.db.Do(ctx, func(tx *store.Tx) error {
 		var head, mark int64
 		var missing missingList
@@ -142,7 +145,7 @@ func (b *Bus) place(ctx context.Context) (more bool, err error) {
 		if err := rows.Err(); err != nil || len(found) == 0 {
 			return err
 		}
-		missing = missing.next(found, mark, highest)
+		missing = missing.next(found, mark, highest, b.absent)
 		if _, err := tx.Exec(`UPDATE event_head SET position = $1, mark = $2, missing = $3 WHERE name = 'head'`, head, highest, missing.text()); err != nil {
 			return err
 		}
@@ -228,11 +231,19 @@ type absence struct {
 	since timestamp.Time
 }
 
-// next is what is missing once found was placed and the mark has moved.
-func (l missingList) next(found map[int64]bool, mark, highest int64) (rest missingList) {
+// next is what is missing once found was placed and the mark has moved. Absent
+// is since when this process has missed what. It counts instead of the time in
+// the list, as the wall clock may jump, and what is given up too early comes out
+// of order.
+func (l missingList) next(found map[int64]bool, mark, highest int64, absent map[int64]time.Time) (rest missingList) {
 	now := timestamp.Now()
 	for _, a := range l {
-		if !found[a.id] && now.Sub(a.since) < maxMissing {
+		since, known := absent[a.id]
+		if !known {
+			since = time.Now()
+			absent[a.id] = since
+		}
+		if !found[a.id] && time.Since(since) < maxMissing {
 			rest = append(rest, a)
 		}
 	}
@@ -240,9 +251,14 @@ func (l missingList) next(found map[int64]bool, mark, highest int64) (rest missi
 	for id := max(mark+1, highest-maxMissingCount-int64(len(found))); id < highest; id++ {
 		if !found[id] {
 			rest = append(rest, absence{id, now})
+			absent[id] = time.Now()
 		}
 	}
-	return rest[max(0, len(rest)-maxMissingCount):]
+	rest = rest[max(0, len(rest)-maxMissingCount):]
+	if len(absent) > len(rest) { // which is what takes time
+		maps.DeleteFunc(absent, func(id int64, _ time.Time) bool { return !rest.has(id) })
+	}
+	return rest
 }
 
 func (l missingList) ids() []string {

@@ -245,9 +245,10 @@ Repeating the call is harmless, unless it brings hashes that the object does not
 	if err != nil {
 		return none, err
 	}
+	length := r.ContentLength
 	return none, o.db.Do(ctx, func(tx *store.Tx) error {
-		length := r.ContentLength
-		if r, err = lock(tx, name); err != nil {
+		r, err := lock(tx, name)
+		if err != nil {
 			return err
 		}
 		if err := r.finishes(name, in); err != nil || r.Finished {

@@ -232,7 +232,11 @@ func (p *Publisher) Close() error {
 	s := p.session
 	p.session = nil
 	defer s.cut()
-	return s.conn.CloseDeadline(time.Now().Add(5 * time.Second))
+	if err := s.conn.CloseDeadline(time.Now().Add(5 * time.Second)); err != nil {
+		// It was lost already, which loses nothing: what was not confirmed comes again.
+		p.config.Log.Info("the connection to RabbitMQ was not closed in good order", "err", explain(err))
+	}
+	return nil
 }
 
 // name is the exchange's in the broker.

@@ -24,7 +24,7 @@ type fault struct {
 
 var (
 	kill = fault{name: "a replica is killed", do: func(_ context.Context, p *platform) error { return p.any().kill() }}
-	roll = fault{name: "a replica is restarted in good order", do: func(_ context.Context, p *platform) error { return p.any().roll() }}
+	roll = fault{name: "a replica is restarted in good order", do: func(_ context.Context, p *platform) error { return p.any().rollAnyway() }}
 
 	cutListening   = fault{name: "connections that listen are cut", do: func(ctx context.Context, p *platform) error { return p.cutting(ctx, listening) }}
 	cutConnections = fault{name: "all connections to PostgreSQL are cut", do: func(ctx context.Context, p *platform) error { return p.cutting(ctx, connections) }}

@@ -13,6 +13,7 @@ package replicas
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net"
 	"os"
@@ -220,6 +221,18 @@ func (r *replica) roll() error {
 	defer r.mu.Unlock()
 	if err := r.Stop(); err != nil {
 		return err
+	}
+	return r.restart()
+}
+
+// rollAnyway is roll where something else may be broken, so that it may end with an error; but it ends.
+func (r *replica) rollAnyway() error {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if err := r.Stop(); err != nil {
+		if _, ended := errors.AsType[*exec.ExitError](err); !ended {
+			return err
+		}
 	}
 	return r.restart()
 }
