@@ -410,8 +410,8 @@ func (w *world) check() {
 
 	list := w.log()
 	type told struct {
-		status          task.Status
-		defined, sealed bool
+		status  task.Status
+		defined bool
 	}
 	tasks := map[string]*told{}
 	sealed, resolvedAt, lastEnd := map[string]int64{}, map[string]int64{}, map[string]int64{}

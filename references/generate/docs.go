@@ -219,11 +219,9 @@ stability and shapes of requests and replies. What differs is listed at the end,
 Taskfleet's own are not listed here: see [the API](api/README.md).
 
 `)
-	var ours []string
 	for _, name := range slices.Sorted(maps.Keys(services)) {
 		s := services[name]
 		if own[name] {
-			ours = append(ours, name)
 			continue
 		}
 		fmt.Fprintf(&b, "## %s\n\n| method | route | stability | state |\n|---|---|---|---|\n", name)
