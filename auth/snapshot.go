@@ -147,7 +147,6 @@ func (s *snapshot) init() (err error) {
 // topicChanged is woken by every change of clients or roles.
 const (
 	topicChanged = "auth.changed"
-	everybody    = 1 << 30
 )
 
 // change runs f in a transaction and makes what it did effective, here before
@@ -186,7 +185,7 @@ func (a *Auth) change(ctx context.Context, f func(*store.Tx, *snapshot) (delta, 
 		if err != nil {
 			return err
 		}
-		tx.Wake(topicChanged, everybody)
+		tx.Wake(topicChanged, store.Everybody)
 		tx.AfterCommit(func() { a.current.Store(next) })
 		return nil
 	})

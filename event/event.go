@@ -48,7 +48,6 @@ const Retention = 24 * time.Hour
 const (
 	topicNew    = "event.new"    // a message was committed
 	topicPlaced = "event.placed" // a message has got its position
-	everybody   = 1 << 30
 
 	// fallback is how often loops look without having been woken, which is
 	// needed only where a wake was lost with a process.

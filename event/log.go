@@ -150,7 +150,7 @@ func (b *Bus) place(ctx context.Context) (more bool, err error) {
 			return err
 		}
 		more = later == placeLimit
-		tx.Wake(topicPlaced, everybody)
+		tx.Wake(topicPlaced, store.Everybody)
 		return nil
 	})
 	return more, err

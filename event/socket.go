@@ -161,9 +161,14 @@ func (f socket) messages(ctx context.Context, list []*entry) error {
 	return nil
 }
 
-// write gives a reader that takes nothing the time of writeTimeout.
+// write gives a reader that takes nothing the time of writeTimeout. A write that
+// is broken off breaks the connection, too, so none begins when ctx has ended,
+// and one that has begun goes on.
 func (f socket) write(ctx context.Context, text []byte) error {
-	ctx, cancel := context.WithTimeout(ctx, writeTimeout)
+	if ctx.Err() != nil {
+		return context.Cause(ctx)
+	}
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), writeTimeout)
 	defer cancel()
 	return f.conn.Write(ctx, websocket.MessageText, text)
 }

@@ -207,7 +207,7 @@ func (h *Hooks) changed(tx *store.Tx, what change, p hookPath, bound bool) error
 			return err
 		}
 	}
-	tx.Wake(topicSchedule, everybody)
+	tx.Wake(topicSchedule, store.Everybody)
 	if h.audit != nil {
 		if err := h.audit.Audit(tx, "hook", p.String(), what.clientID, what.action); err != nil {
 			return err

@@ -135,7 +135,7 @@ func (f *fire) insert(tx *store.Tx, due timestamp.Time) error {
 		SELECT id, $2, $3, $4, $5, $6, $7, 0, $8, $9, 0, '', '' FROM hook WHERE id = $1 /*for key share*/ RETURNING id`,
 		f.hook, f.taskID, f.firedBy, f.fired, f.request, f.context, f.definition, due, f.giveUp).Scan(&f.id)
 	if err == nil {
-		tx.Wake(topicFire, everybody)
+		tx.Wake(topicFire, store.Everybody)
 	}
 	return err
 }

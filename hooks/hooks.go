@@ -106,7 +106,6 @@ type Hooks struct {
 const (
 	topicSchedule = "hooks.schedule" // a next date was set
 	topicFire     = "hooks.fire"     // a fire was written down
-	everybody     = 1 << 30
 )
 
 // New opens the hooks, creating the tables where they do not exist. It
@@ -171,7 +170,7 @@ func (h *Hooks) earliest(ctx context.Context, a *alarm, topic, query string) err
 	if at == nil {
 		a.set(0, nil)
 	} else {
-		a.set(timestamp.Time(*at), func() { h.db.Waits().Wake(topic, everybody) })
+		a.set(timestamp.Time(*at), func() { h.db.Waits().Wake(topic, store.Everybody) })
 	}
 	return nil
 }

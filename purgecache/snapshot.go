@@ -40,13 +40,12 @@ const (
 	patience = 3 * interval
 
 	topicChanged = "purge-cache.changed"
-	everybody    = 1 << 30
 )
 
 // raise gives a change its version, and wakes those who follow changes.
 func raise(tx *store.Tx) (version int64, err error) {
 	err = tx.QueryRow(`UPDATE purge_version SET version = version + 1 RETURNING version`).Scan(&version)
-	tx.Wake(topicChanged, everybody)
+	tx.Wake(topicChanged, store.Everybody)
 	return version, err
 }
 

@@ -192,7 +192,7 @@ func runningTasks(tx *store.Tx) (running map[string]Dependency, ids []string, er
 // waitForSeveral finds the tasks that wait for at least two others, all of which
 // run.
 func waitForSeveral(tx *store.Tx, running map[string]Dependency, ids, taskQueueIDs []string) (list []Upcoming, err error) {
-	candidates, err := column(tx, `
+	candidates, err := tx.Column(`
 		SELECT DISTINCT task_id FROM (
 		  SELECT task_id FROM dependency
 		   WHERE required IN (SELECT value FROM json_each($1)) AND waits > 0 AND waits = 2

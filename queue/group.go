@@ -134,7 +134,7 @@ var sealTaskGroup = api.Declare(api.Spec{
 // seal locks the group against those who create tasks in it, which the UPDATE
 // alone would not.
 func (q *Queue) seal(tx *store.Tx, id string) (*group, error) {
-	if _, err := column(tx, `SELECT task_group_id FROM task_group WHERE task_group_id = $1 /*for update*/`, id); err != nil {
+	if _, err := tx.Column(`SELECT task_group_id FROM task_group WHERE task_group_id = $1 /*for update*/`, id); err != nil {
 		return nil, err
 	}
 	n, err := tx.Exec(`UPDATE task_group SET sealed = $2 WHERE task_group_id = $1 AND sealed = 0`, id, now())

@@ -269,7 +269,7 @@ func (q *Queue) endPriority(tx *store.Tx, groupID string, job groupPriority) err
 // another priority than p.
 func withOtherPriority(tx *store.Tx, groupID string, p task.Priority) (list []string, err error) {
 	for _, range_ := range []string{`priority < $2`, `priority > $2`} {
-		some, err := column(tx, `SELECT task_id FROM task
+		some, err := tx.Column(`SELECT task_id FROM task
 			 WHERE task_group_id = $1 AND state IN ('unscheduled', 'pending', 'running') AND `+range_+` LIMIT $3`,
 			groupID, p.Rank(), priorityBatch-len(list))
 		if err != nil {
@@ -310,7 +310,7 @@ func (q *Queue) moveFree(tx *store.Tx, ids []string, p task.Priority) (changed [
 	for queueID, n := range queues {
 		tx.Wake(topicPending(queueID), n)
 	}
-	return column(tx, `
+	return tx.Column(`
 		WITH free AS MATERIALIZED (
 		  SELECT task_id FROM task WHERE task_id IN (SELECT value FROM json_each($1)) AND priority <> $2
 		     AND (state IN ('unscheduled', 'running') OR state = 'pending' AND task_id IN (SELECT value FROM json_each($3))) /*skip locked*/)

@@ -135,7 +135,7 @@ func TestPrioritiesChangeWhileWorkersClaim(t *testing.T) {
 
 func (s *stage) taskIDs() (ids []string, err error) {
 	err = s.db.View(s.t.Context(), func(tx *store.Tx) error {
-		ids, err = column(tx, `SELECT task_id FROM task`)
+		ids, err = tx.Column(`SELECT task_id FROM task`)
 		return err
 	})
 	return ids, err

@@ -381,7 +381,7 @@ func (w *world) settle() {
 
 func (w *world) dump(statement string) {
 	w.replicas[0].db.View(context.Background(), func(tx *store.Tx) error {
-		list, err := column(tx, statement)
+		list, err := tx.Column(statement)
 		for _, line := range list {
 			w.t.Log(line)
 		}
@@ -392,7 +392,7 @@ func (w *world) dump(statement string) {
 func (w *world) none(what, statement string) {
 	w.t.Helper()
 	w.replicas[0].db.View(context.Background(), func(tx *store.Tx) error {
-		list, err := column(tx, statement+" LIMIT 10")
+		list, err := tx.Column(statement + " LIMIT 10")
 		if err != nil {
 			w.t.Errorf("%s: %v", what, err)
 		}

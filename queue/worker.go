@@ -177,12 +177,12 @@ func (q *Queue) DrainAny(tx *store.Tx, taskQueueID string, workers []Worker) (dr
 		if err := addWorkers(tx, taskQueueID, some); err != nil {
 			return nil, err
 		}
-		if _, err := column(tx, `
+		if _, err := tx.Column(`
 			SELECT worker FROM queue_worker WHERE task_queue_id = $1 AND worker IN (SELECT value FROM json_each($2))
 			 ORDER BY worker /*bytewise*/ /*for update*/`, taskQueueID, some); err != nil {
 			return nil, err
 		}
-		done, err := column(tx, `
+		done, err := tx.Column(`
 			UPDATE queue_worker SET draining = CASE WHEN draining = 0 THEN $3 ELSE draining END
 			 WHERE task_queue_id = $1 AND worker IN (SELECT value FROM json_each($2))
 			   AND 0 = (SELECT count(*) FROM task WHERE task.task_queue_id = $1 AND task.worker = queue_worker.worker AND task.state = 'running')
@@ -222,22 +222,6 @@ func (q *Queue) Retire(tx *store.Tx, taskQueueID string, workers []Worker) (idle
 func (q *Queue) Admit(tx *store.Tx, taskQueueID string, w Worker) error {
 	_, err := tx.Exec(`UPDATE queue_worker SET draining = 0 WHERE task_queue_id = $1 AND worker = $2 AND draining > 0`, taskQueueID, w.String())
 	return err
-}
-
-// column reads a column of text.
-func column(tx *store.Tx, statement string, args ...any) (list []string, err error) {
-	rows, err := tx.Query(statement, args...)
-	if err != nil {
-		return nil, err
-	}
-	for rows.Next() {
-		var s string
-		if err := rows.Scan(&s); err != nil {
-			return nil, err
-		}
-		list = append(list, s)
-	}
-	return list, rows.Err()
 }
 
 // mayClaim refuses a claim of a given run for a worker that gets nothing, and

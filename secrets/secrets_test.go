@@ -161,7 +161,7 @@ func (w *world) mustPass(name string) {
 func (w *world) rows() (sealed []string) {
 	w.Helper()
 	if err := w.db.View(w.Context(), func(tx *store.Tx) (err error) {
-		sealed, err = column(tx, `SELECT sealed FROM secret ORDER BY name`)
+		sealed, err = tx.Column(`SELECT sealed FROM secret ORDER BY name`)
 		return err
 	}); err != nil {
 		w.Fatal(err)

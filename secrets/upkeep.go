@@ -30,7 +30,7 @@ const (
 func (s *Secrets) expire(ctx context.Context) (more bool, err error) {
 	now := timestamp.Now()
 	err = s.db.Do(ctx, func(tx *store.Tx) error {
-		due, err := column(tx, `SELECT name FROM secret WHERE expires <= $1 AND key_id <> '' ORDER BY expires LIMIT $2`, now.Add(-erasedAfter), batch)
+		due, err := tx.Column(`SELECT name FROM secret WHERE expires <= $1 AND key_id <> '' ORDER BY expires LIMIT $2`, now.Add(-erasedAfter), batch)
 		if err != nil {
 			return err
 		}
@@ -169,19 +169,4 @@ func (s *Secrets) report(ctx context.Context, moved int) error {
 	}
 	s.log.Info("all secrets are sealed with the newest key: the secrets service does not need the older keys any more", "moved", moved, "key", s.keys.Newest())
 	return nil
-}
-
-func column(tx *store.Tx, statement string, args ...any) (list []string, err error) {
-	rows, err := tx.Query(statement, args...)
-	if err != nil {
-		return nil, err
-	}
-	for rows.Next() {
-		var s string
-		if err := rows.Scan(&s); err != nil {
-			return nil, err
-		}
-		list = append(list, s)
-	}
-	return list, rows.Err()
 }

@@ -62,6 +62,25 @@ func (tx *Tx) QueryRow(statement string, args ...any) *Row {
 	return &Row{rows: rows, err: err}
 }
 
+// Column runs a statement that returns one column of text, and reads it.
+func (tx *Tx) Column(statement string, args ...any) (list []string, err error) {
+	rows, err := tx.Query(statement, args...)
+	if err != nil {
+		return nil, err
+	}
+	for rows.Next() {
+		var s string
+		if err := rows.Scan(&s); err != nil {
+			return nil, err
+		}
+		list = append(list, s)
+	}
+	return list, rows.Err()
+}
+
+// Everybody is a number of waiters for Wake that none exceeds.
+const Everybody = 1 << 30
+
 // Wake wakes up to n waiters of topic once the transaction has committed, in
 // this process and, a moment later, in every other that listens.
 func (tx *Tx) Wake(topic string, n int) {

@@ -1,0 +1,187 @@
+package api
+
+import (
+	"errors"
+	"fmt"
+	"hash/fnv"
+	"maps"
+	"net/http"
+	"slices"
+	"strings"
+
+	"github.com/google/uuid"
+	"github.com/klauspost/compress/gzhttp"
+	"github.com/klauspost/compress/gzip"
+)
+
+// A Reply is a result that has an HTTP status and headers of its own.
+type Reply interface {
+	Status() int
+	Header() map[string]string
+}
+
+// NoContent is the result of a method that has nothing to say, which clients of
+// the platform that we are compatible with expect as an empty 204. Others answer
+// None, an empty object.
+type NoContent struct{}
+
+// Status is 204.
+func (NoContent) Status() int { return http.StatusNoContent }
+
+// Header is empty.
+func (NoContent) Header() map[string]string { return nil }
+
+// A Stream is a result that writes itself, for replies without an end and those
+// of another form than the method's schema.
+type Stream func(http.ResponseWriter, *http.Request) error
+
+// answer writes the reply of a call, and takes back what was handed out if it
+// cannot be delivered.
+func (s *Server) answer(w http.ResponseWriter, r *http.Request, x *exchange, q *request, out any, err error) int {
+	if err == nil && s.opts.CheckOutput {
+		err = x.checkOutput(out)
+	}
+	if err == nil && len(q.who.undo) > 0 {
+		err = r.Context().Err() // nobody waits for what was handed out
+	}
+	limitWriting(w) // anew, as the handler may have waited
+	if err != nil {
+		q.who.undoAll()
+		return s.refuse(w, r, x, q, err)
+	}
+	status := http.StatusOK
+	switch out := out.(type) {
+	case Stream:
+		if err := out(w, r); err != nil {
+			x.log().Debug("stream ended", "method", x.Name, "err", err)
+		}
+		return status
+	case None:
+		err = writeJSON(w, r, status, struct{}{})
+	case Reply:
+		status = out.Status()
+		setAll(w.Header(), out.Header())
+		err = writeReply(w, r, status, out, !x.Private)
+	default:
+		err = writeReply(w, r, status, out, !x.Private)
+	}
+	if len(q.who.undo) > 0 {
+		// Flushing makes the kernel tell us about a connection that is gone. That the
+		// context has ended by now tells nothing: the server is being stopped, or the
+		// caller has read the reply and closed, and both have it.
+		if err == nil {
+			err = http.NewResponseController(w).Flush()
+		}
+		if err != nil && !errors.Is(err, http.ErrNotSupported) {
+			q.who.undoAll()
+		}
+	}
+	return status
+}
+
+func (c *caller) undoAll() {
+	for _, f := range c.undo {
+		f()
+	}
+	c.undo = nil
+}
+
+// refuse answers a call that failed with err, returning the HTTP status.
+func (s *Server) refuse(w http.ResponseWriter, r *http.Request, x *exchange, q *request, err error) int {
+	a, ok := errors.AsType[*Error](err)
+	switch {
+	case ok:
+	case r.Context().Err() != nil:
+		// The caller has gone, or the server is being stopped. Saying
+		// nothing would be an empty 200.
+		x.log().Debug("call broken off", "service", x.service, "method", x.Name, "err", err)
+		a = Errorf(ServiceUnavailable, "The call was broken off, as the server is being stopped. Call again.")
+	default:
+		incident := uuid.NewString()
+		x.log().Error("internal error", "incidentId", incident, "service", x.service, "method", x.Name, "err", err)
+		a = Errorf(InternalServerError, "Internal server error, incident id %s. The details are in the server's log under this id.", incident)
+	}
+	if x.Private {
+		q.payload = nil
+	}
+	vars := x.vars
+	if len(x.Hidden) > 0 {
+		vars = maps.Clone(vars)
+		maps.DeleteFunc(vars, func(name, _ string) bool { return slices.Contains(x.Hidden, name) })
+	}
+	if a.Code == AuthenticationFailed {
+		w.Header().Set("WWW-Authenticate", "Hawk")
+	}
+	writeJSON(w, r, a.Status(), newErrorBody(a, x.Name, vars, q.payload))
+	return a.Status()
+}
+
+func (e *endpoint) checkOutput(out any) error {
+	if r, ok := out.(Reply); e.output == nil || ok && r.Status() >= 400 {
+		return nil // the schema is that of success
+	}
+	if _, ok := out.(Stream); ok {
+		return nil // of a form of its own
+	}
+	b, err := encodeJSON(out)
+	if err != nil {
+		return fmt.Errorf("%s.%s: encoding the reply: %w", e.service, e.Name, err)
+	}
+	doc, err := decodeJSON(b)
+	if err != nil {
+		return fmt.Errorf("%s.%s: decoding the reply: %w", e.service, e.Name, err)
+	}
+	if err := e.output.Validate(doc); err != nil {
+		if e.Private {
+			b = nil
+		}
+		return fmt.Errorf("%s.%s: the reply does not fit %s:\n%s\n%s", e.service, e.Name, e.Output, explain(err, e.Private), b)
+	}
+	return nil
+}
+
+// writeJSON writes v with a weak ETag, or 304 where the caller has it already.
+func writeJSON(w http.ResponseWriter, r *http.Request, status int, v any) error {
+	return writeReply(w, r, status, v, true)
+}
+
+func writeReply(w http.ResponseWriter, r *http.Request, status int, v any, tagged bool) error {
+	if status == http.StatusNoContent {
+		w.WriteHeader(status)
+		return nil
+	}
+	b, err := encodeJSON(v)
+	if err != nil {
+		http.Error(w, `{"code":"InternalServerError","message":"the reply could not be encoded"}`, http.StatusInternalServerError)
+		return fmt.Errorf("encoding the reply: %w", err)
+	}
+	h := w.Header()
+	h.Set("Content-Type", "application/json; charset=utf-8")
+	if tagged {
+		sum := fnv.New64a()
+		sum.Write(b)
+		tag := fmt.Sprintf(`W/"%x-%x"`, len(b), sum.Sum64())
+		h.Set("ETag", tag)
+		if status == http.StatusOK && r.Method == http.MethodGet && strings.Contains(r.Header.Get("If-None-Match"), tag) {
+			w.WriteHeader(http.StatusNotModified)
+			return nil
+		}
+	}
+	compress(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		w.WriteHeader(status)
+		_, err = w.Write(b)
+	}))(w, r)
+	return err
+}
+
+// compress compresses what a handler writes, if the caller takes that. It is
+// only put around the writing, as a call that waits for work should have little
+// on its stack. The fastest level takes half of the time of the usual one, for
+// a tenth more bytes; what fits into a packet or two is not worth either.
+var compress = func() func(http.Handler) http.HandlerFunc {
+	c, err := gzhttp.NewWrapper(gzhttp.MinSize(2048), gzhttp.CompressionLevel(gzip.BestSpeed))
+	if err != nil {
+		panic(err) // only for a malformed constant
+	}
+	return c
+}()
