@@ -60,7 +60,7 @@ func (p *platform) cutting(ctx context.Context, which string) error {
 
 func (p *platform) any() *replica { return p.replicas[rand.IntN(len(p.replicas))] }
 
-// storm has faults happen side by side, each for a number of rounds, while l goes on. After each, more tasks may be
+// storm has faults happen side by side, each for a number of rounds, while l goes on. Before each, more tasks may be
 // created, so that some are on their way whatever breaks.
 func (l *load) storm(ctx context.Context, faults []fault, rounds int) {
 	l.t.Helper()
@@ -71,11 +71,11 @@ func (l *load) storm(ctx context.Context, faults []fault, rounds int) {
 	for _, f := range faults {
 		raging.Go(func() {
 			for round := range rounds {
-				l.allow(l.total / (len(faults) * rounds))
 				// The rounds are spread over all that is to be done.
 				if l.wait(func() bool { return l.completed >= l.total*4/5*round/rounds }) != nil || !sleep(ctx, 100*time.Millisecond+rand.N(time.Second)) {
 					return
 				}
+				l.allow(l.total / (len(faults) * rounds))
 				if err := f.do(ctx, l.p); err != nil {
 					l.stop(fmt.Errorf("%s: %w", f.name, err))
 					return

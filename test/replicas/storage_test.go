@@ -21,16 +21,17 @@ var quiet = slog.New(slog.DiscardHandler)
 type storage struct {
 	url    string
 	secret string
-	mood   atomic.Int32
-	failed atomic.Int64 // requests that were made to fail
-	stored atomic.Int64 // PUTs that were answered well
+	moods  [moods]atomic.Int32 // how many faults of each mood there are now
+	failed atomic.Int64        // requests that were made to fail
+	stored atomic.Int64        // PUTs that were answered well
 }
 
+// Moods of a storage, of which it may be in several at once.
 const (
-	well    = iota
-	failing // every other request is answered 503 or breaks off, before or after it was carried out
-	absent  // nothing is answered
-	slow    // everything takes a second or two more
+	failing = iota // every other request is answered 503 or breaks off, before or after it was carried out
+	absent         // nothing is answered
+	slow           // everything takes a second or two more
+	moods
 )
 
 func newStorage(t *testing.T) *storage {
@@ -76,16 +77,17 @@ func (s *storage) moody(forward http.Handler) http.Handler {
 	var requests atomic.Int64
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		n := requests.Add(1)
-		switch s.mood.Load() {
-		case absent:
+		if s.in(absent) {
 			s.failed.Add(1)
 			panic(http.ErrAbortHandler) // breaks the connection
-		case slow:
+		}
+		if s.in(slow) {
 			select {
 			case <-time.After(time.Second + time.Duration(n%10)*100*time.Millisecond):
 			case <-r.Context().Done():
 			}
-		case failing:
+		}
+		if s.in(failing) {
 			switch n % 6 {
 			case 0, 1:
 				s.failed.Add(1)
@@ -108,11 +110,18 @@ func (s *storage) moody(forward http.Handler) http.Handler {
 	})
 }
 
-// fail has the storage be in a mood for a while.
-func (s *storage) fail(mood int32, d time.Duration) {
-	s.mood.Store(mood)
-	defer s.mood.Store(well)
+func (s *storage) in(mood int) bool { return s.moods[mood].Load() > 0 }
+
+// fail has the storage be in a mood for a while: until a request has met it, as a fault that nobody meets shows nothing,
+// but not for long.
+func (s *storage) fail(mood int, d time.Duration) {
+	before := s.failed.Load()
+	s.moods[mood].Add(1)
+	defer s.moods[mood].Add(-1)
 	time.Sleep(d)
+	for wait := 0; mood != slow && s.failed.Load() == before && wait < 100; wait++ {
+		time.Sleep(100 * time.Millisecond)
+	}
 }
 
 // A swallowed answer is one that nobody gets.
