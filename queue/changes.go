@@ -134,8 +134,7 @@ func (c *changes) writeEdges() error {
 	for _, r := range c.left {
 		rows = append(rows, []any{r.TaskID})
 	}
-	_, err := c.tx.ExecEach(`UPDATE dependency SET waits = 0 WHERE task_id = $1 AND waits > 0`, rows)
-	return err
+	return c.tx.LaterEach(`UPDATE dependency SET waits = 0 WHERE task_id = $1 AND waits > 0`, rows, nil)
 }
 
 func (c *changes) writeRecords() error {
@@ -147,10 +146,9 @@ func (c *changes) writeRecords() error {
 		}
 		rows = append(rows, []any{r.TaskID, r.State, r.RetriesLeft, r.takenUntil, r.worker, r.started, runs})
 	}
-	_, err := c.tx.ExecEach(`
+	return c.tx.LaterEach(`
 		UPDATE task SET state = $2, retries_left = $3, taken_until = $4, worker = $5, started = $6, runs = $7
-		 WHERE task_id = $1`, rows)
-	return err
+		 WHERE task_id = $1`, rows, nil)
 }
 
 func (c *changes) writePending() error {
@@ -161,15 +159,14 @@ func (c *changes) writePending() error {
 		rows = append(rows, []any{r.TaskID, run.RunID, r.TaskQueueID, r.Priority.Rank(), run.Scheduled})
 		queues[r.TaskQueueID]++
 	}
-	_, err := c.tx.ExecRows(`
-		INSERT INTO pending (task_id, run_id, task_queue_id, priority, since) VALUES /*row*/($1, $2, $3, $4, $5)/*row*/`, rows)
 	for id, n := range queues {
 		c.tx.Wake(topicPending(id), n)
 		if c.queue.demanded != nil {
 			c.queue.demanded(c.tx, id)
 		}
 	}
-	return err
+	return c.tx.LaterRows(`
+		INSERT INTO pending (task_id, run_id, task_queue_id, priority, since) VALUES /*row*/($1, $2, $3, $4, $5)/*row*/`, rows, nil)
 }
 
 func (c *changes) writeResolved() error {
@@ -182,6 +179,5 @@ func (c *changes) writeResolved() error {
 		rows = append(rows, []any{r.TaskID, r.TaskGroupID, completed})
 	}
 	c.tx.Wake(topicResolved, min(len(rows), 1))
-	_, err := c.tx.ExecRows(`INSERT INTO resolution (task_id, task_group_id, completed) VALUES /*row*/($1, $2, $3)/*row*/`, rows)
-	return err
+	return c.tx.LaterRows(`INSERT INTO resolution (task_id, task_group_id, completed) VALUES /*row*/($1, $2, $3)/*row*/`, rows, nil)
 }

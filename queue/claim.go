@@ -372,20 +372,6 @@ type pendingRun struct {
 	seq    int64
 }
 
-// readPending reads deleted rows and puts them in the order of the queue, which
-// RETURNING does not promise.
-func readPending(rows *store.Rows) (list []pendingRun, err error) {
-	for rows.Next() {
-		var p pendingRun
-		if err := rows.Scan(&p.taskID, &p.runID, &p.rank, &p.since, &p.seq); err != nil {
-			return nil, err
-		}
-		list = append(list, p)
-	}
-	sortPending(list)
-	return list, rows.Err()
-}
-
 // credentials are what a worker needs for one run, and what the task may do.
 func (q *Queue) credentials(ctx context.Context, c *claim) (cred.Credentials, error) {
 	taskID := c.Status.TaskID

@@ -170,12 +170,16 @@ func TestCreationsInAGroupDoNotWaitForEachOther(t *testing.T) {
 		if err := db.Do(t.Context(), func(tx *store.Tx) error {
 			joined := &newTask{record: &record{Status: task.Status{TaskGroupID: d.TaskGroupID, SchedulerID: d.SchedulerID, Expires: d.Expires}}}
 			joined.Item = &store.Item[creation, task.Status]{}
-			if err := errors.Join(joinGroups(tx, []*newTask{joined}), joined.Err); err != nil {
+			groups, err := readGroups(tx, []string{d.TaskGroupID})
+			if err != nil {
+				return err
+			}
+			if err := errors.Join(joinGroups(tx, []*newTask{joined}, groups), joined.Err); err != nil {
 				return err
 			}
 			ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
 			defer cancel()
-			_, err := s.queue.create(ctx, slugid.New(), d) // in another transaction
+			_, err = s.queue.create(ctx, slugid.New(), d) // in another transaction
 			return err
 		}); err != nil {
 			t.Error(err)

@@ -168,10 +168,23 @@ func (c *changes) createAll(list []*newTask) error {
 		return err
 	}
 	list, refused := split(list)
-	list, there, err := insertTasks(c.tx, list)
+	inserted, err := insertTasks(c.tx, list)
 	if err != nil {
 		return err
 	}
+	groups, err := readGroups(c.tx, groupsOf(list)) // which has the tasks inserted
+	if err != nil {
+		return err
+	}
+	var fresh, there []*newTask
+	for _, t := range list {
+		if inserted[t.TaskID] {
+			fresh = append(fresh, t)
+		} else {
+			there = append(there, t)
+		}
+	}
+	list = fresh
 	for _, t := range append(refused, there...) {
 		// What exists is not refused, whatever the reason, if it is the same.
 		if s, err := repeated(c.tx, t.In.taskID, t.In.Definition); !isMissing(err) {
@@ -180,7 +193,7 @@ func (c *changes) createAll(list []*newTask) error {
 			t.Err = fmt.Errorf("queue: create task %s: an older one of this id has expired this very moment", t.In.taskID)
 		}
 	}
-	if err := joinGroups(c.tx, list); err != nil {
+	if err := joinGroups(c.tx, list, groups); err != nil {
 		return err
 	}
 	list, refused = split(list)
@@ -222,9 +235,9 @@ func (c *changes) create(t *newTask) {
 	c.enqueue(t.record)
 }
 
-// insertTasks writes tasks down, pending where nothing stands in their way, and
-// returns apart those whose id is taken.
-func insertTasks(tx *store.Tx, list []*newTask) (fresh, there []*newTask, err error) {
+// insertTasks writes tasks down, pending where nothing stands in their way. Once
+// the next statement has run, inserted has those whose id was free.
+func insertTasks(tx *store.Tx, list []*newTask) (inserted map[string]bool, err error) {
 	rows := make([][]any, 0, len(list))
 	for _, t := range list {
 		d := t.In.Definition
@@ -241,31 +254,23 @@ func insertTasks(tx *store.Tx, list []*newTask) (fresh, there []*newTask, err er
 		}
 		runs, err := json.Marshal(t.Runs)
 		if err != nil {
-			return nil, nil, err
+			return nil, err
 		}
 		rows = append(rows, []any{
 			t.TaskID, d.TaskQueueID, d.SchedulerID, d.ProjectID, d.TaskGroupID, d.Priority.Rank(), t.State, d.Retries,
 			d.Deadline, d.Expires, t.kind, runs, d.Routes, t.tags, t.definition,
 		})
 	}
-	inserted := map[string]bool{}
-	err = tx.QueryRows(`
+	inserted = map[string]bool{}
+	return inserted, tx.LaterRows(`
 		INSERT INTO task (`+columns+`)
 		VALUES /*row*/($1, $2, $3, $4, $5, $6, $7, $8, $8, $9, $10, 0, '', 0, $11, $12, $13, $14, $15)/*row*/
-		ON CONFLICT DO NOTHING RETURNING task_id`, rows, func(r *store.Rows) error {
+		ON CONFLICT DO NOTHING RETURNING task_id`, rows, func(r store.Scanner) error {
 		var id string
 		err := r.Scan(&id)
 		inserted[id] = true
 		return err
 	})
-	for _, t := range list {
-		if inserted[t.In.taskID] {
-			fresh = append(fresh, t)
-		} else {
-			there = append(there, t)
-		}
-	}
-	return fresh, there, err
 }
 
 // dropTasks takes back what was inserted in this transaction.
@@ -274,8 +279,7 @@ func dropTasks(tx *store.Tx, list []*newTask) error {
 	for i, t := range list {
 		ids[i] = t.In.taskID
 	}
-	_, err := tx.ExecEach(`DELETE FROM task WHERE task_id = $1`, keys(ids))
-	return err
+	return tx.LaterEach(`DELETE FROM task WHERE task_id = $1`, keys(ids), nil)
 }
 
 // Kind is what tells tasks of a queue apart that take different time, by their
@@ -357,10 +361,9 @@ func insertEdges(tx *store.Tx, list []*newTask) error {
 			rows = append(rows, []any{t.TaskID, id, onAny(t.In.Requires), 1, t.TaskQueueID, waitsNot})
 		}
 	}
-	_, err := tx.ExecRows(`
+	return tx.LaterRows(`
 		INSERT INTO dependency (task_id, required, on_any, satisfied, task_queue_id, waits)
-		VALUES /*row*/($1, $2, $3, $4, $5, $6)/*row*/`, rows)
-	return err
+		VALUES /*row*/($1, $2, $3, $4, $5, $6)/*row*/`, rows, nil)
 }
 
 func onAny(r task.Requires) int {
@@ -374,34 +377,45 @@ func onAny(r task.Requires) int {
 // spares most creations the update of a row that all of a graph share.
 const groupSlack = time.Hour
 
+// groupsOf are the ids of the groups of tasks, in the order in which they are
+// locked.
+func groupsOf(list []*newTask) []string {
+	var ids []string
+	for _, t := range list {
+		ids = append(ids, t.TaskGroupID)
+	}
+	slices.Sort(ids)
+	return slices.Compact(ids)
+}
+
+// readGroups reads those of the groups that exist. The lock keeps a group from
+// being sealed until the tasks are there, and does not stand against lengthening
+// the group's life: two that have it and both want that would wait for each
+// other.
+func readGroups(tx *store.Tx, ids []string) (map[string]*group, error) {
+	groups := map[string]*group{}
+	err := tx.QueryEach(groupQuery+` /*for key share*/`, keys(ids), func(_ int, row store.Scanner) error {
+		g, err := scanGroup(row)
+		if err == nil {
+			groups[g.TaskGroupID] = g
+		}
+		return err
+	})
+	return groups, err
+}
+
 // joinGroups makes the groups of tasks, or checks that they take them; a task
-// that its group refuses fails. The lock keeps a group from being sealed until
-// the tasks are there, and does not stand against lengthening the group's life:
-// two that have it and both want that would wait for each other. A group that
-// will do is not inserted even in vain, as that would lock the row and have the
-// tasks of a graph created one after the other.
-func joinGroups(tx *store.Tx, list []*newTask) error {
+// that its group refuses fails. A group that will do is not inserted even in
+// vain, as that would lock the row and have the tasks of a graph created one
+// after the other.
+func joinGroups(tx *store.Tx, list []*newTask, groups map[string]*group) error {
 	byID := map[string][]*newTask{}
 	for _, t := range list {
 		byID[t.TaskGroupID] = append(byID[t.TaskGroupID], t)
 	}
-	ids := slices.Sorted(maps.Keys(byID))
-	groups := map[string]*group{}
-	read := func(ids []string) error {
-		return tx.QueryEach(groupQuery+` /*for key share*/`, keys(ids), func(_ int, row store.Scanner) error {
-			g, err := scanGroup(row)
-			if err == nil {
-				groups[g.TaskGroupID] = g
-			}
-			return err
-		})
-	}
-	if err := read(ids); err != nil {
-		return err
-	}
 	var short []string
 	var rows [][]any
-	for _, id := range ids {
+	for _, id := range groupsOf(list) {
 		g, owner, expires := groups[id], byID[id][0].SchedulerID, timestamp.Time(0)
 		if g != nil {
 			owner = g.SchedulerID
@@ -417,15 +431,17 @@ func joinGroups(tx *store.Tx, list []*newTask) error {
 		}
 	}
 	if len(short) > 0 {
-		if _, err := tx.ExecEach(`
+		if err := tx.LaterEach(`
 			INSERT INTO task_group (task_group_id, scheduler_id, expires) VALUES ($1, $2, $3)
 			ON CONFLICT (task_group_id) DO UPDATE SET expires = $4
-			  WHERE task_group.expires < $3 AND task_group.scheduler_id = $2 AND task_group.sealed = 0`, rows); err != nil {
+			  WHERE task_group.expires < $3 AND task_group.scheduler_id = $2 AND task_group.sealed = 0`, rows, nil); err != nil {
 			return err
 		}
-		if err := read(short); err != nil {
+		made, err := readGroups(tx, short)
+		if err != nil {
 			return err
 		}
+		maps.Copy(groups, made)
 	}
 	for id, tasks := range byID {
 		g := groups[id]

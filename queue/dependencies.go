@@ -185,7 +185,7 @@ func (c *changes) satisfy(edges []edge, dependents map[string]*record) error {
 			ids = append(ids, e.dependent)
 		}
 	}
-	if _, err := c.tx.ExecEach(`UPDATE dependency SET satisfied = 1, waits = 0 WHERE task_id = $1 AND required = $2`, marks); err != nil {
+	if err := c.tx.LaterEach(`UPDATE dependency SET satisfied = 1, waits = 0 WHERE task_id = $1 AND required = $2`, marks, nil); err != nil {
 		return err
 	}
 	open := make([][]string, len(ids))
@@ -205,8 +205,7 @@ func (c *changes) satisfy(edges []edge, dependents map[string]*record) error {
 			waiting = append(waiting, []any{id, open[i][0]})
 		}
 	}
-	_, err := c.tx.ExecEach(`UPDATE dependency SET waits = 1 WHERE task_id = $1 AND required = $2`, waiting)
-	return err
+	return c.tx.LaterEach(`UPDATE dependency SET waits = 1 WHERE task_id = $1 AND required = $2`, waiting, nil)
 }
 
 // finish deletes the resolutions that are followed up, and looks whether the
@@ -222,10 +221,10 @@ func (c *changes) finish(list []resolution) error {
 		done = append(done, []any{r.id})
 		groups[r.groupID] = true
 	}
-	if _, err := c.tx.ExecEach(`UPDATE resolution SET position = $2 WHERE id = $1`, left); err != nil {
+	if err := c.tx.LaterEach(`UPDATE resolution SET position = $2 WHERE id = $1`, left, nil); err != nil {
 		return err
 	}
-	if _, err := c.tx.ExecEach(`DELETE FROM resolution WHERE id = $1`, done); err != nil {
+	if err := c.tx.LaterEach(`DELETE FROM resolution WHERE id = $1`, done, nil); err != nil {
 		return err
 	}
 	return c.checkGroups(slices.Sorted(maps.Keys(groups)))

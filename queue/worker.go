@@ -94,57 +94,120 @@ func addWorkers(tx *store.Tx, queueID string, names []string) error {
 // locked only if something is pending, since on PostgreSQL a lock is a write, and
 // only against those who lock it FOR UPDATE, as who drains the worker does; what
 // else is written about a worker neither waits for claims nor holds them up.
+//
+// What is taken for a worker that turns out to get nothing is given back: that is
+// rare, and locking and taking are one wait for the database.
 func takeAll(tx *store.Tx, items []*claimItem) error {
-	sorted := slices.SortedStableFunc(slices.Values(items), inOrderOfLocks)
-	rows := make([][]any, len(items))
-	for i, it := range sorted {
-		rows[i] = []any{it.In.queueID, it.In.worker, now()}
+	sorted, err := busyOnly(tx, slices.SortedStableFunc(slices.Values(items), inOrderOfLocks))
+	if err != nil {
+		return err
 	}
 	may := map[*claimItem]bool{} // have runs
 	wanted := map[string]int{}   // of a queue
-	if err := tx.QueryEach(`
+	rows := make([][]any, len(sorted))
+	for i, it := range sorted {
+		rows[i] = []any{it.In.queueID, it.In.worker, now()}
+		wanted[it.In.queueID] += it.In.n
+	}
+	if err := tx.LaterEach(`
 		SELECT worker FROM queue_worker
-		 WHERE task_queue_id = $1 AND worker = $2 AND draining = 0 AND quarantine_until <= $3
-		   AND EXISTS (SELECT 1 FROM pending WHERE task_queue_id = $1) /*for key share*/`, rows, func(i int, _ store.Scanner) error {
+		 WHERE task_queue_id = $1 AND worker = $2 AND draining = 0 AND quarantine_until <= $3 /*for key share*/`, rows, func(i int, _ store.Scanner) error {
 		may[sorted[i]] = true
-		wanted[sorted[i].In.queueID] += sorted[i].In.n
 		return nil
 	}); err != nil {
 		return err
 	}
-	for _, queueID := range slices.Sorted(maps.Keys(wanted)) {
-		runs, err := takeFrom(tx, queueID, wanted[queueID])
-		if err != nil {
-			return err
-		}
+	queues := slices.Sorted(maps.Keys(wanted))
+	var takes [][]any
+	for _, id := range queues {
+		takes = append(takes, []any{id, wanted[id]})
+	}
+	runs := make([][]pendingRun, len(queues))
+	if err := tx.QueryEach(takeStatement, takes, func(i int, row store.Scanner) error {
+		p, err := scanPending(row)
+		runs[i] = append(runs[i], p)
+		return err
+	}); err != nil {
+		return err
+	}
+	for i, queueID := range queues {
+		left := runs[i]
+		sortPending(left)
 		for _, it := range items { // who came first is served first
 			if may[it] && it.In.queueID == queueID {
-				k := min(it.In.n, len(runs))
-				it.Out.taken, runs = runs[:k:k], runs[k:]
+				k := min(it.In.n, len(left))
+				it.Out.taken, left = left[:k:k], left[k:]
 			}
+		}
+		if err := giveBack(tx, queueID, left); err != nil {
+			return err
 		}
 	}
 	return nil
+}
+
+// busyOnly returns those of the claimers on whose queues something is pending.
+func busyOnly(tx *store.Tx, items []*claimItem) (busy []*claimItem, err error) {
+	var ids []string
+	for _, it := range items {
+		ids = append(ids, it.In.queueID)
+	}
+	ids = slices.Compact(ids)
+	pending := map[string]bool{}
+	err = tx.QueryEach(`SELECT EXISTS (SELECT 1 FROM pending WHERE task_queue_id = $1)`, keys(ids), func(i int, row store.Scanner) error {
+		var is bool
+		err := row.Scan(&is)
+		pending[ids[i]] = is
+		return err
+	})
+	for _, it := range items {
+		if pending[it.In.queueID] {
+			busy = append(busy, it)
+		}
+	}
+	return busy, err
 }
 
 func inOrderOfLocks(a, b *claimItem) int {
 	return cmp.Or(cmp.Compare(a.In.queueID, b.In.queueID), cmp.Compare(a.In.worker, b.In.worker))
 }
 
-// takeFrom takes up to n runs that are pending on a queue, the first in its
-// order. They are chosen in a CTE, which is evaluated once: PostgreSQL may run a
-// subquery of IN once for each row, and each time a LIMIT over rows that it
-// skips lets further ones through.
-func takeFrom(tx *store.Tx, queueID string, n int) ([]pendingRun, error) {
-	rows, err := tx.Query(`
-		WITH next AS MATERIALIZED (
-		  SELECT task_id FROM pending WHERE task_queue_id = $1 ORDER BY priority DESC, since, seq LIMIT $2 /*skip locked*/)
-		DELETE FROM pending WHERE task_id IN (SELECT task_id FROM next)
-		RETURNING task_id, run_id, priority, since, seq`, queueID, n)
-	if err != nil {
-		return nil, err
+// takeStatement takes up to a number of runs that are pending on a queue, the
+// first in its order. They are chosen in a CTE, which is evaluated once:
+// PostgreSQL may run a subquery of IN once for each row, and each time a LIMIT
+// over rows that it skips lets further ones through.
+const takeStatement = `
+	WITH next AS MATERIALIZED (
+	  SELECT task_id FROM pending WHERE task_queue_id = $1 ORDER BY priority DESC, since, seq LIMIT $2 /*skip locked*/)
+	DELETE FROM pending WHERE task_id IN (SELECT task_id FROM next)
+	RETURNING task_id, run_id, priority, since, seq`
+
+func takeFrom(tx *store.Tx, queueID string, n int) (list []pendingRun, err error) {
+	err = tx.QueryEach(takeStatement, [][]any{{queueID, n}}, func(_ int, row store.Scanner) error {
+		p, err := scanPending(row)
+		list = append(list, p)
+		return err
+	})
+	sortPending(list) // which RETURNING does not do
+	return list, err
+}
+
+func scanPending(row scanner) (p pendingRun, err error) {
+	err = row.Scan(&p.taskID, &p.runID, &p.rank, &p.since, &p.seq)
+	return p, err
+}
+
+// giveBack makes runs pending again that were taken in this transaction, in the
+// places that they had.
+func giveBack(tx *store.Tx, queueID string, list []pendingRun) error {
+	rows := make([][]any, len(list))
+	for i, p := range list {
+		rows[i] = []any{p.seq, p.taskID, p.runID, queueID, p.rank, p.since}
 	}
-	return readPending(rows)
+	tx.Wake(topicPending(queueID), len(list)) // who looked meanwhile has not seen them
+	return tx.LaterRows(`
+		INSERT INTO pending (seq, task_id, run_id, task_queue_id, priority, since)
+		VALUES /*row*/($1, $2, $3, $4, $5, $6)/*row*/`, rows, nil)
 }
 
 // Drain makes sure that a worker gets no more runs, unless it has one now, and

@@ -201,7 +201,7 @@ func TestManyRowsInOneStatement(t *testing.T) {
 			seen := map[string]bool{}
 			err := db.Do(t.Context(), func(tx *store.Tx) error {
 				clear(seen)
-				err := tx.QueryRows(`INSERT INTO item (name, count) VALUES /*row*/($1, $2)/*row*/ ON CONFLICT DO NOTHING RETURNING name`, rows, func(r *store.Rows) error {
+				err := tx.QueryRows(`INSERT INTO item (name, count) VALUES /*row*/($1, $2)/*row*/ ON CONFLICT DO NOTHING RETURNING name`, rows, func(r store.Scanner) error {
 					var name string
 					if err := r.Scan(&name); err != nil {
 						return err

@@ -12,22 +12,10 @@ import (
 // whatever makes one of them faster: nothing above it knows a driver.
 type engine interface {
 	// begin waits for a connection and starts a transaction on it.
-	begin(ctx context.Context, write bool) (*session, error)
-
-	// commit commits and takes the session back, whatever the result. It does
-	// not end with ctx.
-	commit(ctx context.Context, s *session) error
-
-	// rollback undoes the transaction and takes the session back.
-	rollback(ctx context.Context, s *session)
+	begin(ctx context.Context, k kind) (transaction, error)
 
 	// text is the statement as this database wants it.
 	text(statement string) string
-
-	// each runs a statement with each of rows as its arguments and returns how
-	// many rows were changed. scan, if there is one, gets every row that comes
-	// back; if it fails, so does each.
-	each(ctx context.Context, s *session, text string, rows [][]any, scan func(i int, row Scanner) error) (int64, error)
 
 	// notify tells other processes, soon, what to wake.
 	notify(wakes []wake)
@@ -52,19 +40,56 @@ type engine interface {
 	close() error
 }
 
-// A session is one connection, used by one transaction at a time.
+// A kind is what a transaction may do.
+type kind int
+
+const (
+	write kind = iota
+	view       // read, as at one moment
+	once       // run one statement that reads
+)
+
+// A transaction is one that a database runs. Statements are those of text.
+type transaction interface {
+	exec(ctx context.Context, text string, args []any) (int64, error)
+	query(ctx context.Context, text string, args []any) (cursor, error)
+
+	// all runs statements one after the other and returns how many rows were
+	// changed. scan, if there is one, gets every row that comes back, with the
+	// index of its statement; if it fails, so does all.
+	all(ctx context.Context, list []call, scan func(i int, row Scanner) error) (int64, error)
+
+	// later runs a statement before the next one, or before the commit, and fails
+	// with whichever that is if it fails. scan, if there is one, gets its rows.
+	later(ctx context.Context, c call, scan func(Scanner) error) error
+
+	// commit commits and takes the connection back, whatever the result. It does
+	// not end with ctx.
+	commit(ctx context.Context) error
+
+	// rollback undoes the transaction and takes the connection back.
+	rollback(ctx context.Context)
+}
+
+// A call is a statement and its arguments.
+type call struct {
+	text string
+	args []any
+}
+
+// A cursor is the rows that a statement returns, while they come.
+type cursor interface {
+	Next() bool
+	Scan(dest ...any) error
+	Err() error
+	Close() error
+}
+
+// A session is one connection of SQLite, used by one transaction at a time.
 type session struct {
-	conn *sql.Conn
-
-	// statements holds prepared statements by their text; nil where the driver
-	// keeps its own.
-	statements map[string]*sql.Stmt
-
-	write bool
-
-	// begin is the statement that begins the transaction, until it has been sent:
-	// with the first statement, so that it costs no wait of its own.
-	begin string
+	conn       *sql.Conn
+	statements map[string]*sql.Stmt // prepared, by their text
+	kind       kind
 }
 
 // settleTimeout bounds COMMIT and ROLLBACK, which do not end with the caller's
@@ -93,32 +118,12 @@ func (s *session) prepare(ctx context.Context, text string) (*sql.Stmt, error) {
 	return st, nil
 }
 
-// open begins the transaction if that is still to be done.
-func (s *session) open(ctx context.Context) error {
-	if s.begin == "" {
-		return nil
-	}
-	_, err := s.conn.ExecContext(ctx, s.begin)
-	if err == nil {
-		s.begin = ""
-	}
-	return err
-}
-
-func (s *session) exec(ctx context.Context, text string, args ...any) (int64, error) {
-	var r sql.Result
-	err := s.open(ctx)
+func (s *session) exec(ctx context.Context, text string, args []any) (int64, error) {
+	st, err := s.prepare(ctx, text)
 	if err != nil {
 		return 0, err
 	}
-	if s.statements == nil {
-		r, err = s.conn.ExecContext(ctx, text, args...)
-	} else {
-		var st *sql.Stmt
-		if st, err = s.prepare(ctx, text); err == nil {
-			r, err = st.ExecContext(ctx, args...)
-		}
-	}
+	r, err := st.ExecContext(ctx, args...)
 	if err != nil {
 		return 0, err
 	}
@@ -129,13 +134,7 @@ func (s *session) exec(ctx context.Context, text string, args ...any) (int64, er
 	return n, nil
 }
 
-func (s *session) query(ctx context.Context, text string, args ...any) (*sql.Rows, error) {
-	if err := s.open(ctx); err != nil {
-		return nil, err
-	}
-	if s.statements == nil {
-		return s.conn.QueryContext(ctx, text, args...)
-	}
+func (s *session) query(ctx context.Context, text string, args []any) (cursor, error) {
 	st, err := s.prepare(ctx, text)
 	if err != nil {
 		return nil, err
@@ -143,26 +142,34 @@ func (s *session) query(ctx context.Context, text string, args ...any) (*sql.Row
 	return st.QueryContext(ctx, args...)
 }
 
-// each runs a statement for one of rows after the other.
-func (s *session) each(ctx context.Context, text string, rows [][]any, scan func(int, Scanner) error) (total int64, err error) {
-	for i, args := range rows {
+func (s *session) all(ctx context.Context, list []call, scan func(int, Scanner) error) (total int64, err error) {
+	for i, c := range list {
 		if scan == nil {
-			n, err := s.exec(ctx, text, args...)
+			n, err := s.exec(ctx, c.text, c.args)
 			if err != nil {
 				return 0, err
 			}
 			total += n
 			continue
 		}
-		if err := s.scanAll(ctx, text, args, func(row Scanner) error { return scan(i, row) }); err != nil {
+		if err := s.scanAll(ctx, c, func(row Scanner) error { return scan(i, row) }); err != nil {
 			return 0, err
 		}
 	}
 	return total, nil
 }
 
-func (s *session) scanAll(ctx context.Context, text string, args []any, scan func(Scanner) error) error {
-	rows, err := s.query(ctx, text, args...)
+// later is now: there is nobody far away to wait for.
+func (s *session) later(ctx context.Context, c call, scan func(Scanner) error) error {
+	if scan == nil {
+		_, err := s.exec(ctx, c.text, c.args)
+		return err
+	}
+	return s.scanAll(ctx, c, scan)
+}
+
+func (s *session) scanAll(ctx context.Context, c call, scan func(Scanner) error) error {
+	rows, err := s.query(ctx, c.text, c.args)
 	if err != nil {
 		return err
 	}

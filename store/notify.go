@@ -73,16 +73,17 @@ func (n *notifier) speak() {
 			return
 		}
 		err := n.send(wakes)
+		wait := notifyPause
 		if err == nil {
 			failures = 0
-			continue
+		} else {
+			failures++
+			wait = min(100*time.Millisecond<<min(failures-1, 10), listenBackoff)
+			slog.Warn("cannot tell other replicas what to wake; trying again", "error", err, "in", wait, "failures", failures)
+			n.mu.Lock()
+			n.collect(wakes)
+			n.mu.Unlock()
 		}
-		failures++
-		wait := min(100*time.Millisecond<<min(failures-1, 10), listenBackoff)
-		slog.Warn("cannot tell other replicas what to wake; trying again", "error", err, "in", wait, "failures", failures)
-		n.mu.Lock()
-		n.collect(wakes)
-		n.mu.Unlock()
 		select {
 		case <-time.After(wait):
 		case <-n.closing.Done(): // others have to find out by themselves
@@ -91,7 +92,13 @@ func (n *notifier) speak() {
 	}
 }
 
-const notifyTimeout = 10 * time.Second
+const (
+	notifyTimeout = 10 * time.Second
+
+	// notifyPause is between two notifications: the first is sent at once, and
+	// under load a hundred a second do for all.
+	notifyPause = 10 * time.Millisecond
+)
 
 func (n *notifier) send(wakes []wake) error {
 	ctx, cancel := context.WithTimeout(context.Background(), notifyTimeout)

@@ -2,8 +2,6 @@ package store
 
 import (
 	"context"
-	"database/sql"
-	"database/sql/driver"
 	"errors"
 	"fmt"
 	"io"
@@ -15,14 +13,14 @@ import (
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
-	"github.com/jackc/pgx/v5/stdlib"
+	"github.com/jackc/pgx/v5/pgxpool"
 )
 
 // postgresEngine keeps a pool of connections. The driver keeps statements
 // prepared by their text.
 type postgresEngine struct {
 	config   *pgx.ConnConfig
-	sql      *sql.DB
+	pool     *pgxpool.Pool
 	notifier *notifier
 	texts    sync.Map // statements by their text in Go, of which there are a few hundred
 }
@@ -53,73 +51,243 @@ func openPostgres(ctx context.Context, url string) (*postgresEngine, error) {
 	if config.ConnectTimeout == 0 {
 		config.ConnectTimeout = 10 * time.Second
 	}
-	db := stdlib.OpenDB(*config)
-	db.SetMaxOpenConns(connections)
-	db.SetMaxIdleConns(connections)
-	db.SetConnMaxIdleTime(5 * time.Minute)
-
-	e := &postgresEngine{config: config, sql: db}
-	var schema sql.NullString
+	pool, err := openPool(ctx, url, config, connections)
+	if err != nil {
+		return nil, fmt.Errorf("store: understand the PostgreSQL URL: %w", err)
+	}
+	e := &postgresEngine{config: config, pool: pool}
+	var schema *string
 	var version int
 	if err := retry(ctx, func() (error, bool) { // the server may be starting, too
-		err := db.QueryRowContext(ctx, `SELECT current_schema(), current_setting('server_version_num')::int`).Scan(&schema, &version)
+		err := pool.QueryRow(ctx, `SELECT current_schema(), current_setting('server_version_num')::int`).Scan(&schema, &version)
 		return err, err != nil && ctx.Err() == nil && e.transient(err)
 	}); err != nil {
-		db.Close()
+		pool.Close()
 		return nil, fmt.Errorf("store: connect to PostgreSQL: %w", withCause(ctx, err))
 	}
-	if !schema.Valid {
-		db.Close()
+	if schema == nil {
+		pool.Close()
 		return nil, fmt.Errorf("store: the schema that the PostgreSQL search_path names does not exist: create it or change search_path in the URL")
 	}
 	if version < 130000 {
-		db.Close()
+		pool.Close()
 		return nil, fmt.Errorf("store: PostgreSQL 13 or newer is needed, this server is version %d", version/10000)
 	}
-	e.notifier = newNotifier(config, schema.String)
+	e.notifier = newNotifier(config, *schema)
 	return e, nil
 }
 
-// begin: a View on REPEATABLE READ sees one moment, as on SQLite, and being
-// read-only it never has to be tried again for that.
-func (e *postgresEngine) begin(ctx context.Context, write bool) (*session, error) {
-	conn, err := e.sql.Conn(ctx)
+func openPool(ctx context.Context, url string, config *pgx.ConnConfig, connections int) (*pgxpool.Pool, error) {
+	c, err := pgxpool.ParseConfig(url)
 	if err != nil {
 		return nil, err
 	}
-	s := &session{conn: conn, write: write, begin: "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY"}
-	if write {
-		s.begin = "BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE"
+	c.ConnConfig = config.Copy()
+	c.MaxConns, c.MinConns, c.MaxConnIdleTime = int32(connections), 0, 5*time.Minute
+	// What is large is compressed; the faster way takes a tenth of the time. A server
+	// may not have it.
+	c.AfterConnect = func(ctx context.Context, conn *pgx.Conn) error {
+		_, err := conn.Exec(ctx, `
+			SELECT set_config(name, 'lz4', false) FROM pg_settings
+			 WHERE name = 'default_toast_compression' AND 'lz4' = ANY(enumvals)`)
+		return err
 	}
-	return s, nil
+	return pgxpool.NewWithConfig(ctx, c)
 }
 
-func (e *postgresEngine) commit(ctx context.Context, s *session) error {
+// A View on REPEATABLE READ sees one moment, as on SQLite, and being read-only it
+// never has to be tried again for that. One statement sees one moment anyway.
+var postgresBegin = map[kind]string{
+	write: "BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE",
+	view:  "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY",
+	once:  "",
+}
+
+func (e *postgresEngine) begin(ctx context.Context, k kind) (transaction, error) {
+	conn, err := e.pool.Acquire(ctx)
+	if err != nil {
+		return nil, err
+	}
+	t := &postgresTx{engine: e, conn: conn}
+	if begin := postgresBegin[k]; begin != "" {
+		t.waiting = []waiting{{call: call{text: begin}}}
+	}
+	return t, nil
+}
+
+// A postgresTx sends statements in pipelines: those that nobody has waited for,
+// BEGIN being the first of them, go with the next one or with COMMIT. Waiting for
+// the server costs both sides more than most statements do.
+type postgresTx struct {
+	engine  *postgresEngine
+	conn    *pgxpool.Conn
+	waiting []waiting // to be sent
+	open    bool      // something was sent that COMMIT or ROLLBACK has to end
+}
+
+type waiting struct {
+	call
+	scan func(Scanner) error
+}
+
+// send sends what is waiting and then list, of which the answers are still to be
+// read. The caller closes them.
+func (t *postgresTx) send(ctx context.Context, list ...call) (pgx.BatchResults, error) {
+	var b pgx.Batch
+	sent := t.waiting
+	t.waiting = nil
+	for _, w := range sent {
+		b.Queue(w.text, w.args...)
+	}
+	for _, c := range list {
+		b.Queue(c.text, c.args...)
+	}
+	t.open = t.open || len(sent) > 0
+	answers := t.conn.SendBatch(ctx, &b)
+	for _, w := range sent {
+		var err error
+		if w.scan == nil {
+			_, err = answers.Exec()
+		} else {
+			err = scanAnswer(answers, w.scan)
+		}
+		if err != nil {
+			return nil, closed(answers, err)
+		}
+	}
+	return answers, nil
+}
+
+// closed is err, or if there was none yet that of closing a pipeline, which is
+// otherwise the same again.
+func closed(answers pgx.BatchResults, err error) error {
+	if e := answers.Close(); err == nil {
+		err = e
+	}
+	return err
+}
+
+func scanAnswer(answers pgx.BatchResults, scan func(Scanner) error) error {
+	rows, err := answers.Query()
+	if err != nil {
+		return err
+	}
+	defer rows.Close()
+	for rows.Next() {
+		if err := scan(rows); err != nil {
+			return err
+		}
+	}
+	return rows.Err()
+}
+
+func (t *postgresTx) exec(ctx context.Context, text string, args []any) (int64, error) {
+	if len(t.waiting) == 0 {
+		tag, err := t.conn.Exec(ctx, text, args...)
+		return tag.RowsAffected(), err
+	}
+	return t.all(ctx, []call{{text, args}}, nil)
+}
+
+func (t *postgresTx) query(ctx context.Context, text string, args []any) (cursor, error) {
+	if len(t.waiting) == 0 {
+		rows, err := t.conn.Query(ctx, text, args...)
+		if err != nil {
+			return nil, err
+		}
+		return &postgresRows{Rows: rows}, nil
+	}
+	answers, err := t.send(ctx, call{text, args})
+	if err != nil {
+		return nil, err
+	}
+	rows, err := answers.Query()
+	if err != nil {
+		return nil, closed(answers, err)
+	}
+	return &postgresRows{Rows: rows, answers: answers}, nil
+}
+
+// postgresRows are rows that end a pipeline.
+type postgresRows struct {
+	pgx.Rows
+	answers pgx.BatchResults // nil: there was no pipeline
+}
+
+func (r *postgresRows) Close() error {
+	r.Rows.Close()
+	if r.answers == nil {
+		return r.Err()
+	}
+	return closed(r.answers, r.Err())
+}
+
+func (t *postgresTx) all(ctx context.Context, list []call, scan func(int, Scanner) error) (total int64, err error) {
+	answers, err := t.send(ctx, list...)
+	if err != nil {
+		return 0, err
+	}
+	for i := range list {
+		if scan != nil {
+			err = scanAnswer(answers, func(row Scanner) error { return scan(i, row) })
+		} else {
+			var tag pgconn.CommandTag
+			tag, err = answers.Exec()
+			total += tag.RowsAffected()
+		}
+		if err != nil {
+			break
+		}
+	}
+	return total, closed(answers, err)
+}
+
+func (t *postgresTx) later(_ context.Context, c call, scan func(Scanner) error) error {
+	t.waiting = append(t.waiting, waiting{c, scan})
+	return nil
+}
+
+func (t *postgresTx) commit(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), settleTimeout)
 	defer cancel()
-	if s.begin != "" { // nothing was done in it
-		s.close()
+	if !t.open && len(t.waiting) <= 1 { // nothing was done in it
+		t.conn.Release()
 		return nil
 	}
-	err := s.conn.Raw(func(c any) error {
-		conn := c.(*stdlib.Conn).Conn()
-		if conn.IsClosed() {
-			return errNotSent
-		}
-		// Past this point the driver's word that nothing was sent is not to be
-		// relied on: it says so, too, of a connection lost before the answer.
-		tag, err := conn.Exec(ctx, "COMMIT")
-		if err == nil && tag.String() != "COMMIT" {
-			err = errRolledBack
-		}
-		return err
-	})
-	if err != nil {
-		e.drop(s)
-		return err
+	if t.conn.Conn().IsClosed() {
+		t.conn.Release()
+		return errNotSent
 	}
-	s.close()
-	return nil
+	// Past this point the driver's word that nothing was sent is not to be relied
+	// on: it says so, too, of a connection lost before the answer.
+	tag, err := t.end(ctx, "COMMIT")
+	switch {
+	case err == nil && tag == "COMMIT":
+		t.conn.Release()
+		return nil
+	case err == nil:
+		t.conn.Release()
+		return errRolledBack
+	case t.engine.undone(err):
+		t.rollback(ctx)
+	default:
+		t.drop()
+	}
+	return err
+}
+
+// end sends what is waiting and then a statement, and returns its tag.
+func (t *postgresTx) end(ctx context.Context, text string) (string, error) {
+	if len(t.waiting) == 0 {
+		tag, err := t.conn.Exec(ctx, text)
+		return tag.String(), err
+	}
+	answers, err := t.send(ctx, call{text: text})
+	if err != nil {
+		return "", err
+	}
+	tag, err := answers.Exec()
+	return tag.String(), closed(answers, err)
 }
 
 var (
@@ -127,24 +295,26 @@ var (
 	errRolledBack = errors.New("the server rolled back, since a statement had failed")
 )
 
-func (e *postgresEngine) rollback(ctx context.Context, s *session) {
+func (t *postgresTx) rollback(ctx context.Context) {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), settleTimeout)
 	defer cancel()
-	if s.begin != "" {
-		s.close()
+	t.waiting = nil
+	if !t.open {
+		t.conn.Release()
 		return
 	}
-	if _, err := s.exec(ctx, "ROLLBACK"); err != nil {
-		e.drop(s) // which undoes, too
+	if _, err := t.end(ctx, "ROLLBACK"); err != nil {
+		t.drop() // which undoes, too
 		return
 	}
-	s.close()
+	t.conn.Release()
 }
 
 // drop closes a connection rather than give it back to the pool.
-func (e *postgresEngine) drop(s *session) {
-	s.conn.Raw(func(any) error { return driver.ErrBadConn })
-	s.close()
+func (t *postgresTx) drop() {
+	ctx, cancel := context.WithTimeout(context.Background(), time.Second)
+	defer cancel()
+	t.conn.Hijack().Close(ctx)
 }
 
 var postgresText = strings.NewReplacer(
@@ -165,49 +335,6 @@ func (e *postgresEngine) text(statement string) string {
 	text := postgresText.Replace(statement)
 	e.texts.Store(statement, text)
 	return text
-}
-
-// each sends all before it reads the first answer.
-func (e *postgresEngine) each(ctx context.Context, s *session, text string, rows [][]any, scan func(int, Scanner) error) (total int64, err error) {
-	err = s.conn.Raw(func(c any) error {
-		var b pgx.Batch
-		if s.begin != "" {
-			b.Queue(s.begin)
-		}
-		for _, args := range rows {
-			b.Queue(text, args...)
-		}
-		answers := c.(*stdlib.Conn).Conn().SendBatch(ctx, &b)
-		err := func() error {
-			if s.begin != "" {
-				if _, err := answers.Exec(); err != nil {
-					return err
-				}
-				s.begin = ""
-			}
-			for i := range rows {
-				if scan == nil {
-					tag, err := answers.Exec()
-					if err != nil {
-						return err
-					}
-					total += tag.RowsAffected()
-					continue
-				}
-				got, err := answers.Query()
-				for err == nil && got.Next() {
-					err = scan(i, got)
-				}
-				got.Close()
-				if err = errors.Join(err, got.Err()); err != nil {
-					return err
-				}
-			}
-			return nil
-		}()
-		return errors.Join(err, answers.Close())
-	})
-	return total, err
 }
 
 func (e *postgresEngine) lockMigrations(tx *Tx) error {
@@ -240,7 +367,7 @@ func (e *postgresEngine) transient(err error) bool {
 	if _, ok := errors.AsType[*pgconn.ConnectError](err); ok {
 		return true
 	}
-	for _, lost := range []error{errNotSent, driver.ErrBadConn, sql.ErrConnDone, io.EOF, io.ErrUnexpectedEOF, net.ErrClosed} {
+	for _, lost := range []error{errNotSent, io.EOF, io.ErrUnexpectedEOF, net.ErrClosed} {
 		if errors.Is(err, lost) {
 			return true
 		}
@@ -255,4 +382,7 @@ func (e *postgresEngine) undone(err error) bool {
 	return ok && pe.SeverityUnlocalized == "ERROR" || errors.Is(err, errNotSent) || errors.Is(err, errRolledBack)
 }
 
-func (e *postgresEngine) close() error { return errors.Join(e.notifier.close(), e.sql.Close()) }
+func (e *postgresEngine) close() error {
+	e.pool.Close()
+	return e.notifier.close()
+}

@@ -20,36 +20,40 @@ import (
 // inserted, PostgreSQL has to be told the types, as above. Each of rows has the
 // values of one row.
 func (tx *Tx) ExecRows(statement string, rows [][]any) (rowsAffected int64, err error) {
-	for len(rows) > 0 {
-		text, values, rest := chunk(statement, rows)
-		n, err := tx.Exec(text, values...)
-		if err != nil {
-			return 0, err
-		}
-		rowsAffected += n
-		rows = rest
-	}
-	return rowsAffected, nil
+	return tx.all(statement, chunks(statement, rows), nil)
 }
 
 // QueryRows is ExecRows for a statement that returns rows, in no order: scan is
 // called for each.
-func (tx *Tx) QueryRows(statement string, rows [][]any, scan func(*Rows) error) error {
-	for len(rows) > 0 {
-		text, values, rest := chunk(statement, rows)
-		got, err := tx.Query(text, values...)
-		if err != nil {
+func (tx *Tx) QueryRows(statement string, rows [][]any, scan func(Scanner) error) error {
+	_, err := tx.all(statement, chunks(statement, rows), func(_ int, row Scanner) error { return scan(row) })
+	return err
+}
+
+// LaterRows is QueryRows, or with a nil scan ExecRows, run as Later runs a
+// statement.
+func (tx *Tx) LaterRows(statement string, rows [][]any, scan func(Scanner) error) error {
+	if scan == nil {
+		return tx.laterAll(chunks(statement, rows), nil)
+	}
+	return tx.laterAll(chunks(statement, rows), func(_ int, row Scanner) error { return scan(row) })
+}
+
+// LaterEach is QueryEach, or with a nil scan ExecEach, run as Later runs a
+// statement.
+func (tx *Tx) LaterEach(statement string, rows [][]any, scan func(i int, row Scanner) error) error {
+	return tx.laterAll(repeat(statement, rows), scan)
+}
+
+func (tx *Tx) laterAll(list []call, scan func(int, Scanner) error) error {
+	for i, c := range list {
+		var read func(Scanner) error
+		if scan != nil {
+			read = func(row Scanner) error { return scan(i, row) }
+		}
+		if err := tx.Later(c.text, c.args, read); err != nil {
 			return err
 		}
-		for got.Next() {
-			if err := scan(got); err != nil {
-				return err
-			}
-		}
-		if err := got.Err(); err != nil {
-			return err
-		}
-		rows = rest
 	}
 	return nil
 }
@@ -60,28 +64,41 @@ func (tx *Tx) QueryRows(statement string, rows [][]any, scan func(*Rows) error) 
 // better run like this than joined with VALUES or a list: it is always found by
 // its index, whatever the database believes of the size of a table.
 func (tx *Tx) ExecEach(statement string, rows [][]any) (rowsAffected int64, err error) {
-	return tx.each(statement, rows, nil)
+	return tx.all(statement, repeat(statement, rows), nil)
 }
 
 // QueryEach is ExecEach for a statement that returns rows: scan is called for
 // each of them, in the order of rows, with the index of the arguments.
 func (tx *Tx) QueryEach(statement string, rows [][]any, scan func(i int, row Scanner) error) error {
-	_, err := tx.each(statement, rows, scan)
+	_, err := tx.all(statement, repeat(statement, rows), scan)
 	return err
 }
 
 // A Scanner is a row that can be read.
 type Scanner interface{ Scan(dest ...any) error }
 
-func (tx *Tx) each(statement string, rows [][]any, scan func(int, Scanner) error) (n int64, err error) {
-	if len(rows) == 0 {
+func repeat(statement string, rows [][]any) []call {
+	list := make([]call, len(rows))
+	for i, row := range rows {
+		list[i] = call{statement, row}
+	}
+	return list
+}
+
+// all runs calls, all of which come of statement.
+func (tx *Tx) all(statement string, list []call, scan func(int, Scanner) error) (n int64, err error) {
+	if len(list) == 0 {
 		return 0, nil
 	}
-	values := make([][]any, len(rows))
-	for i, row := range rows {
-		if values[i], err = tx.prepare(statement, row); err != nil {
+	if err := tx.ready(statement); err != nil {
+		return 0, err
+	}
+	for i, c := range list {
+		values, err := tx.values(statement, c.args)
+		if err != nil {
 			return 0, err
 		}
+		list[i] = call{tx.db.engine.text(c.text), values}
 	}
 	var refused error // by scan
 	read := func(i int, row Scanner) error {
@@ -91,7 +108,7 @@ func (tx *Tx) each(statement string, rows [][]any, scan func(int, Scanner) error
 	if scan == nil {
 		read = nil
 	}
-	n, err = tx.db.engine.each(tx.ctx, tx.session, tx.db.engine.text(statement), values, read)
+	n, err = tx.inner.all(tx.ctx, list, read)
 	switch {
 	case refused != nil:
 		return 0, tx.refuse(fmt.Errorf("store: %s: %w", brief(statement), refused))
@@ -113,18 +130,24 @@ const (
 	maxParameters = 30_000
 )
 
-// chunk is the statement for the first of rows. It takes 64 of them, or 32, 16
-// and so on down to one: few enough different texts for databases to keep them
-// prepared.
-func chunk(statement string, rows [][]any) (text string, values []any, rest [][]any) {
-	n := maxChunk
-	for n > len(rows) || n > 1 && n*len(rows[0]) > maxParameters {
-		n /= 2
+// chunks are the calls of a statement for all of rows. Each is for 64 of them, or
+// for 32, 16 and so on down to one: few enough different texts for databases to
+// keep them prepared.
+func chunks(statement string, rows [][]any) (list []call) {
+	for n := maxChunk; len(rows) > 0; n /= 2 {
+		width := len(rows[0])
+		if n > 1 && n*width > maxParameters {
+			continue
+		}
+		for ; n <= len(rows); rows = rows[n:] {
+			values := make([]any, 0, n*width)
+			for _, row := range rows[:n] {
+				values = append(values, row...)
+			}
+			list = append(list, call{repeated(statement, n, width), values})
+		}
 	}
-	for _, row := range rows[:n] {
-		values = append(values, row...)
-	}
-	return repeated(statement, n, len(rows[0])), values, rows[n:]
+	return list
 }
 
 var repeatedTexts sync.Map // by repeatedKey

@@ -57,16 +57,20 @@ func openSQLite(location string) (*sqliteEngine, error) {
 	}
 	db.SetMaxIdleConns(-1) // a session that is closed was the connection's last
 	e := &sqliteEngine{sql: db, synchronous: synchronous, readers: make(chan *session, max(4, runtime.GOMAXPROCS(0)))}
-	e.writer = &sqliteWriter{connect: func(ctx context.Context) (*session, error) { return e.connect(ctx, true) }}
+	e.writer = &sqliteWriter{connect: func(ctx context.Context) (*session, error) { return e.connect(ctx, write) }}
 	for range cap(e.readers) {
 		e.readers <- nil
 	}
 	return e, nil
 }
 
-func (e *sqliteEngine) begin(ctx context.Context, write bool) (*session, error) {
-	if write {
-		return e.writer.begin(ctx)
+func (e *sqliteEngine) begin(ctx context.Context, k kind) (transaction, error) {
+	if k == write {
+		s, err := e.writer.begin(ctx)
+		if err != nil {
+			return nil, err
+		}
+		return sqliteWrite{s, e.writer}, nil
 	}
 	var s *session
 	select {
@@ -76,39 +80,54 @@ func (e *sqliteEngine) begin(ctx context.Context, write bool) (*session, error) 
 	}
 	var err error
 	if s == nil {
-		s, err = e.connect(ctx, false)
+		s, err = e.connect(ctx, view)
 	}
-	if err == nil {
-		if _, err = s.exec(ctx, "BEGIN"); err == nil {
-			return s, nil
+	if err == nil && k == view {
+		if _, err = s.exec(ctx, "BEGIN", nil); err != nil {
+			s = s.closeIf(!rollBack(s))
 		}
-		s = s.closeIf(!rollBack(s))
 	}
-	e.readers <- s
-	return nil, err
+	if err != nil {
+		e.readers <- s
+		return nil, err
+	}
+	return sqliteRead{s, e, k == once}, nil
 }
 
-func (e *sqliteEngine) commit(_ context.Context, s *session) error {
-	if s.write {
-		return e.writer.commit()
+// A sqliteWrite is a turn of the writer's.
+type sqliteWrite struct {
+	*session
+	writer *sqliteWriter
+}
+
+func (t sqliteWrite) commit(context.Context) error { return t.writer.commit() }
+
+func (t sqliteWrite) rollback(context.Context) { t.writer.rollback() }
+
+// A sqliteRead is a transaction on one of the connections that read, or, if it
+// is bare, one statement without one.
+type sqliteRead struct {
+	*session
+	engine *sqliteEngine
+	bare   bool
+}
+
+func (t sqliteRead) commit(context.Context) (err error) {
+	if !t.bare {
+		_, err = t.exec(context.Background(), "COMMIT", nil)
 	}
-	_, err := s.exec(context.Background(), "COMMIT")
-	e.readers <- s.closeIf(err != nil)
+	t.engine.readers <- t.closeIf(err != nil)
 	return err
 }
 
-func (e *sqliteEngine) rollback(_ context.Context, s *session) {
-	if s.write {
-		e.writer.rollback()
-		return
-	}
-	e.readers <- s.closeIf(!rollBack(s))
+func (t sqliteRead) rollback(context.Context) {
+	t.engine.readers <- t.closeIf(!t.bare && !rollBack(t.session))
 }
 
 // rollBack makes sure that no transaction is open. Often SQLite did so when a
 // statement failed, and has no other way of telling.
 func rollBack(s *session) bool {
-	_, err := s.exec(context.Background(), "ROLLBACK")
+	_, err := s.exec(context.Background(), "ROLLBACK", nil)
 	return err == nil || strings.Contains(err.Error(), "no transaction is active")
 }
 
@@ -116,12 +135,12 @@ func rollBack(s *session) bool {
 // with synchronous=full a commit that returned survives a power failure. The
 // timeout is for other processes on the same file; in this one nobody waits
 // inside SQLite.
-func (e *sqliteEngine) connect(ctx context.Context, write bool) (*session, error) {
+func (e *sqliteEngine) connect(ctx context.Context, k kind) (*session, error) {
 	conn, err := e.sql.Conn(ctx)
 	if err != nil {
 		return nil, err
 	}
-	s := &session{conn: conn, statements: map[string]*sql.Stmt{}, write: write}
+	s := &session{conn: conn, statements: map[string]*sql.Stmt{}, kind: k}
 	if err := e.configure(ctx, s); err != nil {
 		s.close()
 		return nil, err
@@ -131,7 +150,7 @@ func (e *sqliteEngine) connect(ctx context.Context, write bool) (*session, error
 
 func (e *sqliteEngine) configure(ctx context.Context, s *session) error {
 	pragmas := []string{"busy_timeout=10000", "synchronous=" + e.synchronous, "foreign_keys=ON", "case_sensitive_like=ON", "temp_store=MEMORY"}
-	if s.write {
+	if s.kind == write {
 		pragmas = append(pragmas, "cache_size=-65536", "journal_size_limit=67108864")
 	} else {
 		pragmas = append(pragmas, "cache_size=-16384", "query_only=ON")
@@ -152,10 +171,6 @@ func (e *sqliteEngine) configure(ctx context.Context, s *session) error {
 }
 
 func (e *sqliteEngine) text(statement string) string { return statement }
-
-func (e *sqliteEngine) each(ctx context.Context, s *session, text string, rows [][]any, scan func(int, Scanner) error) (int64, error) {
-	return s.each(ctx, text, rows, scan)
-}
 
 // The file belongs to one process: there is nobody to tell or to hear.
 func (e *sqliteEngine) notify([]wake) {}

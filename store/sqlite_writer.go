@@ -70,7 +70,7 @@ func (w *sqliteWriter) begin(ctx context.Context) (*session, error) {
 	}
 	var err error
 	if w.batch == nil {
-		_, err = w.session.exec(ctx, "BEGIN IMMEDIATE") // taking the write lock later could fail
+		_, err = w.session.exec(ctx, "BEGIN IMMEDIATE", nil) // taking the write lock later could fail
 	} else {
 		err = w.exec("SAVEPOINT turn")
 	}
@@ -143,7 +143,7 @@ func (w *sqliteWriter) settle(err error) {
 
 // exec runs a statement that nothing interrupts.
 func (w *sqliteWriter) exec(statement string) error {
-	_, err := w.session.exec(context.Background(), statement)
+	_, err := w.session.exec(context.Background(), statement, nil)
 	return err
 }
 

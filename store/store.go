@@ -167,16 +167,23 @@ func (db *DB) Waits() *Waits { return db.waits }
 //
 // An error of f is returned as it is.
 func (db *DB) Do(ctx context.Context, f func(*Tx) error) error {
-	return db.run(ctx, true, f)
+	return db.run(ctx, write, f)
 }
 
 // View runs f in a transaction that cannot write and sees one moment of the
 // database. Like that of Do, f may run more than once.
 func (db *DB) View(ctx context.Context, f func(*Tx) error) error {
-	return db.run(ctx, false, f)
+	return db.run(ctx, view, f)
 }
 
-func (db *DB) run(ctx context.Context, write bool, f func(*Tx) error) error {
+// ViewOnce is View for one statement, which sees one moment by itself: PostgreSQL
+// is asked once instead of twice. A second statement is refused. QueryEach counts
+// as one, but each of its rows may see another moment.
+func (db *DB) ViewOnce(ctx context.Context, f func(*Tx) error) error {
+	return db.run(ctx, once, f)
+}
+
+func (db *DB) run(ctx context.Context, k kind, f func(*Tx) error) error {
 	db.mu.Lock()
 	if db.closed {
 		db.mu.Unlock()
@@ -186,7 +193,7 @@ func (db *DB) run(ctx context.Context, write bool, f func(*Tx) error) error {
 	db.mu.Unlock()
 	defer db.running.Done()
 
-	return retry(ctx, func() (error, bool) { return db.try(ctx, write, f) })
+	return retry(ctx, func() (error, bool) { return db.try(ctx, k, f) })
 }
 
 // Twelve tries take four seconds or more: longer than a deadlock, a busy writer
@@ -218,12 +225,12 @@ func retry(ctx context.Context, try func() (err error, again bool)) error {
 
 // try runs f in one transaction. again says that the transaction left no trace
 // and may succeed if it is run anew.
-func (db *DB) try(ctx context.Context, write bool, f func(*Tx) error) (err error, again bool) {
-	s, err := db.engine.begin(ctx, write)
+func (db *DB) try(ctx context.Context, k kind, f func(*Tx) error) (err error, again bool) {
+	inner, err := db.engine.begin(ctx, k)
 	if err != nil {
 		return fmt.Errorf("store: begin a transaction: %w", withCause(ctx, err)), ctx.Err() == nil && db.engine.transient(err)
 	}
-	tx := &Tx{ctx: ctx, db: db, session: s, write: write}
+	tx := &Tx{ctx: ctx, db: db, inner: inner, kind: k}
 	defer tx.end() // also when f panics
 	err = f(tx)
 	tx.closeRows()

@@ -2,7 +2,6 @@ package store
 
 import (
 	"context"
-	"database/sql"
 	"errors"
 	"fmt"
 	"strings"
@@ -11,10 +10,11 @@ import (
 // A Tx is one transaction, for one goroutine, until the function it was given
 // to returns. Its statements run under the context of Do or View.
 type Tx struct {
-	ctx     context.Context
-	db      *DB
-	session *session
-	write   bool
+	ctx   context.Context
+	db    *DB
+	inner transaction
+	kind  kind
+	used  bool // for a statement
 
 	rows    *Rows // being read
 	failure error // of the first statement that failed
@@ -32,7 +32,7 @@ func (tx *Tx) Exec(statement string, args ...any) (rowsAffected int64, err error
 	if err != nil {
 		return 0, err
 	}
-	n, err := tx.session.exec(tx.ctx, tx.db.engine.text(statement), args...)
+	n, err := tx.inner.exec(tx.ctx, tx.db.engine.text(statement), args)
 	if err != nil {
 		return 0, tx.fail(statement, err)
 	}
@@ -47,7 +47,7 @@ func (tx *Tx) Query(statement string, args ...any) (*Rows, error) {
 	if err != nil {
 		return nil, err
 	}
-	rows, err := tx.session.query(tx.ctx, tx.db.engine.text(statement), args...)
+	rows, err := tx.inner.query(tx.ctx, tx.db.engine.text(statement), args)
 	if err != nil {
 		return nil, tx.fail(statement, err)
 	}
@@ -60,6 +60,43 @@ func (tx *Tx) Query(statement string, args ...any) (*Rows, error) {
 func (tx *Tx) QueryRow(statement string, args ...any) *Row {
 	rows, err := tx.Query(statement, args...)
 	return &Row{rows: rows, err: err}
+}
+
+// Later runs a statement of which nothing is needed before the commit. PostgreSQL
+// is sent it together with the next one, or with COMMIT, so that nobody waits for
+// it by itself. If it fails so does the transaction: with the next statement or
+// with the commit. scan, unless it is nil, gets every row that it returns, at that
+// time. Statements run in the order in which they were given, whether later or
+// now.
+func (tx *Tx) Later(statement string, args []any, scan func(Scanner) error) error {
+	if tx.kind != write {
+		return tx.refuse(fmt.Errorf("store: %s: Later in a View: who reads wants to know now", brief(statement)))
+	}
+	values, err := tx.prepare(statement, args)
+	if err != nil {
+		return err
+	}
+	return tx.later(statement, call{tx.db.engine.text(statement), values}, scan)
+}
+
+func (tx *Tx) later(statement string, c call, scan func(Scanner) error) error {
+	read := scan
+	if scan != nil {
+		read = func(row Scanner) error {
+			if err := scan(converted{row}); err != nil {
+				return tx.refuse(fmt.Errorf("store: %s: %w", brief(statement), err))
+			}
+			return nil
+		}
+	}
+	err := tx.inner.later(tx.ctx, c, read)
+	switch {
+	case err == nil:
+		return nil
+	case tx.failure != nil: // by scan
+		return tx.failure
+	}
+	return tx.fail(statement, err)
 }
 
 // Column runs a statement that returns one column of text, and reads it.
@@ -87,7 +124,7 @@ func (tx *Tx) Wake(topic string, n int) {
 	switch {
 	case n <= 0:
 		return
-	case !tx.write:
+	case tx.kind != write:
 		tx.refuse(fmt.Errorf("store: Wake(%q) in a View: what changed nothing has nobody to wake", topic))
 		return
 	case len(topic) > maxTopic || strings.ContainsRune(topic, 0):
@@ -107,14 +144,28 @@ func (tx *Tx) AfterCommit(f func()) { tx.after = append(tx.after, f) }
 // prepare makes sure that a statement may run now, and makes its arguments
 // such that both databases understand them alike.
 func (tx *Tx) prepare(statement string, args []any) ([]any, error) {
+	if err := tx.ready(statement); err != nil {
+		return nil, err
+	}
+	return tx.values(statement, args)
+}
+
+func (tx *Tx) ready(statement string) error {
 	switch {
 	case tx.over:
-		return nil, fmt.Errorf("store: %s: the transaction is over; use a Tx only inside its function", brief(statement))
+		return fmt.Errorf("store: %s: the transaction is over; use a Tx only inside its function", brief(statement))
 	case tx.failure != nil:
-		return nil, fmt.Errorf("store: %s: not run, since the transaction failed before: %w", brief(statement), tx.failure)
+		return fmt.Errorf("store: %s: not run, since the transaction failed before: %w", brief(statement), tx.failure)
 	case tx.rows != nil:
-		return nil, tx.refuse(fmt.Errorf("store: %s: the rows of %s are still open; read them to the end, scan or close them first", brief(statement), brief(tx.rows.statement)))
+		return tx.refuse(fmt.Errorf("store: %s: the rows of %s are still open; read them to the end, scan or close them first", brief(statement), brief(tx.rows.statement)))
+	case tx.used && tx.kind == once:
+		return tx.refuse(fmt.Errorf("store: %s: the second statement of a ViewOnce; use View", brief(statement)))
 	}
+	tx.used = true
+	return nil
+}
+
+func (tx *Tx) values(statement string, args []any) ([]any, error) {
 	values, err := arguments(args)
 	if err != nil {
 		return nil, tx.refuse(fmt.Errorf("store: %s: %w", brief(statement), err))
@@ -150,8 +201,8 @@ func (tx *Tx) commit() error {
 		return fmt.Errorf("store: not committed: %w", context.Cause(tx.ctx))
 	}
 	tx.over = true
-	err := tx.db.engine.commit(tx.ctx, tx.session)
-	if err != nil && (!tx.write || tx.db.engine.undone(err)) {
+	err := tx.inner.commit(tx.ctx)
+	if err != nil && (tx.kind != write || tx.db.engine.undone(err)) {
 		return tx.fail("COMMIT", err)
 	}
 	if len(tx.wakes) > 0 { // needless, if it did not happen, is better than missing, if it did
@@ -174,7 +225,7 @@ func (tx *Tx) end() {
 	if !tx.over {
 		tx.closeRows()
 		tx.over = true
-		tx.db.engine.rollback(tx.ctx, tx.session)
+		tx.inner.rollback(tx.ctx)
 	}
 }
 
@@ -201,7 +252,7 @@ func (tx *Tx) closeRows() {
 // end of the transaction closes the rows.
 type Rows struct {
 	tx        *Tx
-	rows      *sql.Rows
+	rows      cursor
 	statement string
 	err       error
 	closed    bool
