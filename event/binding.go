@@ -2,6 +2,7 @@ package event
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 	"unicode/utf8"
 )
@@ -61,9 +62,19 @@ func (x *Matcher) Matches(m Message) bool {
 
 func anyFits(patterns []pattern, key string) bool {
 	var room [16]string
-	words := splitKey(room[:0], key)
+	var words []string // of the key, once they are needed
 	for i := range patterns {
-		if patterns[i].fits(words) {
+		x := &patterns[i]
+		if x.all {
+			return true
+		}
+		if !strings.HasPrefix(key, x.start) {
+			continue
+		}
+		if words == nil {
+			words = splitKey(room[:0], key)
+		}
+		if x.fits(words) {
 			return true
 		}
 	}
@@ -73,11 +84,17 @@ func anyFits(patterns []pattern, key string) bool {
 // A pattern is the words of a routingKeyPattern.
 type pattern struct {
 	words []string
-	all   bool // it is "#"
+	start string // with which every key begins that it fits
+	all   bool   // it is "#"
 }
 
 func parsePattern(s string) pattern {
-	return pattern{splitKey(nil, s), s == "#"}
+	words := splitKey(nil, s)
+	n := slices.IndexFunc(words, func(w string) bool { return w == "*" || w == "#" })
+	if n < 0 {
+		n = len(words)
+	}
+	return pattern{words, strings.Join(words[:n], "."), s == "#"}
 }
 
 // splitKey appends the words of a key. The empty key has none, as in AMQP.

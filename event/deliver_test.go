@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"strings"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -20,15 +21,15 @@ func TestASubscriberGetsEverythingInOrderAcrossFailuresAndRestarts(t *testing.T)
 		var got []string
 		failing := 0
 		subscribe := func(b *Bus) {
-			b.Subscribe("reader", []Binding{{exchange, "a.#"}}, func(_ context.Context, list []Message) error {
+			b.Subscribe("reader", []Binding{{exchange, "a.#"}}, func(_ context.Context, list []Message) (acted bool, err error) {
 				if failing > 0 {
 					failing--
-					return errors.New("not now")
+					return false, errors.New("not now")
 				}
 				for _, m := range list {
 					got = append(got, m.RoutingKey)
 				}
-				return nil
+				return true, nil
 			})
 		}
 		subscribe(b)
@@ -58,12 +59,12 @@ func TestASubscriberWithoutBindingsGetsEverything(t *testing.T) {
 	storetest.Each(t, func(t *testing.T, db *store.DB) {
 		b := newBus(t, db)
 		var all, none []string
-		note := func(to *[]string) func(context.Context, []Message) error {
-			return func(_ context.Context, list []Message) error {
+		note := func(to *[]string) Handler {
+			return func(_ context.Context, list []Message) (acted bool, err error) {
 				for _, m := range list {
 					*to = append(*to, m.Exchange+" "+m.RoutingKey)
 				}
-				return nil
+				return true, nil
 			}
 		}
 		b.Subscribe("all", nil, note(&all))
@@ -86,11 +87,11 @@ func TestASubscriptionThatMovesBetweenReplicasGoesOnWhereItIs(t *testing.T) {
 		var got []string
 		replica := func() *Bus {
 			b := newBus(t, db)
-			b.Subscribe("reader", nil, func(_ context.Context, list []Message) error {
+			b.Subscribe("reader", nil, func(_ context.Context, list []Message) (acted bool, err error) {
 				for _, m := range list {
 					got = append(got, m.RoutingKey)
 				}
-				return nil
+				return true, nil
 			})
 			return b
 		}
@@ -124,18 +125,176 @@ func TestASubscriptionThatMovesBetweenReplicasGoesOnWhereItIs(t *testing.T) {
 func TestACursorMovesOverWhatNobodyWants(t *testing.T) {
 	storetest.Each(t, func(t *testing.T, db *store.DB) {
 		b := newBus(t, db)
-		b.Subscribe("reader", []Binding{{exchange, "a"}}, func(context.Context, []Message) error { return nil })
+		b.Subscribe("reader", []Binding{{exchange, "a"}}, func(context.Context, []Message) (bool, error) { return false, nil })
 		runLoops(t, b)
 		synctest.Wait()
 		for range 3 {
 			publish(t, db, b, "b")
 		}
-		time.Sleep(2 * fallback)
+		time.Sleep(2 * saveInterval)
 		var at int64
 		if err := db.View(t.Context(), func(tx *store.Tx) error {
 			return tx.QueryRow(`SELECT position FROM event_cursor WHERE name = 'reader'`).Scan(&at)
 		}); err != nil || at != 3 {
 			t.Errorf("it is at %d, %v", at, err)
+		}
+	})
+}
+
+// What a process did and has not written down comes again after it was killed,
+// unless its handler has acted.
+func TestWhatWasActedOnDoesNotComeAgain(t *testing.T) {
+	storetest.Each(t, func(t *testing.T, db *store.DB) {
+		var mu sync.Mutex
+		got := map[string][]string{}
+		fails := false
+		start := func() *Bus {
+			b := newBus(t, db)
+			for name, acts := range map[string]bool{"acts": true, "reads": false} {
+				b.Subscribe(name, []Binding{{exchange, "a.#"}}, func(_ context.Context, list []Message) (bool, error) {
+					if fails {
+						return true, errors.New("not now")
+					}
+					mu.Lock()
+					defer mu.Unlock()
+					for _, m := range list {
+						got[name] = append(got[name], m.RoutingKey)
+					}
+					return acts, nil
+				})
+			}
+			return b
+		}
+		want := func(what, acts, reads string) {
+			t.Helper()
+			mu.Lock()
+			defer mu.Unlock()
+			if a, r := strings.Join(got["acts"], " "), strings.Join(got["reads"], " "); a != acts || r != reads {
+				t.Errorf("%s: %q and %q", what, a, r)
+			}
+			clear(got)
+		}
+		pass := func(b *Bus) {
+			t.Helper()
+			mustPass(t, b.place)
+			for _, s := range b.subscribers {
+				mustPass(t, s.deliver)
+			}
+		}
+		b := start()
+		pass(b)
+		publish(t, db, b, "a.1")
+		pass(b)
+		publish(t, db, b, "a.2")
+		publish(t, db, b, "b")
+		pass(b)
+		want("at first", "a.1 a.2", "a.1 a.2")
+		b = start()
+		pass(b)
+		want("killed", "", "a.1 a.2")
+		publish(t, db, b, "a.3")
+		mustPass(t, b.place)
+		fails = true
+		for _, s := range b.subscribers {
+			if _, err := s.deliver(t.Context()); err == nil {
+				t.Error("no error")
+			}
+		}
+		fails = false
+		pass(b)
+		want("after a failure", "a.3", "a.3")
+		mustPass(t, b.saveAtPace)
+		pass(start())
+		want("killed when it was written down", "", "")
+
+		stop := runLoops(t, b)
+		publish(t, db, b, "a.4")
+		synctest.Wait()
+		want("running", "a.4", "a.4")
+		stop()
+		pass(start())
+		want("stopped in good order", "", "")
+	})
+}
+
+// A pass can take longer than a replica believes to have its subscription
+// without asking.
+func TestAHandlerThatTakesLongGetsAMessageOnce(t *testing.T) {
+	storetest.Each(t, func(t *testing.T, db *store.DB) {
+		b := newBus(t, db)
+		got := 0
+		b.Subscribe("slow", nil, func(_ context.Context, list []Message) (bool, error) {
+			time.Sleep(2 * cursorTrust)
+			got += len(list)
+			return false, nil
+		})
+		mustPass(t, b.subscribers[0].deliver)
+		list := make([]Outgoing, 3*batch)
+		for i := range list {
+			list[i] = Outgoing{exchange, "a", nil, i}
+		}
+		if err := db.Do(t.Context(), func(tx *store.Tx) error { return b.PublishAll(tx, list) }); err != nil {
+			t.Fatal(err)
+		}
+		mustPass(t, b.place)
+		mustPass(t, b.subscribers[0].deliver)
+		if got != len(list) {
+			t.Errorf("%d messages were delivered of %d", got, len(list))
+		}
+	})
+}
+
+// Messages come without a pause, and with each of them a cursor would move.
+func TestCursorsAreWrittenNowAndThen(t *testing.T) {
+	storetest.Each(t, func(t *testing.T, db *store.DB) {
+		b := newBus(t, db)
+		const subscribers = 5
+		for i := range subscribers {
+			b.Subscribe(fmt.Sprint(i), nil, func(context.Context, []Message) (bool, error) { return false, nil })
+		}
+		runLoops(t, b)
+		synctest.Wait()
+		positions := func() map[int64]int {
+			count := map[int64]int{}
+			if err := db.View(t.Context(), func(tx *store.Tx) error {
+				clear(count)
+				rows, err := tx.Query(`SELECT position FROM event_cursor`)
+				if err != nil {
+					return err
+				}
+				for rows.Next() {
+					var at int64
+					if err := rows.Scan(&at); err != nil {
+						return err
+					}
+					count[at]++
+				}
+				return rows.Err()
+			}); err != nil {
+				t.Fatal(err)
+			}
+			return count
+		}
+		const perSecond, seconds = 20, 5
+		seen := map[int64]bool{}
+		for i := range perSecond * seconds {
+			publish(t, db, b, "a")
+			time.Sleep(time.Second / perSecond)
+			synctest.Wait()
+			for at := range positions() {
+				seen[at] = true
+				if behind := int64(i) + 1 - at; behind > perSecond+2 {
+					t.Fatalf("a cursor is %d messages behind, a second has %d", behind, perSecond)
+				}
+			}
+		}
+		if len(seen) > seconds+2 {
+			t.Errorf("cursors were written %d times in %d seconds", len(seen)-1, seconds)
+		}
+		time.Sleep(saveInterval)
+		synctest.Wait()
+		if got := positions(); got[perSecond*seconds] != subscribers {
+			t.Errorf("when no more come: %v", got)
 		}
 	})
 }
@@ -151,9 +310,9 @@ func TestAMessageIsReadFromTheDatabaseOnceForAll(t *testing.T) {
 		}
 		const subscribers = 20
 		for i := range subscribers {
-			b.Subscribe(fmt.Sprint(i), nil, func(_ context.Context, list []Message) error {
+			b.Subscribe(fmt.Sprint(i), nil, func(_ context.Context, list []Message) (acted bool, err error) {
 				count += len(list)
-				return nil
+				return false, nil
 			})
 			mustPass(t, b.subscribers[i].deliver)
 		}
@@ -161,7 +320,8 @@ func TestAMessageIsReadFromTheDatabaseOnceForAll(t *testing.T) {
 		for range 1500 {
 			list = append(list, Outgoing{exchange, "a", nil, 1})
 		}
-		if err := db.Do(t.Context(), func(tx *store.Tx) error { return b.PublishAll(tx, list) }); err != nil {
+		other := newBus(t, db)
+		if err := db.Do(t.Context(), func(tx *store.Tx) error { return other.PublishAll(tx, list) }); err != nil {
 			t.Fatal(err)
 		}
 		mustPass(t, b.place)

@@ -14,10 +14,11 @@
 //
 // # Reading
 //
-// A process reads a message from the database once: the latest part of the log
-// is in its memory (tail.go), and who is no further behind than that reads
-// there. Durable subscribers (Subscribe) keep a cursor in the database and get
-// each message at least once, in order. Streams (stream.go), over server-sent
+// A process reads a message from the database once, and not at all if it has
+// published it and places it (stash.go): the latest part of the log is in its
+// memory (tail.go), and who is no further behind than that reads there. Durable
+// subscribers (Subscribe) keep a cursor in the database and get each message at
+// least once, in order. Streams (stream.go), over server-sent
 // events or WebSocket, carry the cursor themselves, as the id of each message,
 // and resume where they broke off. One that is slow is not waited for, nor is
 // anything kept for it: it reads the log from where it is.
@@ -65,7 +66,9 @@ type Bus struct {
 	pace        pace
 	placing     sync.Mutex
 	absent      map[int64]time.Time // of batches; who places holds placing
+	stash       stash
 	tail        *tail
+	unsaved     chan struct{} // receives when a subscriber has passed over something
 	hub         *hub
 }
 
@@ -74,8 +77,10 @@ func New(ctx context.Context, db *store.DB, log *slog.Logger) (*Bus, error) {
 	if err := db.Migrate(ctx, "event", migrations); err != nil {
 		return nil, fmt.Errorf("event: migrate: %w", err)
 	}
-	b := &Bus{db: db, log: log, absent: map[int64]time.Time{}}
+	b := &Bus{db: db, log: log, absent: map[int64]time.Time{}, unsaved: make(chan struct{}, 1)}
+	b.stash.batches = map[int64]published{}
 	b.tail = newTail(b.read, b.span)
+	b.tail.news = db.Waits().Signal(topicPlaced)
 	b.hub = newHub(b)
 	return b, nil
 }
@@ -126,8 +131,7 @@ func (b *Bus) PublishAll(tx *store.Tx, list []Outgoing) error {
 		if text.Len() < maxBatchSize && count < maxBatchCount && i+1 < len(list) {
 			continue
 		}
-		if _, err := tx.Exec(`INSERT INTO event_batch (count, size, created, messages) VALUES ($1, $2, $3, $4)`,
-			count, text.Len(), timestamp.Now(), text.String()); err != nil {
+		if err := b.insert(tx, published{text.String(), count, timestamp.Now()}); err != nil {
 			return fmt.Errorf("event: publish %d messages: %w", count, err)
 		}
 		text.Reset()
@@ -135,6 +139,13 @@ func (b *Bus) PublishAll(tx *store.Tx, list []Outgoing) error {
 	}
 	tx.Wake(topicNew, 1)
 	return nil
+}
+
+func (b *Bus) insert(tx *store.Tx, p published) error {
+	var id int64
+	tx.AfterCommit(func() { b.stash.put(id, p) })
+	return tx.Later(`INSERT INTO event_batch (count, size, created, messages) VALUES ($1, $2, $3, $4) RETURNING id`,
+		[]any{p.count, len(p.text), p.created, p.text}, func(row store.Scanner) error { return row.Scan(&id) })
 }
 
 // Subscribe delivers every message that fits a binding to handle, or every
@@ -147,7 +158,7 @@ func (b *Bus) PublishAll(tx *store.Tx, list []Outgoing) error {
 //
 // Who has bindings that change subscribes to everything and asks a Matcher,
 // which it compiles anew when they do.
-func (b *Bus) Subscribe(name string, bindings []Binding, handle func(context.Context, []Message) error) {
+func (b *Bus) Subscribe(name string, bindings []Binding, handle Handler) {
 	s := &subscriber{bus: b, name: name, handle: handle, at: unknown}
 	if bindings != nil {
 		s.matcher = Compile(bindings)
@@ -169,6 +180,10 @@ func (b *Bus) Loops() []loop.Loop {
 		{
 			Name: "event.recover", Doc: "Finds messages of transactions that took too long for event.place to wait for.",
 			When: loop.Every(time.Hour), Pass: b.recover,
+		},
+		{
+			Name: "event.cursors", Doc: "Writes down how far the subscribers of this replica have come.",
+			When: loop.Every(fallback), Wake: b.unsaved, Pass: b.saveAtPace, EveryReplica: true,
 		},
 	}
 	for _, s := range b.subscribers {
@@ -198,6 +213,17 @@ func (b *Bus) Read(ctx context.Context, after int64, limit int) ([]Message, erro
 		after = list[len(list)-1].Position
 	}
 	return list, nil
+}
+
+// Next returns up to limit messages after a position, as Read does, but only
+// those that this process has heard of: for who is woken when there are more, and
+// then asks again. more tells that there may be more by now.
+func (b *Bus) Next(ctx context.Context, after int64, limit int) (list []Message, more bool, err error) {
+	entries, more, err := b.tail.heard(ctx, after, limit)
+	for _, e := range entries {
+		list = append(list, e.Message)
+	}
+	return list, more, err
 }
 
 // Head returns the position of the latest message, and a channel that receives

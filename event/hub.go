@@ -80,19 +80,18 @@ func (h *hub) leave(s *stream) {
 func (h *hub) follow(ctx context.Context, run *hubRun, at int64) {
 	for ctx.Err() == nil {
 		wait := h.bus.db.Waits().Wait(topicPlaced)
-		list, _, err := h.bus.tail.after(ctx, at, batch)
+		list, more, err := h.bus.tail.heard(ctx, at, batch)
+		for part := range slices.Chunk(list, handedOut) {
+			h.handOut(run, part)
+			at = part[len(part)-1].Position
+		}
 		switch {
 		case ctx.Err() != nil:
 		case err != nil:
 			h.bus.log.Error("streams cannot read messages; trying again", "err", err)
 			pause(ctx, nil, time.Second)
-		case len(list) == 0:
+		case !more:
 			pause(ctx, wait.C, fallback)
-		default:
-			at = list[len(list)-1].Position
-			for part := range slices.Chunk(list, handedOut) {
-				h.handOut(run, part)
-			}
 		}
 		wait.Close()
 	}

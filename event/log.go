@@ -56,26 +56,20 @@ func (o *Outgoing) encode(text *strings.Builder) error {
 	if len(o.RoutingKey) > maxKey || strings.Contains(o.RoutingKey, "\n") {
 		return fmt.Errorf("the routing key %.300q has %d bytes; it can be one line of %d", o.RoutingKey, len(o.RoutingKey), maxKey)
 	}
-	payload, err := json.Marshal(o.Payload)
-	if err != nil {
-		return err
-	}
 	cc := []byte("[]")
 	if len(o.CC) > 0 {
+		var err error
 		if cc, err = json.Marshal(o.CC); err != nil {
 			return err
 		}
 	}
-	text.Grow(len(o.Exchange) + len(o.RoutingKey) + len(cc) + len(payload) + 4)
 	text.WriteString(o.Exchange)
 	text.WriteByte('\n')
 	text.WriteString(o.RoutingKey)
 	text.WriteByte('\n')
 	text.Write(cc)
 	text.WriteByte('\n')
-	text.Write(payload)
-	text.WriteByte('\n')
-	return nil
+	return json.NewEncoder(text).Encode(o.Payload) // and the end of the line
 }
 
 // decode appends the messages of a batch, the last of which has the position
@@ -108,14 +102,21 @@ func decode(list []*entry, text []byte, count int, last int64, created timestamp
 
 // place appends committed messages to the log. The row of the head is locked
 // for the length of the transaction, so even two replicas that both believe they
-// hold the lease number messages one after the other.
+// hold the lease number messages one after the other. What this process has
+// published goes into its tail without being read.
 func (b *Bus) place(ctx context.Context) (more bool, err error) {
 	b.placing.Lock()
 	defer b.placing.Unlock()
+	b.stash.hold()
+	feed := feed{tail: b.tail}
+	defer feed.end()
+	var start, mark int64
+	var missing missingList
+	var list []placed
 	err = b.db.Do(ctx, func(tx *store.Tx) error {
-		var head, mark int64
-		var missing missingList
-		if err := tx.QueryRow(`SELECT position, mark, missing FROM event_head WHERE name = 'head' /*for update*/`).Scan(&head, &mark, &missing); err != nil {
+		feed.end()
+		list = nil
+		if err := tx.QueryRow(`SELECT position, mark, missing FROM event_head WHERE name = 'head' /*for update*/`).Scan(&start, &mark, &missing); err != nil {
 			return err
 		}
 		rows, err := tx.Query(`
@@ -124,21 +125,22 @@ func (b *Bus) place(ctx context.Context) (more bool, err error) {
 			  FROM (SELECT id, count, size FROM (SELECT id, count, size FROM event_batch WHERE id > $2 ORDER BY id LIMIT $3) AS later
 			        UNION ALL
 			        SELECT id, count, size FROM event_batch WHERE id IN (SELECT CAST(value AS BIGINT) FROM json_each($4))) AS found
-			RETURNING position, batch`, head, mark, placeLimit, missing.ids())
+			RETURNING position, batch`, start, mark, placeLimit, missing.ids())
 		if err != nil {
 			return err
 		}
 		found := map[int64]bool{}
 		later := 0
-		highest := mark
+		head, highest := start, mark
 		for rows.Next() {
-			var position, id int64
-			if err := rows.Scan(&position, &id); err != nil {
+			var p placed
+			if err := rows.Scan(&p.position, &p.batch); err != nil {
 				return err
 			}
-			found[id] = true
-			head, highest = max(head, position), max(highest, id)
-			if id > mark {
+			list = append(list, p)
+			found[p.batch] = true
+			head, highest = max(head, p.position), max(highest, p.batch)
+			if p.batch > mark {
 				later++
 			}
 		}
@@ -146,14 +148,20 @@ func (b *Bus) place(ctx context.Context) (more bool, err error) {
 			return err
 		}
 		missing = missing.next(found, mark, highest, b.absent)
-		if _, err := tx.Exec(`UPDATE event_head SET position = $1, mark = $2, missing = $3 WHERE name = 'head'`, head, highest, missing.text()); err != nil {
-			return err
-		}
+		mark = highest
 		more = later == placeLimit
 		tx.Wake(topicPlaced, store.Everybody)
-		return nil
+		feed.begin()
+		return tx.Later(`UPDATE event_head SET position = $1, mark = $2, missing = $3 WHERE name = 'head'`, []any{head, mark, missing.text()}, nil)
 	})
-	return more, err
+	if err != nil {
+		return more, err
+	}
+	if feed.begun {
+		feed.add(start, b.stash.take(start, list))
+	}
+	b.stash.forget(mark, missing)
+	return more, nil
 }
 
 // recover has the messages placed that place has given up. It looks for them
@@ -303,7 +311,7 @@ func (l *missingList) Scan(src any) error {
 // read returns up to limit messages after a position, or as many as are read at
 // once. more tells whether there may be more.
 func (b *Bus) read(ctx context.Context, after int64, limit int) (list []*entry, more bool, err error) {
-	err = b.db.View(ctx, func(tx *store.Tx) error {
+	err = b.db.ViewOnce(ctx, func(tx *store.Tx) error {
 		list = nil
 		rows, err := tx.Query(`
 			SELECT s.position, b.count, b.created, b.messages
@@ -340,7 +348,7 @@ func (b *Bus) read(ctx context.Context, after int64, limit int) (list []*entry, 
 
 // span returns the oldest position that is still kept and the newest.
 func (b *Bus) span(ctx context.Context) (oldest, head int64, err error) {
-	err = b.db.View(ctx, func(tx *store.Tx) error {
+	err = b.db.ViewOnce(ctx, func(tx *store.Tx) error {
 		return tx.QueryRow(`SELECT oldest, position FROM event_head WHERE name = 'head'`).Scan(&oldest, &head)
 	})
 	return oldest, head, err

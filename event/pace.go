@@ -8,14 +8,14 @@ import (
 // A pace lets passes follow one another at once, and once there have been many,
 // a moment apart: while messages come one by one each is placed when it comes,
 // and while they come in crowds a transaction places a crowd. So placing costs
-// little at any rate, and at a high one takes a hundredth of a second.
+// little at any rate, and at a high one takes a fiftieth of a second.
 type pace struct {
 	credit time.Duration // how much time passes may still take out
 	last   time.Time
 }
 
 const (
-	paceInterval = 10 * time.Millisecond
+	paceInterval = 20 * time.Millisecond
 	paceCredit   = 200 * paceInterval
 )
 

@@ -247,8 +247,9 @@ func TestManyStreamsReadTheDatabaseOnce(t *testing.T) {
 			next()
 			nexts = append(nexts, next)
 		}
+		other := newBus(t, db)
 		for i := range messages {
-			publish(t, db, b, fmt.Sprint(i))
+			publish(t, db, other, fmt.Sprint(i))
 		}
 		for _, next := range nexts {
 			for i := range messages {

@@ -6,6 +6,7 @@ import (
 	"slices"
 	"testing"
 	"testing/synctest"
+	"time"
 )
 
 // logInMemory is a log for a tail: read waits at the gate, if there is one.
@@ -95,4 +96,97 @@ func TestAReaderFarBehindIsToldThatThereIsMore(t *testing.T) {
 			t.Fatalf("at %d of %d there is no more", at, tailCount)
 		}
 	}
+}
+
+// Who is woken by news reads once for each, and not for what it has all of.
+func TestATailIsReadWhenThereAreNews(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		log := &logInMemory{most: 100}
+		news := make(chan struct{}, 1)
+		reads, broken := 0, false
+		tail := newTail(func(ctx context.Context, after int64, limit int) ([]*entry, bool, error) {
+			if reads++; broken {
+				return nil, false, errors.New("broken")
+			}
+			return log.read(ctx, after, limit)
+		}, log.span)
+		tail.news = news
+		step := func(what string, at int64, want, wantReads int) {
+			t.Helper()
+			reads = 0
+			list, more, err := tail.heard(t.Context(), at, batch)
+			if len(list) != want || reads != wantReads || (err != nil) != broken || more {
+				t.Errorf("%s: %d messages in %d reads, more: %t, %v", what, len(list), reads, more, err)
+			}
+		}
+		log.publish(3)
+		step("at first", 0, 3, 1)
+		step("another reader", 0, 3, 0)
+		step("at the end", 3, 0, 0)
+		log.publish(1)
+		step("without news", 3, 0, 0)
+		news <- struct{}{}
+		step("with news", 3, 1, 1)
+		step("when they are read", 4, 0, 0)
+		time.Sleep(tailTrust)
+		step("after a while", 4, 0, 1)
+		log.publish(1)
+		news <- struct{}{}
+		broken = true
+		step("a look that fails", 4, 0, 1)
+		broken = false
+		step("the next one", 4, 1, 1)
+		log.publish(1)
+		news <- struct{}{}
+		if list, more, err := tail.heard(t.Context(), 4, batch); len(list) != 1 || !more || err != nil {
+			t.Errorf("who gets what is in memory while there are news: %d messages, more: %t, %v", len(list), more, err)
+		}
+		step("and the rest", 5, 1, 1)
+
+		// Placed here: the first reader waits for it, and nobody reads.
+		f := feed{tail: tail}
+		f.begin()
+		if !f.begun {
+			t.Fatal("it has not begun")
+		}
+		news <- struct{}{}
+		got := make(chan int)
+		go func() {
+			list, _, err := tail.heard(t.Context(), 6, batch)
+			if err != nil {
+				t.Error(err)
+			}
+			got <- len(list)
+		}()
+		synctest.Wait()
+		reads = 0
+		log.publish(2)
+		f.add(6, log.list[6:])
+		f.end()
+		if n := <-got; n != 2 || reads != 0 {
+			t.Errorf("%d messages in %d reads", n, reads)
+		}
+		step("after the feed", 8, 0, 0)
+
+		// Not what follows the tail.
+		f.begin()
+		log.publish(2)
+		f.add(9, log.list[9:])
+		f.end()
+		news <- struct{}{}
+		step("after a feed of something else", 8, 2, 1)
+
+		// Others have placed something, too.
+		f.begin()
+		news <- struct{}{}
+		tail.known(0, 1)
+		news <- struct{}{}
+		log.publish(2)
+		f.add(10, log.list[10:11])
+		f.end()
+		if list, more, err := tail.heard(t.Context(), 10, batch); len(list) != 1 || !more || err != nil {
+			t.Errorf("%d messages, more: %t, %v", len(list), more, err)
+		}
+		step("what others placed", 11, 1, 1)
+	})
 }

@@ -78,7 +78,7 @@ func BenchmarkMessagesPassedOver(b *testing.B) {
 		messages[i] = event.Message{Position: int64(i + 1), Exchange: "e", RoutingKey: fmt.Sprintf("primary.VMxKlcVxTDyPoOYBxIhZ5A.q%d.0.w.w.p.t.s._", i), CC: []string{"route.a.b.c"}, Payload: json.RawMessage(`{}`)}
 	}
 	for b.Loop() {
-		if err := w.follow(b.Context(), messages); err != nil {
+		if _, err := w.follow(b.Context(), messages); err != nil {
 			b.Fatal(err)
 		}
 	}

@@ -53,11 +53,11 @@ type pair struct {
 
 // follow gets all messages there are, in order, and writes down what they
 // fire, together with how far it has come: a message that is delivered once
-// more fires nothing.
-func (h *Hooks) follow(ctx context.Context, messages []event.Message) error {
+// more fires nothing. So it is as if it had never acted.
+func (h *Hooks) follow(ctx context.Context, messages []event.Message) (acted bool, err error) {
 	at, err := h.learnBindings(ctx)
 	if err != nil || h.bound.size == 0 {
-		return err
+		return false, err
 	}
 	spent := map[int64]time.Duration{}
 	var pairs []pair // in the order of messages, then of hooks
@@ -72,11 +72,11 @@ func (h *Hooks) follow(ctx context.Context, messages []event.Message) error {
 		}
 		for len(pairs) > 0 {
 			if pairs, at, err = h.fireSome(ctx, pairs, spent, at); err != nil {
-				return err
+				return false, err
 			}
 		}
 	}
-	return nil
+	return false, nil
 }
 
 // fireSome writes down what the first of the pairs fire, and that the log was
@@ -161,18 +161,20 @@ func (h *Hooks) hooksOf(ctx context.Context, pairs []pair) (hooks map[int64]*hoo
 // the hook was.
 func (h *Hooks) learnBindings(ctx context.Context) (at position, err error) {
 	var version int64
+	err = h.db.ViewOnce(ctx, func(tx *store.Tx) error {
+		return tx.QueryRow(`
+			SELECT b.value, p.value, p.hook FROM hook_state AS b, hook_state AS p WHERE b.name = 'bindings' AND p.name = 'position'`,
+		).Scan(&version, &at.message, &at.hook)
+	})
+	if err != nil || h.bound.known && h.bound.version == version {
+		return at, err
+	}
 	var fresh *boundHooks
 	err = h.db.View(ctx, func(tx *store.Tx) error {
-		fresh = nil
-		if err := tx.QueryRow(`
-			SELECT b.value, p.value, p.hook FROM hook_state AS b, hook_state AS p WHERE b.name = 'bindings' AND p.name = 'position'`,
-		).Scan(&version, &at.message, &at.hook); err != nil {
+		fresh = &boundHooks{known: true}
+		if err := tx.QueryRow(`SELECT value FROM hook_state WHERE name = 'bindings'`).Scan(&fresh.version); err != nil {
 			return err
 		}
-		if h.bound.known && h.bound.version == version {
-			return nil
-		}
-		fresh = &boundHooks{known: true, version: version}
 		rows, err := tx.Query(`SELECT id, bindings FROM hook WHERE bindings <> '[]'`)
 		if err != nil {
 			return err
@@ -193,7 +195,7 @@ func (h *Hooks) learnBindings(ctx context.Context) (at position, err error) {
 		}
 		return rows.Err()
 	})
-	if err == nil && fresh != nil {
+	if err == nil {
 		h.bound = *fresh
 	}
 	return at, err

@@ -379,7 +379,7 @@ func TestMessagesFireTheHooksThatAreBoundToThem(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if err := w.follow(t.Context(), all); err != nil {
+		if _, err := w.follow(t.Context(), all); err != nil {
 			t.Fatal(err)
 		}
 		wait(time.Second)
@@ -542,7 +542,7 @@ func TestManyHooksOfOneMessageAreFiredInParts(t *testing.T) {
 			t.Errorf("after the first part: at %v, %d of %d hooks are left, %v", to, len(rest), n, err)
 		}
 		for range 2 { // delivered again
-			if err := w.follow(t.Context(), messages); err != nil {
+			if _, err := w.follow(t.Context(), messages); err != nil {
 				t.Fatal(err)
 			}
 		}

@@ -108,7 +108,7 @@ func BenchmarkFollow(b *testing.B) {
 				position++
 				list[i].Position = position
 			}
-			if err := w.follow(b.Context(), list); err != nil {
+			if _, err := w.follow(b.Context(), list); err != nil {
 				b.Fatal(err)
 			}
 		}

@@ -33,14 +33,15 @@ type told struct {
 }
 
 // follow indexes tasks that have completed: those of a call with one
-// transaction, unless they are very large.
-func (x *Index) follow(ctx context.Context, messages []event.Message) error {
+// transaction, unless they are very large. It keeps a position of its own, so it is
+// as if it had never acted.
+func (x *Index) follow(ctx context.Context, messages []event.Message) (acted bool, err error) {
 	var list []told
 	size := 0
 	for i, m := range messages {
 		entries, err := x.read(ctx, m)
 		if err != nil {
-			return err
+			return false, err
 		}
 		list = append(list, told{m.Position, entries})
 		for _, e := range entries {
@@ -50,11 +51,11 @@ func (x *Index) follow(ctx context.Context, messages []event.Message) error {
 			continue
 		}
 		if err := x.takeIn(ctx, list); err != nil {
-			return err
+			return false, err
 		}
 		list, size = nil, 0
 	}
-	return nil
+	return false, nil
 }
 
 // takeIn writes what messages say, those that were taken in before excepted.

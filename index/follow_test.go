@@ -175,7 +175,7 @@ func TestMessagesThatComeAgainChangeNothing(t *testing.T) {
 		w.want(200, "DELETE", "/task/deleted", nil)
 		again := func(list []event.Message) {
 			t.Helper()
-			if err := w.follow(t.Context(), list); err != nil {
+			if _, err := w.follow(t.Context(), list); err != nil {
 				t.Fatal(err)
 			}
 			if w.at("replaced") != newer || w.at("deleted") != "" {

@@ -68,14 +68,15 @@ func targetsOf(keys []string, transition string) (list []target) {
 	return list
 }
 
-// follow is told of the queue's events, at least once each and in order.
-func (n *Notify) follow(ctx context.Context, events []event.Message) error {
+// follow is told of the queue's events, at least once each and in order. It keeps
+// a position of its own, so it is as if it had never acted.
+func (n *Notify) follow(ctx context.Context, events []event.Message) (acted bool, err error) {
 	for _, e := range events {
 		if err := n.followOne(ctx, e); err != nil {
-			return err
+			return false, err
 		}
 	}
-	return nil
+	return false, nil
 }
 
 func (n *Notify) followOne(ctx context.Context, e event.Message) error {

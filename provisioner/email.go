@@ -32,24 +32,25 @@ func (p *Provisioner) subscribeMail() {
 	}}, p.mailErrors)
 }
 
-func (p *Provisioner) mailErrors(ctx context.Context, list []event.Message) error {
+func (p *Provisioner) mailErrors(ctx context.Context, list []event.Message) (mailed bool, err error) {
 	for _, m := range list {
 		var e errorMessage
 		if err := json.Unmarshal(m.Payload, &e); err != nil {
-			return fmt.Errorf("provisioner: a message of an error: %w", err)
+			return mailed, fmt.Errorf("provisioner: a message of an error: %w", err)
 		}
 		if now().Sub(m.Created) > time.Hour || now().Sub(p.mailed[e.WorkerPoolID]) < mailPause {
 			continue
 		}
 		sent, err := p.mailError(ctx, e)
 		if err != nil {
-			return err
+			return mailed, err
 		}
 		if sent {
 			p.mailed[e.WorkerPoolID] = now()
+			mailed = true
 		}
 	}
-	return nil
+	return mailed, nil
 }
 
 func (p *Provisioner) mailError(ctx context.Context, m errorMessage) (sent bool, err error) {

@@ -218,7 +218,7 @@ var (
 
 func (l *learner) pass(ctx context.Context) (more bool, err error) {
 	const batch = 1000
-	list, err := l.bus.Read(ctx, l.position, batch)
+	list, more, err := l.bus.Next(ctx, l.position, batch)
 	if err != nil {
 		return false, err
 	}
@@ -238,7 +238,7 @@ func (l *learner) pass(ctx context.Context) (more bool, err error) {
 			}
 		}
 	}
-	return len(list) == batch, nil
+	return more, nil
 }
 
 // noteDefined remembers for a moment that a task was defined.
@@ -307,13 +307,13 @@ func subscribeTally(bus *event.Bus, prov *provisioner.Provisioner) {
 	for _, topic := range topicsEnded {
 		bindings = append(bindings, event.Binding{Exchange: topic, RoutingKeyPattern: "#"})
 	}
-	bus.Subscribe("provisioner.tally", bindings, func(ctx context.Context, list []event.Message) error {
+	bus.Subscribe("provisioner.tally", bindings, func(ctx context.Context, list []event.Message) (acted bool, err error) {
 		var runs []provisioner.Run
 		for _, m := range list {
 			if x, ok := readRun(m); ok && x.ran() >= 0 {
 				runs = append(runs, provisioner.Run{Position: m.Position, PoolID: x.queueID, Ended: x.run.Resolved, Length: x.ran()})
 			}
 		}
-		return prov.Tally(ctx, runs)
+		return false, prov.Tally(ctx, runs) // which notes the positions
 	})
 }

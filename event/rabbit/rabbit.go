@@ -6,7 +6,8 @@
 // and succeeds only once the broker has confirmed all of it; until then the
 // cursor of the subscription stays where it is. So a message arrives at least
 // once, whatever dies when, and messages of an exchange arrive in the order of
-// the log. What is not confirmed when a connection is lost is published again,
+// the log. The cursor is written down once a second, not for each delivery: after
+// a crash, what the last second has published is published again. What is not confirmed when a connection is lost is published again,
 // and a consumer sees it twice if the broker had it; the property message-id is
 // the position in the log, and tells. Trying again later and later is the
 // subscription's loop's.
@@ -149,7 +150,14 @@ func (p *Publisher) Declare(ctx context.Context) error {
 // Deliver publishes messages, and returns when the broker has confirmed all of
 // them. It is the handler of the subscription. Where a connection is lost, or
 // cannot be had, it tries for a while before it leaves trying to the loop.
-func (p *Publisher) Deliver(ctx context.Context, list []event.Message) error {
+//
+// It does not count as having acted, since consumers have to do with messages that
+// come again anyway.
+func (p *Publisher) Deliver(ctx context.Context, list []event.Message) (acted bool, err error) {
+	return false, p.deliverAll(ctx, list)
+}
+
+func (p *Publisher) deliverAll(ctx context.Context, list []event.Message) error {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if len(list) == 0 {

@@ -39,7 +39,7 @@ func TestAMessageLooksAsConsumersExpect(t *testing.T) {
 	byKey := queue(t, name, "primary.#", nil)
 	byRoute := queue(t, name, "route.index.#", nil)
 	m := message(7, completed, "primary.t.0", "route.index.a", "route.other")
-	if err := p.Deliver(t.Context(), []event.Message{m}); err != nil {
+	if _, err := p.Deliver(t.Context(), []event.Message{m}); err != nil {
 		t.Fatal(err)
 	}
 	for _, q := range []string{byKey, byRoute} {
@@ -56,7 +56,7 @@ func TestAMessageLooksAsConsumersExpect(t *testing.T) {
 		}
 	}
 	// An exchange that nobody had told of is declared with the first message.
-	if err := p.Deliver(t.Context(), []event.Message{message(8, "exchange/taskcluster-new/v1/thing", "a")}); err != nil {
+	if _, err := p.Deliver(t.Context(), []event.Message{message(8, "exchange/taskcluster-new/v1/thing", "a")}); err != nil {
 		t.Fatal(err)
 	}
 	queue(t, "exchange/"+ns+"/v1/thing", "#", nil)
@@ -97,7 +97,7 @@ func TestRabbitMQMatchesAsWeDo(t *testing.T) {
 	for pattern := range patterns {
 		patterns[pattern] = queue(t, name, pattern, nil)
 	}
-	if err := p.Deliver(t.Context(), messages); err != nil {
+	if _, err := p.Deliver(t.Context(), messages); err != nil {
 		t.Fatal(err)
 	}
 	ch := channel(t)
@@ -199,7 +199,7 @@ func TestNothingIsLostNorOutOfOrderWhateverBreaks(t *testing.T) {
 func TestAnExchangeThatWasDeletedIsDeclaredAgain(t *testing.T) {
 	ns := namespace(t)
 	p := publisher(t, Config{Namespace: ns, Exchanges: []string{completed}})
-	if err := p.Deliver(t.Context(), []event.Message{message(1, completed, "a")}); err != nil {
+	if _, err := p.Deliver(t.Context(), []event.Message{message(1, completed, "a")}); err != nil {
 		t.Fatal(err)
 	}
 	name := "exchange/" + ns + "/v1/task-completed"
@@ -207,11 +207,11 @@ func TestAnExchangeThatWasDeletedIsDeclaredAgain(t *testing.T) {
 		t.Fatal(err)
 	}
 	// The broker closes the channel.
-	err := p.Deliver(t.Context(), []event.Message{message(2, completed, "a")})
+	_, err := p.Deliver(t.Context(), []event.Message{message(2, completed, "a")})
 	if err == nil || !strings.Contains(err.Error(), "somebody has deleted the exchange") {
 		t.Errorf("%v", err)
 	}
-	if err := p.Deliver(t.Context(), []event.Message{message(2, completed, "a")}); err != nil {
+	if _, err := p.Deliver(t.Context(), []event.Message{message(2, completed, "a")}); err != nil {
 		t.Error(err)
 	}
 	queue(t, name, "#", nil)
@@ -230,7 +230,7 @@ func TestAMessageThatTheBrokerRefusesIsTriedAgain(t *testing.T) {
 		list = append(list, message(int64(i+1), completed, "a"))
 	}
 	delivered := make(chan error, 1)
-	go func() { delivered <- p.Deliver(t.Context(), list) }()
+	go func() { delivered <- p.deliverAll(t.Context(), list) }()
 	var got []string
 	ch := channel(t)
 	for done := false; !done; {
@@ -273,18 +273,18 @@ func TestABrokerThatDoesNotAnswerIsLeft(t *testing.T) {
 	ns := namespace(t)
 	through := proxy(t)
 	p := publisher(t, Config{URL: through.url, Namespace: ns, Exchanges: []string{completed}})
-	if err := p.Deliver(t.Context(), []event.Message{message(1, completed, "a")}); err != nil {
+	if _, err := p.Deliver(t.Context(), []event.Message{message(1, completed, "a")}); err != nil {
 		t.Fatal(err)
 	}
 	q := queue(t, "exchange/"+ns+"/v1/task-completed", "#", nil)
 	through.stop(true)
 	ctx, cancel := context.WithTimeout(t.Context(), 300*time.Millisecond)
 	defer cancel()
-	if err := p.Deliver(ctx, []event.Message{message(2, completed, "a")}); err == nil || !strings.Contains(err.Error(), "broken off") {
+	if _, err := p.Deliver(ctx, []event.Message{message(2, completed, "a")}); err == nil || !strings.Contains(err.Error(), "broken off") {
 		t.Errorf("%v", err)
 	}
 	through.stop(false)
-	if err := p.Deliver(t.Context(), []event.Message{message(2, completed, "a")}); err != nil {
+	if _, err := p.Deliver(t.Context(), []event.Message{message(2, completed, "a")}); err != nil {
 		t.Fatal(err)
 	}
 	d, ok, err := channel(t).Get(q, true)
@@ -310,7 +310,7 @@ func TestABrokerThatTakesNothingIsWaitedFor(t *testing.T) {
 	ctl("set_vm_memory_high_watermark", "0.0000001") // it is short of memory now
 	delivered := make(chan error, 1)
 	go func() {
-		delivered <- p.Deliver(t.Context(), []event.Message{message(1, completed, "a"), message(2, completed, "a")})
+		delivered <- p.deliverAll(t.Context(), []event.Message{message(1, completed, "a"), message(2, completed, "a")})
 	}()
 	for !strings.Contains(said.String(), "takes no messages") {
 		select {
@@ -353,7 +353,7 @@ func BenchmarkDeliver(b *testing.B) {
 			list[i] = message(at, completed, fmt.Sprintf("primary.%d", at), "route.a")
 			list[i].Payload = payload
 		}
-		if err := p.Deliver(b.Context(), list); err != nil {
+		if _, err := p.Deliver(b.Context(), list); err != nil {
 			b.Fatal(err)
 		}
 	}
