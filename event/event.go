@@ -50,6 +50,8 @@ const (
 	topicNew    = "event.new"    // a message was committed
 	topicPlaced = "event.placed" // a message has got its position
 
+	placePace = 20 * time.Millisecond
+
 	// fallback is how often loops look without having been woken, which is
 	// needed only where a wake was lost with a process.
 	fallback = 30 * time.Second
@@ -63,7 +65,6 @@ type Bus struct {
 	db          *store.DB
 	log         *slog.Logger
 	subscribers []*subscriber
-	pace        pace
 	placing     sync.Mutex
 	absent      map[int64]time.Time // of batches; who places holds placing
 	stash       stash
@@ -171,7 +172,7 @@ func (b *Bus) Loops() []loop.Loop {
 	loops := []loop.Loop{
 		{
 			Name: "event.place", Doc: "Gives committed messages their position in the log.",
-			When: loop.Every(fallback), Wake: b.db.Waits().Signal(topicNew), Pass: b.placeAtPace,
+			When: loop.Every(fallback), Wake: b.db.Waits().Signal(topicNew), Pace: placePace, Pass: b.place,
 		},
 		{
 			Name: "event.expire", Doc: "Deletes messages that everybody has read and that are older than a day.",

@@ -381,24 +381,3 @@ func TestAnEmptyLogIsTakenOver(t *testing.T) {
 		}
 	})
 }
-
-func TestPacesAreFreeUntilThereAreMany(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		var p pace
-		start := time.Now()
-		for range 200 {
-			if err := p.wait(t.Context()); err != nil {
-				t.Fatal(err)
-			}
-		}
-		if d := time.Since(start); d > 0 {
-			t.Errorf("200 passes took %s", d)
-		}
-		for range 100 {
-			p.wait(t.Context())
-		}
-		if d := time.Since(start); d < 90*paceInterval || d > 110*paceInterval {
-			t.Errorf("100 more took %s", d)
-		}
-	})
-}

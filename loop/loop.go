@@ -59,6 +59,12 @@ type Loop struct {
 	// five minutes.
 	Limit time.Duration
 
+	// Pace is how far apart passes are that follow wakes, once there have been many:
+	// while things come one by one each is taken care of when it comes, and while
+	// they come in crowds a pass takes care of a crowd. So a loop costs little at any
+	// rate, and at a high one takes that long. Zero is no pace.
+	Pace time.Duration
+
 	// EveryReplica has each replica run the loop for itself, without a lease.
 	EveryReplica bool
 
@@ -106,6 +112,7 @@ type runningLoop struct {
 	lease   Lease
 	status  *status
 	metrics *metrics
+	pace    pace
 }
 
 // run takes turns with the other replicas until ctx ends.
@@ -256,6 +263,10 @@ func (l *runningLoop) wait(ctx context.Context, due time.Time) bool {
 			return ctx.Err() == nil
 		case _, open := <-l.Wake:
 			if open {
+				if rest := l.pace.rest(l.Pace, time.Now()); rest > 0 {
+					sleep(ctx, rest)
+					l.takeWake()
+				}
 				return ctx.Err() == nil
 			}
 			l.Wake = nil // nobody will wake the loop any more
@@ -263,6 +274,27 @@ func (l *runningLoop) wait(ctx context.Context, due time.Time) bool {
 			return false
 		}
 	}
+}
+
+// A pace tells how long to rest before a pass.
+type pace struct {
+	credit time.Duration // how much time passes may still take out
+	last   time.Time
+}
+
+// paceCredit is how many passes come at once before the pace holds.
+const paceCredit = 200
+
+func (p *pace) rest(interval time.Duration, now time.Time) time.Duration {
+	full := paceCredit * interval
+	if p.last.IsZero() {
+		p.credit = full
+	} else {
+		p.credit = min(full, p.credit+now.Sub(p.last))
+	}
+	p.last = now
+	p.credit -= interval
+	return max(-p.credit, 0)
 }
 
 // takeWake takes a wake that waits: the pass will see what it was about.

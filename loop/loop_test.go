@@ -161,6 +161,37 @@ func TestWakes(t *testing.T) {
 	})
 }
 
+func TestWakesKeepThePaceOnceThereWereMany(t *testing.T) {
+	const interval = 20 * time.Millisecond
+	synctest.Test(t, func(t *testing.T) {
+		wake := make(chan struct{}, 1)
+		passed := make(chan struct{})
+		start(t, newRunner(loop.Alone), loop.Loop{Name: "test", When: loop.Every(time.Hour), Wake: wake, Pace: interval, Pass: func(context.Context) (bool, error) {
+			passed <- struct{}{}
+			return false, nil
+		}})
+		<-passed // the one at the start
+		passes := func(n int) time.Duration {
+			began := time.Now()
+			for range n {
+				wake <- struct{}{}
+				<-passed
+			}
+			return time.Since(began)
+		}
+		if d := passes(200); d > 0 {
+			t.Errorf("200 passes took %s", d)
+		}
+		if d := passes(100); d != 100*interval {
+			t.Errorf("100 more took %s", d)
+		}
+		time.Sleep(10 * interval)
+		if d := passes(10); d > 0 {
+			t.Errorf("10 passes took %s after a pause for as many", d)
+		}
+	})
+}
+
 func TestBacksOffUntilItSucceeds(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		ran := newTimes()

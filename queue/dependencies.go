@@ -32,8 +32,9 @@ func (q *Queue) followResolutions(ctx context.Context) (more bool, err error) {
 		if list, err = oldestResolutions(c.tx); err != nil {
 			return err
 		}
-		more = len(list) > 0
-		return c.follow(list)
+		err := c.follow(list)
+		more = len(list) == resolutionsTogether || slices.ContainsFunc(list, func(r resolution) bool { return r.position != end })
+		return err
 	})
 	if err == nil || len(list) == 0 || ctx.Err() != nil {
 		return more, err
@@ -94,8 +95,11 @@ func resolutionNow(tx *store.Tx, id int64) (resolution, error) {
 	return scanResolution(tx.QueryRow(`SELECT `+resolutionColumns+` FROM resolution WHERE id = $1 /*for update*/`, id))
 }
 
+// resolutionsTogether is how many resolutions a pass follows up.
+const resolutionsTogether = 100
+
 func oldestResolutions(tx *store.Tx) (list []resolution, err error) {
-	rows, err := tx.Query(`SELECT `+resolutionColumns+` FROM resolution WHERE due <= $1 ORDER BY id LIMIT 50 /*for update*/`, now())
+	rows, err := tx.Query(`SELECT `+resolutionColumns+` FROM resolution WHERE due <= $1 ORDER BY id LIMIT $2 /*for update*/`, now(), resolutionsTogether)
 	if err != nil {
 		return nil, err
 	}

@@ -131,7 +131,7 @@ func (q *Queue) Loops() []loop.Loop {
 	return append(q.builtInLoops(), []loop.Loop{
 		{
 			Name: "queue.dependencies", Doc: "Schedules what waited for tasks that have been resolved, and notices groups that have ended.",
-			When: loop.Every(30 * time.Second), Wake: q.db.Waits().Signal(topicResolved), Pass: q.followResolutions,
+			When: loop.Every(30 * time.Second), Wake: q.db.Waits().Signal(topicResolved), Pace: 20 * time.Millisecond, Pass: q.followResolutions,
 		},
 		{
 			Name: "queue.claims", Doc: "Takes runs back from workers that did not reclaim them in time.",
