@@ -73,7 +73,7 @@ func (s *subscriber) deliver(ctx context.Context) (more bool, err error) {
 		}
 	}
 	s.move(from, list[len(list)-1].Position)
-	if acted {
+	if acted || ctx.Err() != nil { // nobody else will
 		return more, s.bus.save(ctx, s)
 	}
 	select {
@@ -153,8 +153,8 @@ func (b *Bus) hasUnsaved() bool {
 	return false
 }
 
-// save moves cursors, unless another replica has moved them: then what was
-// handled here was handled there too, and reading goes on from there. It does
+// save moves cursors, unless another replica has moved them further: then what
+// was handled here was handled there too, and reading goes on from there. It does
 // not end with ctx, since what was handled would come again.
 func (b *Bus) save(ctx context.Context, list ...*subscriber) error {
 	for _, s := range list {
@@ -171,7 +171,7 @@ func (b *Bus) saveLocked(ctx context.Context, list []*subscriber) error {
 	var rows [][]any
 	for _, s := range list {
 		if s.at > s.saved {
-			moved, rows = append(moved, s), append(rows, []any{s.name, s.saved, s.at})
+			moved, rows = append(moved, s), append(rows, []any{s.name, s.at})
 		}
 	}
 	if len(moved) == 0 {
@@ -181,9 +181,9 @@ func (b *Bus) saveLocked(ctx context.Context, list []*subscriber) error {
 	if err := b.db.Do(ctx, func(tx *store.Tx) error {
 		done = map[string]bool{}
 		return tx.LaterRows(`
-			UPDATE event_cursor SET position = v.column3
-			  FROM (VALUES /*row*/(CAST($1 AS TEXT), CAST($2 AS BIGINT), CAST($3 AS BIGINT))/*row*/) AS v
-			 WHERE name = v.column1 AND position = v.column2 RETURNING name`, rows, func(row store.Scanner) error {
+			UPDATE event_cursor SET position = v.column2
+			  FROM (VALUES /*row*/(CAST($1 AS TEXT), CAST($2 AS BIGINT))/*row*/) AS v
+			 WHERE name = v.column1 AND position <= v.column2 RETURNING name`, rows, func(row store.Scanner) error {
 			var name string
 			if err := row.Scan(&name); err != nil {
 				return err

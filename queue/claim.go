@@ -544,7 +544,7 @@ const batch = 200
 
 // due lists up to a batch of task ids that a loop has to look at.
 func (q *Queue) due(ctx context.Context, statement string, t timestamp.Time) (list []string, err error) {
-	err = q.db.View(ctx, func(tx *store.Tx) error {
+	err = q.db.ViewOnce(ctx, func(tx *store.Tx) error {
 		list = nil
 		rows, err := tx.Query(statement, t, batch)
 		if err != nil {

@@ -189,6 +189,7 @@ func TestCreationsInAGroupDoNotWaitForEachOther(t *testing.T) {
 
 // A task can expire at its deadline. Its end comes first, with all that follows.
 func TestNoTaskIsForgottenBeforeItsEndIsTold(t *testing.T) {
+	t.Parallel()
 	storetest.Each(t, func(t *testing.T, db *store.DB) {
 		bus, err := event.New(t.Context(), db, slog.New(slog.DiscardHandler))
 		if err != nil {
@@ -262,6 +263,7 @@ func (q *Queue) seed(t testing.TB, n int) {
 }
 
 func TestATaskWakesOneWaitingWorkerAtOnce(t *testing.T) {
+	t.Parallel()
 	storetest.Each(t, func(t *testing.T, db *store.DB) {
 		s := newStage(t, db, nil)
 		start := time.Now()
@@ -291,6 +293,7 @@ func TestATaskWakesOneWaitingWorkerAtOnce(t *testing.T) {
 }
 
 func TestAWorkerThatHangsUpLosesNoTask(t *testing.T) {
+	t.Parallel()
 	storetest.Each(t, func(t *testing.T, db *store.DB) {
 		s := newStage(t, db, nil)
 		// It hangs up while it waits,
@@ -392,6 +395,7 @@ func TestDependentsCreatedDuringTheResolutionAreScheduled(t *testing.T) {
 }
 
 func TestTheEndOfAGroupIsToldOnceHoweverManyTasksEndTogether(t *testing.T) {
+	t.Parallel()
 	storetest.Each(t, func(t *testing.T, db *store.DB) {
 		s := newStage(t, db, nil)
 		for i := range 5 {

@@ -19,6 +19,7 @@ import (
 
 // Whatever happens to a graph, Upcoming tells what a look at all of it would.
 func TestUpcomingIsWhatWaitsForRunningTasksAlone(t *testing.T) {
+	t.Parallel()
 	storetest.Each(t, func(t *testing.T, db *store.DB) {
 		s := newStage(t, db, nil)
 		random := rand.New(rand.NewPCG(1, 2))
@@ -115,6 +116,7 @@ func (s *stage) upcomingInFull() string {
 
 // Tasks that are there when this is installed are known as those that come.
 func TestTasksOfAnOlderVersionAreKnown(t *testing.T) {
+	t.Parallel()
 	storetest.Each(t, func(t *testing.T, db *store.DB) {
 		old := fstest.MapFS{}
 		for _, name := range []string{"0001_queue.sql", "0002_resolution_group.sql"} {
@@ -168,6 +170,7 @@ func TestTasksOfAnOlderVersionAreKnown(t *testing.T) {
 // Whoever wants to know of demand learns of it with the commit, and of none that
 // was undone.
 func TestDemandIsToldWithTheCommit(t *testing.T) {
+	t.Parallel()
 	storetest.Each(t, func(t *testing.T, db *store.DB) {
 		s := newStage(t, db, nil)
 		var told []string

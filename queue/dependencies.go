@@ -144,7 +144,7 @@ func (c *changes) follow(list []resolution) error {
 // running, and moves the resolutions' positions behind them. A position of the
 // end says that there are no more.
 func (c *changes) openEdges(list []resolution) (edges []edge, err error) {
-	limit := max(batch/len(list), 10)
+	limit := max(batch/len(list), 2)
 	counts := make([]int, len(list))
 	rows := make([][]any, len(list))
 	for i, r := range list {

@@ -11,6 +11,7 @@ import (
 
 // One record that cannot be read holds up what depends on it, and nothing else.
 func TestAFailureOfOneGraphDoesNotStopTheOthers(t *testing.T) {
+	t.Parallel()
 	storetest.Each(t, func(t *testing.T, db *store.DB) {
 		s := newStage(t, db, nil)
 		for _, line := range []string{"create A", "create B", "create X deps=A", "create Y deps=B"} {

@@ -59,6 +59,7 @@ func (s *shelf) put(name string) {
 }
 
 func TestAnObjectArtifact(t *testing.T) {
+	t.Parallel()
 	storetest.Each(t, func(t *testing.T, db *store.DB) {
 		s := newStage(t, db, nil)
 		s.do(strings.Fields("create A projectId=some/project"))
@@ -135,6 +136,7 @@ func TestAnObjectArtifact(t *testing.T) {
 }
 
 func TestWithoutAnObjectService(t *testing.T) {
+	t.Parallel()
 	storetest.Each(t, func(t *testing.T, db *store.DB) {
 		s := newStage(t, db, nil)
 		s.queue.objects = nil

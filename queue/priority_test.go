@@ -186,6 +186,7 @@ func TestALargeGroupGetsAnotherPriority(t *testing.T) {
 
 // A process dies after it has recorded what is to be done: another does it.
 func TestAChangeOfPriorityOutlivesItsProcess(t *testing.T) {
+	t.Parallel()
 	storetest.Each(t, func(t *testing.T, db *store.DB) {
 		s := newStage(t, db, nil)
 		groupID := s.seedGroup(1200)
@@ -265,6 +266,7 @@ func TestBuiltInTasksAreResolvedOnce(t *testing.T) {
 // Callers see the priority that counts wherever they see the task; what it was
 // created with still tells a repeated createTask from another one.
 func TestADefinitionShowsThePriorityThatCounts(t *testing.T) {
+	t.Parallel()
 	storetest.Each(t, func(t *testing.T, db *store.DB) {
 		s := newStage(t, db, nil)
 		id, body := slugid.New(), s.body()

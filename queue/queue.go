@@ -122,7 +122,7 @@ func New(ctx context.Context, c Config) (*Queue, error) {
 	q.creations = store.NewBatch(q.db.Do, 1, together, q.createAll)
 	q.claims = store.NewBatch(q.db.Do, 1, claimsTogether, q.takeClaims)
 	q.reports = store.NewBatch(q.db.Do, 1, together, q.takeReports)
-	q.statuses = store.NewBatch(q.db.View, 1, together, readStatuses)
+	q.statuses = store.NewBatch(q.db.ViewOnce, 1, together, readStatuses)
 	return q, nil
 }
 

@@ -13,7 +13,7 @@ import (
 
 // read returns a task as it is now.
 func (q *Queue) read(ctx context.Context, taskID string) (r *record, err error) {
-	err = q.db.View(ctx, func(tx *store.Tx) error {
+	err = q.db.ViewOnce(ctx, func(tx *store.Tx) error {
 		r, err = load(tx, taskID)
 		return err
 	})

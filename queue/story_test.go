@@ -14,6 +14,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -36,12 +37,14 @@ import (
 // what it answers. The commands are those of stage.do. Stories play through the
 // real HTTP methods, with the loops running, in virtual time.
 func TestStories(t *testing.T) {
+	t.Parallel() // they wait for the database most of the time
 	files, err := filepath.Glob("testdata/stories/*.txt")
 	if err != nil || len(files) == 0 {
 		t.Fatalf("no stories: %v", err)
 	}
 	for _, f := range files {
 		t.Run(strings.TrimSuffix(filepath.Base(f), ".txt"), func(t *testing.T) {
+			t.Parallel()
 			storetest.Each(t, func(t *testing.T, db *store.DB) { play(t, newStage(t, db, nil), f) })
 		})
 	}
@@ -85,6 +88,25 @@ type stage struct {
 	polls   map[string]chan string    // answers to "poll", by worker
 	seen    int64                     // events told already
 	as      string                    // scopes of the caller; "" is all
+	waits   atomic.Int64              // until when the story waits, in Unix milliseconds
+}
+
+// calm is the schedule of a loop in a story that may wait for days. Until shortly before the end of such a wait there is
+// a pass every ten minutes where there would be one every few seconds: what has happened when the wait ends is the same,
+// and there would be a hundred thousand passes in which nothing happens.
+type calm struct {
+	loop.Schedule
+	waits *atomic.Int64
+}
+
+const lull = 4 * time.Minute
+
+func (c calm) Next(t time.Time) time.Time {
+	next, calm := c.Schedule.Next(t), t.Add(lull)
+	if calm.After(next) && calm.Add(lull).UnixMilli() < c.waits.Load() {
+		return calm
+	}
+	return next
 }
 
 func newStage(t testing.TB, db *store.DB, artifacts *blob.Bucket) *stage {
@@ -108,6 +130,9 @@ func newStage(t testing.TB, db *store.DB, artifacts *blob.Bucket) *stage {
 	work := slices.Concat(s.queue.Loops(), bus.Loops())
 	if artifacts == nil { // no bucket to look after
 		work = slices.DeleteFunc(work, func(l loop.Loop) bool { return l.Name == "queue.uploads" })
+	}
+	for i := range work {
+		work[i].When = calm{work[i].When, &s.waits}
 	}
 	ctx, stop := context.WithCancel(context.Background())
 	done := make(chan struct{})
@@ -420,6 +445,7 @@ func (s *stage) do(f []string) string {
 		if err != nil {
 			s.t.Fatal(err)
 		}
+		s.waits.Store(time.Now().Add(d).UnixMilli())
 		time.Sleep(d)
 		return "ok"
 	case "as": // as SCOPE…: who calls from now on; "as everybody" is all scopes

@@ -95,10 +95,10 @@ func addWorkers(tx *store.Tx, queueID string, names []string) error {
 // only against those who lock it FOR UPDATE, as who drains the worker does; what
 // else is written about a worker neither waits for claims nor holds them up.
 //
-// What is taken for a worker that turns out to get nothing is given back: that is
-// rare, and locking and taking are one wait for the database.
+// Locking and taking are one wait for the database. What is taken for a worker
+// that gets nothing after all, as it has just been drained, is given back.
 func takeAll(tx *store.Tx, items []*claimItem) error {
-	sorted, err := busyOnly(tx, slices.SortedStableFunc(slices.Values(items), inOrderOfLocks))
+	sorted, err := promising(tx, slices.SortedStableFunc(slices.Values(items), inOrderOfLocks))
 	if err != nil {
 		return err
 	}
@@ -109,9 +109,7 @@ func takeAll(tx *store.Tx, items []*claimItem) error {
 		rows[i] = []any{it.In.queueID, it.In.worker, now()}
 		wanted[it.In.queueID] += it.In.n
 	}
-	if err := tx.LaterEach(`
-		SELECT worker FROM queue_worker
-		 WHERE task_queue_id = $1 AND worker = $2 AND draining = 0 AND quarantine_until <= $3 /*for key share*/`, rows, func(i int, _ store.Scanner) error {
+	if err := tx.LaterEach(mayHave+` /*for key share*/`, rows, func(i int, _ store.Scanner) error {
 		may[sorted[i]] = true
 		return nil
 	}); err != nil {
@@ -146,13 +144,25 @@ func takeAll(tx *store.Tx, items []*claimItem) error {
 	return nil
 }
 
-// busyOnly returns those of the claimers on whose queues something is pending.
-func busyOnly(tx *store.Tx, items []*claimItem) (busy []*claimItem, err error) {
+const mayHave = `SELECT worker FROM queue_worker WHERE task_queue_id = $1 AND worker = $2 AND draining = 0 AND quarantine_until <= $3`
+
+// promising returns those of the claimers that seem to get something: there are
+// runs pending, and nothing is against the worker's having them.
+func promising(tx *store.Tx, items []*claimItem) (list []*claimItem, err error) {
 	var ids []string
-	for _, it := range items {
+	rows := make([][]any, len(items))
+	for i, it := range items {
 		ids = append(ids, it.In.queueID)
+		rows[i] = []any{it.In.queueID, it.In.worker, now()}
 	}
 	ids = slices.Compact(ids)
+	free := make([]bool, len(items))
+	if err := tx.LaterEach(mayHave, rows, func(i int, _ store.Scanner) error {
+		free[i] = true
+		return nil
+	}); err != nil {
+		return nil, err
+	}
 	pending := map[string]bool{}
 	err = tx.QueryEach(`SELECT EXISTS (SELECT 1 FROM pending WHERE task_queue_id = $1)`, keys(ids), func(i int, row store.Scanner) error {
 		var is bool
@@ -160,12 +170,12 @@ func busyOnly(tx *store.Tx, items []*claimItem) (busy []*claimItem, err error) {
 		pending[ids[i]] = is
 		return err
 	})
-	for _, it := range items {
-		if pending[it.In.queueID] {
-			busy = append(busy, it)
+	for i, it := range items {
+		if free[i] && pending[it.In.queueID] {
+			list = append(list, it)
 		}
 	}
-	return busy, err
+	return list, err
 }
 
 func inOrderOfLocks(a, b *claimItem) int {

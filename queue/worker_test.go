@@ -137,6 +137,7 @@ func heldBy(t *testing.T, db *store.DB, workers []Worker) (n int) {
 // What the caller of Drain writes in the same transaction, and the draining,
 // are undone together.
 func TestADrainThatIsNotCommittedIsNone(t *testing.T) {
+	t.Parallel()
 	storetest.Each(t, func(t *testing.T, db *store.DB) {
 		s := newStage(t, db, nil)
 		no := errors.New("no")
@@ -157,6 +158,7 @@ func TestADrainThatIsNotCommittedIsNone(t *testing.T) {
 
 // A wake that reaches a worker just as it is drained goes on to the next.
 func TestADrainedWorkerPassesWorkOn(t *testing.T) {
+	t.Parallel()
 	storetest.Each(t, func(t *testing.T, db *store.DB) {
 		s := newStage(t, db, nil)
 		poll := func(id string) <-chan []claim {
@@ -195,6 +197,7 @@ func TestADrainedWorkerPassesWorkOn(t *testing.T) {
 
 // A worker is remembered, with its place in line, by the next process.
 func TestWorkersAreRememberedAcrossARestart(t *testing.T) {
+	t.Parallel()
 	storetest.Each(t, func(t *testing.T, db *store.DB) {
 		s := newStage(t, db, nil)
 		for _, id := range []string{"first", "last"} {
@@ -240,6 +243,36 @@ func TestWorkersAreRememberedAcrossARestart(t *testing.T) {
 			if id := <-got; id != want {
 				t.Errorf("%s got work before %s", id, want)
 			}
+		}
+	})
+}
+
+// One that may have nothing takes nothing, not even for a moment.
+func TestAWorkerThatGetsNothingLeavesTheQueueAlone(t *testing.T) {
+	storetest.Each(t, func(t *testing.T, db *store.DB) {
+		s := newStage(t, db, nil)
+		mustCreate(t, s.queue, definition())
+		if err := db.Do(t.Context(), func(tx *store.Tx) error {
+			if err := addWorkers(tx, "prov/wt", []string{"grp/w"}); err != nil {
+				return err
+			}
+			_, err := tx.Exec(`UPDATE queue_worker SET quarantine_until = $1`, now().Add(time.Hour))
+			return err
+		}); err != nil {
+			t.Fatal(err)
+		}
+		other := db.Waits().Wait(topicPending("prov/wt"))
+		defer other.Close()
+		if claims, err := s.queue.claimNow(t.Context(), "prov/wt", Worker{"grp", "w"}, 1); err != nil || len(claims) > 0 {
+			t.Errorf("%d claims, %v", len(claims), err)
+		}
+		select {
+		case <-other.C:
+			t.Error("others were woken, as if there were new work")
+		default:
+		}
+		if claims, err := s.queue.claimNow(t.Context(), "prov/wt", Worker{"grp", "new"}, 1); err != nil || len(claims) != 1 {
+			t.Errorf("another worker: %d claims, %v", len(claims), err)
 		}
 	})
 }

@@ -92,9 +92,10 @@ type session struct {
 	kind       kind
 }
 
-// settleTimeout bounds COMMIT and ROLLBACK, which do not end with the caller's
-// context: a commit broken off would leave nobody knowing what happened.
-const settleTimeout = 30 * time.Second
+// settleTimeout bounds COMMIT, with what goes with it, and ROLLBACK. They do not
+// end with the caller's context: a commit broken off would leave nobody knowing
+// what happened. It is longer than a process that has frozen keeps its locks.
+const settleTimeout = 90 * time.Second
 
 // maxStatements bounds what a session keeps prepared. The platform has a few
 // hundred statements; more means that somebody builds them.

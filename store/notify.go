@@ -86,8 +86,10 @@ func (n *notifier) speak() {
 		}
 		select {
 		case <-time.After(wait):
-		case <-n.closing.Done(): // others have to find out by themselves
-			return
+		case <-n.closing.Done():
+			if err != nil { // others have to find out by themselves
+				return
+			}
 		}
 	}
 }

@@ -152,7 +152,7 @@ func (t *postgresTx) send(ctx context.Context, list ...call) (pgx.BatchResults, 
 			err = scanAnswer(answers, w.scan)
 		}
 		if err != nil {
-			return nil, closed(answers, err)
+			return nil, fmt.Errorf("before it, %s: %w", brief(w.text), closed(answers, err))
 		}
 	}
 	return answers, nil
@@ -248,35 +248,31 @@ func (t *postgresTx) later(_ context.Context, c call, scan func(Scanner) error) 
 }
 
 func (t *postgresTx) commit(ctx context.Context) error {
+	defer t.conn.Release() // which ends one that is lost, or busy since a scan panicked
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), settleTimeout)
 	defer cancel()
 	if !t.open && len(t.waiting) <= 1 { // nothing was done in it
-		t.conn.Release()
 		return nil
 	}
 	if t.conn.Conn().IsClosed() {
-		t.conn.Release()
-		return errNotSent
+		return errNotReached
 	}
-	// Past this point the driver's word that nothing was sent is not to be relied
-	// on: it says so, too, of a connection lost before the answer.
 	tag, err := t.end(ctx, "COMMIT")
 	switch {
-	case err == nil && tag == "COMMIT":
-		t.conn.Release()
-		return nil
-	case err == nil:
-		t.conn.Release()
+	case err == nil && tag != "COMMIT":
 		return errRolledBack
-	case t.engine.undone(err):
+	case err != nil && t.engine.undone(err):
 		t.rollback(ctx)
-	default:
-		t.drop()
 	}
 	return err
 }
 
 // end sends what is waiting and then a statement, and returns its tag.
+//
+// From then on the driver's word that nothing was sent is not to be relied on: it
+// says so, too, of a connection lost before the answer. But answers come in order:
+// an error in place of an earlier one tells that the server did not come to this
+// statement, and once its tag is here nothing that follows matters.
 func (t *postgresTx) end(ctx context.Context, text string) (string, error) {
 	if len(t.waiting) == 0 {
 		tag, err := t.conn.Exec(ctx, text)
@@ -284,37 +280,31 @@ func (t *postgresTx) end(ctx context.Context, text string) (string, error) {
 	}
 	answers, err := t.send(ctx, call{text: text})
 	if err != nil {
+		_, told := errors.AsType[*pgconn.PgError](err)
+		_, before := errors.AsType[pgx.ErrPreprocessingBatch](err)
+		if told || before {
+			err = fmt.Errorf("%w: %w", errNotReached, err)
+		}
 		return "", err
 	}
 	tag, err := answers.Exec()
-	return tag.String(), closed(answers, err)
+	answers.Close()
+	return tag.String(), err
 }
 
 var (
-	errNotSent    = errors.New("the connection was lost before COMMIT was sent")
+	errNotReached = errors.New("the connection was lost, or a statement failed, before COMMIT")
 	errRolledBack = errors.New("the server rolled back, since a statement had failed")
 )
 
 func (t *postgresTx) rollback(ctx context.Context) {
+	defer t.conn.Release() // which undoes, too, if ROLLBACK fails
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), settleTimeout)
 	defer cancel()
 	t.waiting = nil
-	if !t.open {
-		t.conn.Release()
-		return
+	if t.open {
+		t.end(ctx, "ROLLBACK")
 	}
-	if _, err := t.end(ctx, "ROLLBACK"); err != nil {
-		t.drop() // which undoes, too
-		return
-	}
-	t.conn.Release()
-}
-
-// drop closes a connection rather than give it back to the pool.
-func (t *postgresTx) drop() {
-	ctx, cancel := context.WithTimeout(context.Background(), time.Second)
-	defer cancel()
-	t.conn.Hijack().Close(ctx)
 }
 
 var postgresText = strings.NewReplacer(
@@ -367,7 +357,7 @@ func (e *postgresEngine) transient(err error) bool {
 	if _, ok := errors.AsType[*pgconn.ConnectError](err); ok {
 		return true
 	}
-	for _, lost := range []error{errNotSent, io.EOF, io.ErrUnexpectedEOF, net.ErrClosed} {
+	for _, lost := range []error{errNotReached, io.EOF, io.ErrUnexpectedEOF, net.ErrClosed} {
 		if errors.Is(err, lost) {
 			return true
 		}
@@ -379,7 +369,7 @@ func (e *postgresEngine) transient(err error) bool {
 // such answer: the backend may have been told to end after it committed.
 func (e *postgresEngine) undone(err error) bool {
 	pe, ok := errors.AsType[*pgconn.PgError](err)
-	return ok && pe.SeverityUnlocalized == "ERROR" || errors.Is(err, errNotSent) || errors.Is(err, errRolledBack)
+	return ok && pe.SeverityUnlocalized == "ERROR" || errors.Is(err, errNotReached) || errors.Is(err, errRolledBack)
 }
 
 func (e *postgresEngine) close() error {

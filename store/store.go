@@ -43,8 +43,9 @@
 //
 // Both run their function again when the database undid the transaction through
 // no fault of the function: serialization failure, deadlock, lock timeout, lost
-// connection. A connection lost while COMMIT was under way is ErrUnknownOutcome
-// and not tried again, since what was done may have been done.
+// connection. A connection lost while COMMIT was under way, or what goes with it
+// (Tx.Later), is ErrUnknownOutcome and not tried again, since what was done may
+// have been done.
 //
 // The first statement that fails decides the fate of its transaction, on both
 // databases: later statements are refused and nothing is committed, whatever
@@ -178,7 +179,8 @@ func (db *DB) View(ctx context.Context, f func(*Tx) error) error {
 
 // ViewOnce is View for one statement, which sees one moment by itself: PostgreSQL
 // is asked once instead of twice. A second statement is refused. QueryEach counts
-// as one, but each of its rows may see another moment.
+// as one, but each of its rows may see another moment. That it only reads is up to
+// f: SQLite refuses anything else, PostgreSQL is not told.
 func (db *DB) ViewOnce(ctx context.Context, f func(*Tx) error) error {
 	return db.run(ctx, once, f)
 }

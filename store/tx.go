@@ -65,9 +65,12 @@ func (tx *Tx) QueryRow(statement string, args ...any) *Row {
 // Later runs a statement of which nothing is needed before the commit. PostgreSQL
 // is sent it together with the next one, or with COMMIT, so that nobody waits for
 // it by itself. If it fails so does the transaction: with the next statement or
-// with the commit. scan, unless it is nil, gets every row that it returns, at that
-// time. Statements run in the order in which they were given, whether later or
-// now.
+// with the commit. Statements run in the order in which they were given, whether
+// later or now.
+//
+// scan, unless it is nil, gets every row that it returns, at that time. It only
+// takes note of them: where they come with the commit, it is too late for an error
+// of its to undo anything. Who decides by them runs another statement first.
 func (tx *Tx) Later(statement string, args []any, scan func(Scanner) error) error {
 	if tx.kind != write {
 		return tx.refuse(fmt.Errorf("store: %s: Later in a View: who reads wants to know now", brief(statement)))
@@ -76,10 +79,6 @@ func (tx *Tx) Later(statement string, args []any, scan func(Scanner) error) erro
 	if err != nil {
 		return err
 	}
-	return tx.later(statement, call{tx.db.engine.text(statement), values}, scan)
-}
-
-func (tx *Tx) later(statement string, c call, scan func(Scanner) error) error {
 	read := scan
 	if scan != nil {
 		read = func(row Scanner) error {
@@ -89,7 +88,7 @@ func (tx *Tx) later(statement string, c call, scan func(Scanner) error) error {
 			return nil
 		}
 	}
-	err := tx.inner.later(tx.ctx, c, read)
+	err = tx.inner.later(tx.ctx, call{tx.db.engine.text(statement), values}, read)
 	switch {
 	case err == nil:
 		return nil

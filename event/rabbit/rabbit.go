@@ -7,9 +7,9 @@
 // cursor of the subscription stays where it is. So a message arrives at least
 // once, whatever dies when, and messages of an exchange arrive in the order of
 // the log. The cursor is written down once a second, not for each delivery: after
-// a crash, what the last second has published is published again. What is not confirmed when a connection is lost is published again,
-// and a consumer sees it twice if the broker had it; the property message-id is
-// the position in the log, and tells. Trying again later and later is the
+// a crash, what the last second has published is published again. So is what is
+// not confirmed when a connection is lost, and a consumer sees it twice if the
+// broker had it; the property message-id is the position in the log, and tells. Trying again later and later is the
 // subscription's loop's.
 //
 // Exchanges are durable topic exchanges of the published names. A message goes

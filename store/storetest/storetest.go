@@ -31,8 +31,18 @@ import (
 func Each(t *testing.T, f func(t *testing.T, db *store.DB)) {
 	t.Helper()
 	EachURL(t, func(t *testing.T, url string) {
-		synctest.Test(t, func(t *testing.T) { f(t, Open(t, url)) })
+		synctest.Test(t, func(t *testing.T) { f(t, Open(t, frugal(url))) })
 	})
+}
+
+// frugal has PostgreSQL serve a test by few connections. In a bubble minutes pass
+// in no time, after which connections that were not needed are closed: a test of
+// days would spend its time making them anew whenever all loops are due at once.
+func frugal(url string) string {
+	if strings.HasPrefix(url, "postgres") {
+		url += "&pool_max_conns=4"
+	}
+	return url
 }
 
 // EachReal is Each in real time: for tests with HTTP servers, processes or
