@@ -140,6 +140,7 @@ func startPlatform(ctx context.Context, c Config, log *slog.Logger) (_ *platform
 	if err != nil {
 		return nil, err
 	}
+	metrics.MustRegister(bus)
 	authConfig := auth.Config{DB: db, Events: bus, Keys: keys, Log: log, Anonymous: anonymousScopes, Static: staticClients(c, own)}
 	if err := c.Auth.fill(&authConfig); err != nil {
 		return nil, err
