@@ -62,10 +62,7 @@ deadline, is a conflict (409).`,
 
 // reprioritize gives a task that is not resolved another priority.
 func (q *Queue) reprioritize(tx *store.Tx, taskID string, p task.Priority) (*record, error) {
-	if err := setPending(tx, taskID, p); err != nil {
-		return nil, err
-	}
-	r, err := lock(tx, taskID)
+	r, err := lockForPriority(tx, taskID, p)
 	switch {
 	case err != nil:
 		return nil, err
@@ -83,18 +80,15 @@ func (q *Queue) reprioritize(tx *store.Tx, taskID string, p task.Priority) (*rec
 	return r, q.send(tx, taskPriorityChanged, r, r.Latest(), m)
 }
 
-// setPending changes the row of a pending run, if there is one, and locks it.
-func setPending(tx *store.Tx, taskID string, p task.Priority) error {
-	_, err := tx.Exec(`UPDATE pending SET priority = $2 WHERE task_id = $1`, taskID, p.Rank())
-	return err
+// lockForPriority locks a task whose pending run, if it has one, has the priority
+// already.
+func lockForPriority(tx *store.Tx, taskID string, p task.Priority) (*record, error) {
+	return lockWithRun(tx, `UPDATE pending SET priority = $2 WHERE task_id = $1`, taskID, p.Rank())
 }
 
-// set changes the rows of a task that is locked.
+// set changes the row of a task that is locked.
 func (q *Queue) set(tx *store.Tx, r *record, p task.Priority) error {
 	if r.State == task.Pending {
-		if err := setPending(tx, r.TaskID, p); err != nil { // perhaps pending only since we waited for the lock, as in end
-			return err
-		}
 		tx.Wake(topicPending(r.TaskQueueID), 1)
 	}
 	r.Priority = p
@@ -320,10 +314,7 @@ func (q *Queue) moveFree(tx *store.Tx, ids []string, p task.Priority) (changed [
 
 // moveFirst is for when none is free: it waits for the first.
 func (q *Queue) moveFirst(tx *store.Tx, ids []string, p task.Priority) (changed []string, err error) {
-	if err := setPending(tx, ids[0], p); err != nil {
-		return nil, err
-	}
-	r, err := lock(tx, ids[0])
+	r, err := lockForPriority(tx, ids[0], p)
 	if err != nil || r.State.Resolved() || r.Priority == p {
 		return nil, ignoreMissing(err)
 	}

@@ -206,11 +206,19 @@ func (r *record) resolve(state task.State, why task.Reason) *task.Run {
 	return run
 }
 
-// dequeue takes a task's pending run from workers, if it has one. It comes
-// before lock, for the order of locks.
-func dequeue(tx *store.Tx, taskID string) error {
-	_, err := tx.Exec(`DELETE FROM pending WHERE task_id = $1`, taskID)
-	return err
+// lockWithRun locks a task after the row of its pending run, if it has one: that
+// is the order of locks. Statement is what is done about that row, $1 being the
+// task's id.
+func lockWithRun(tx *store.Tx, statement, taskID string, more ...any) (*record, error) {
+	n, err := tx.Exec(statement, append([]any{taskID}, more...)...)
+	if err != nil {
+		return nil, err
+	}
+	r, err := lock(tx, taskID)
+	if err == nil && r.State == task.Pending && n == 0 { // pending only since we waited for the lock
+		return nil, fmt.Errorf("task %s: %w", taskID, store.ErrAgain)
+	}
+	return r, err
 }
 
 // run returns the run with an id, or a ResourceNotFound error.

@@ -209,20 +209,9 @@ reclaims the run. A resolved task stays as it is.`,
 
 // end resolves a task from outside if it is not resolved yet.
 func (c *changes) end(taskID string, why task.Reason) (s task.Status, ended bool, err error) {
-	if err := dequeue(c.tx, taskID); err != nil {
-		return s, false, err
-	}
-	r, err := lock(c.tx, taskID)
+	r, err := lockWithRun(c.tx, `DELETE FROM pending WHERE task_id = $1`, taskID)
 	if err != nil {
 		return s, false, err
-	}
-	if r.State == task.Pending {
-		// Perhaps only since we waited for the lock. That this is against the
-		// order of locks matters in that case alone; the database then undoes
-		// one of two, and it is run again.
-		if err := dequeue(c.tx, taskID); err != nil {
-			return s, false, err
-		}
 	}
 	if !r.State.Resolved() {
 		ended = true

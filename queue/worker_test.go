@@ -21,7 +21,7 @@ import (
 func TestADrainedWorkerHasNoClaim(t *testing.T) {
 	const workers, claimers, drainers = 396, 12, 3
 	storetest.EachReal(t, func(t *testing.T, db *store.DB) {
-		rounds := 30
+		rounds := 10 // without one of the two locks, any of the first two finds a claim that a drained worker has
 		if testing.Short() {
 			rounds = 3
 		}

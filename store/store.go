@@ -95,6 +95,11 @@ var (
 	// ErrClosed reports a transaction on a database that was closed.
 	ErrClosed = errors.New("store: the database is closed")
 
+	// ErrAgain, returned by the function of a transaction, has it undone and run
+	// again, as after a deadlock: for one that finds that it would have to lock
+	// against the order of locks.
+	ErrAgain = errors.New("store: what the transaction goes by has changed while it ran")
+
 	// errGaveUp reports that trying again did not help, though it might have:
 	// the database is not there, say.
 	errGaveUp = errors.New("store: gave up")
@@ -240,7 +245,7 @@ func (db *DB) try(ctx context.Context, k kind, f func(*Tx) error) (err error, ag
 	case tx.failure != nil && (tx.again || err == nil):
 		return tx.failure, tx.again
 	case err != nil:
-		return err, false
+		return err, errors.Is(err, ErrAgain)
 	}
 	if err := tx.commit(); err != nil {
 		return err, tx.again

@@ -428,3 +428,23 @@ func TestClose(t *testing.T) {
 		}
 	})
 }
+
+func TestATransactionCanAskToBeRunAgain(t *testing.T) {
+	storetest.Each(t, func(t *testing.T, db *store.DB) {
+		migrate(t, db)
+		tries := 0
+		if err := db.Do(t.Context(), func(tx *store.Tx) error {
+			tries++
+			if err := exec(`INSERT INTO item (name, count) VALUES ('a', $1)`, tries)(tx); err != nil {
+				return err
+			}
+			if tries < 3 {
+				return fmt.Errorf("not yet: %w", store.ErrAgain)
+			}
+			return nil
+		}); err != nil {
+			t.Fatal(err)
+		}
+		equal(t, "tries and items", fmt.Sprint(tries, names(t, db)), "3 [a]")
+	})
+}
