@@ -46,7 +46,7 @@ type caller struct {
 	adviser    Adviser // nil: there is no advice
 	credential Credential
 	need       scope.Expression
-	vars       scope.Vars // from the URL
+	vars       map[string]string // from the URL
 	checked    bool
 	undo       []func()
 }
@@ -67,14 +67,7 @@ func (c *caller) check(vars scope.Vars) error {
 		c.checked = true
 		return nil
 	}
-	all := scope.Vars{}
-	for k, v := range c.vars {
-		all[k] = v
-	}
-	for k, v := range vars {
-		all[k] = v
-	}
-	need, err := scope.Resolve(c.need, all)
+	need, err := scope.ResolveWith(c.need, vars, c.vars)
 	if err != nil {
 		return errors.Join(errors.New("api: authorize"), err)
 	}

@@ -1,7 +1,6 @@
 package api
 
 import (
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -12,8 +11,6 @@ import (
 	"slices"
 	"strings"
 	"time"
-
-	"github.com/taskfleet/taskfleet/scope"
 )
 
 // run checks a request and calls the handler.
@@ -31,12 +28,11 @@ func (s *Server) run(w http.ResponseWriter, r *http.Request, x *exchange, q *req
 
 // check makes the checks in their order.
 func (s *Server) check(w http.ResponseWriter, r *http.Request, x *exchange, q *request) error {
-	raw, doc, err := readBody(w, r)
-	if err != nil {
+	var err error
+	if q.raw, q.payload, err = readBody(w, r); err != nil {
 		return err
 	}
-	q.payload = doc
-	if q.who, err = s.authenticate(r, x.endpoint, q.path, raw); err != nil {
+	if q.who, err = s.authenticate(r, x.endpoint, q.path, q.raw); err != nil {
 		return err
 	}
 	if !x.fits {
@@ -46,10 +42,7 @@ func (s *Server) check(w http.ResponseWriter, r *http.Request, x *exchange, q *r
 		return err
 	}
 	if x.input != nil {
-		if q.body, err = x.parseBody(r, raw, doc, &q.payload); err != nil {
-			return err
-		}
-		q.payload = json.RawMessage(q.body) // which takes less memory than doc, for a call that waits
+		return x.checkBody(r, q)
 	}
 	return nil
 }
@@ -89,20 +82,20 @@ func tooLarge() *Error {
 }
 
 func isJSON(contentType string) bool {
+	if contentType == "application/json" {
+		return true
+	}
 	t, _, err := mime.ParseMediaType(contentType)
 	return err == nil && t == "application/json"
 }
 
 func (s *Server) authenticate(r *http.Request, e *endpoint, vars map[string]string, raw []byte) (*caller, error) {
-	who := &caller{need: e.Scopes, vars: scope.Vars{}, credential: Credential{
+	who := &caller{need: e.Scopes, vars: vars, credential: Credential{
 		Method: r.Method, Resource: r.URL.RequestURI(), Host: r.Host,
 		ForwardedPort: r.Header.Get("X-Forwarded-Port"), ForwardedProto: r.Header.Get("X-Forwarded-Proto"),
 		Authorization: r.Header.Get("Authorization"), RemoteAddr: r.RemoteAddr,
 		ContentType: r.Header.Get("Content-Type"), Body: raw,
 	}}
-	for k, v := range vars {
-		who.vars[k] = v
-	}
 	if e.Scopes == nil {
 		who.checked = true
 		return who, nil
@@ -158,19 +151,16 @@ func (e *endpoint) parseQuery(r *http.Request) (map[string]string, error) {
 	return out, nil
 }
 
-// parseBody validates a body and returns it with the schema's defaults.
-func (e *endpoint) parseBody(r *http.Request, raw []byte, doc any, payload *any) ([]byte, error) {
-	if len(raw) == 0 {
-		doc = map[string]any{}
+// checkBody fills in the schema's defaults and validates the body.
+func (e *endpoint) checkBody(r *http.Request, q *request) error {
+	if len(q.raw) == 0 {
+		q.payload = map[string]any{}
 	} else if t := r.Header.Get("Content-Type"); !isJSON(t) {
-		return nil, Errorf(MalformedPayload, "The request body must be JSON, with Content-Type: application/json; this request has %q", shorten(t, 100))
+		return Errorf(MalformedPayload, "The request body must be JSON, with Content-Type: application/json; this request has %q", shorten(t, 100))
 	}
-	applyDefaults(e.input, doc)
-	*payload = doc
-	if err := e.input.Validate(doc); err != nil {
-		return nil, Errorf(InputValidationError, "The request body does not fit the schema %s:\n%s", e.Input, explain(err, e.Private))
+	e.input.defaults.fill(q.payload)
+	if err := e.input.Validate(q.payload); err != nil {
+		return Errorf(InputValidationError, "The request body does not fit the schema %s:\n%s", e.Input, explain(err, e.Private))
 	}
-	// What the handler sees is what was validated, not the text, which may name
-	// a member twice.
-	return encodeJSON(doc)
+	return nil
 }

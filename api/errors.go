@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"net/http"
 	"strings"
+	"unicode/utf8"
 
 	"github.com/taskfleet/taskfleet/scope"
 	"github.com/taskfleet/taskfleet/timestamp"
@@ -106,5 +107,5 @@ func newErrorBody(e *Error, method string, params map[string]string, payload any
 // plainText reports whether s can be stored by every database and shown in
 // every log: valid UTF-8 without NUL.
 func plainText(s string) bool {
-	return strings.ToValidUTF8(s, "") == s && !strings.Contains(s, "\x00")
+	return utf8.ValidString(s) && !strings.Contains(s, "\x00")
 }

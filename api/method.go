@@ -110,10 +110,24 @@ type Method[S any] struct {
 type request struct {
 	path  map[string]string
 	query map[string]string
-	body  []byte // JSON, defaults filled in
 	who   *caller
 
-	payload any // the body as an error shows it
+	raw     []byte // the body as it was sent
+	payload any    // parsed, with defaults
+	passed  bool   // to the handler, and therefore dropped: its text takes less memory, for a call that waits
+}
+
+// shown is the body as an error shows it.
+func (q *request) shown(input *schema) any {
+	if !q.passed {
+		return q.payload
+	}
+	var doc any = map[string]any{}
+	if len(q.raw) > 0 {
+		doc, _ = decodeJSON(q.raw) // as before
+	}
+	input.defaults.fill(doc)
+	return doc
 }
 
 // Declare joins a Spec to the function that implements it. The fields of P
@@ -132,14 +146,15 @@ func Declare[S, P, B, R any](spec Spec, do func(context.Context, S, Call[P, B]) 
 	if (spec.Input == "") != (reflect.TypeFor[B]() == reflect.TypeFor[None]()) {
 		panic(fmt.Sprintf("api: %s: body type and input schema disagree", spec.Name))
 	}
+	fill := fillerOf(reflect.TypeFor[B]())
 	return Method[S]{spec, rt, func(ctx context.Context, s S, r *http.Request, q *request) (any, error) {
 		c := Call[P, B]{HTTP: r, query: q.query, who: q.who}
-		if err := decodePath(q.path, &c.Path); err != nil {
+		if err := decodePath(q.path, fields, &c.Path); err != nil {
 			return nil, err
 		}
 		if spec.Input != "" {
-			if err := json.Unmarshal(q.body, &c.Body); err != nil {
-				return nil, Errorf(InputValidationError, "The request body has the wrong shape: %v", err)
+			if err := decodeBody(q, fill, &c.Body); err != nil {
+				return nil, err
 			}
 		}
 		out, err := do(ctx, s, c)
@@ -188,11 +203,15 @@ func pathFields(t reflect.Type) (names []string) {
 	return names
 }
 
-func decodePath[P any](vars map[string]string, p *P) error {
+func decodePath[P any](vars map[string]string, names []string, p *P) error {
+	if len(names) == 0 {
+		return nil
+	}
 	v := reflect.ValueOf(p).Elem()
-	for i := range v.NumField() {
-		name := v.Type().Field(i).Tag.Get("path")
+	for i, name := range names {
 		switch f := v.Field(i).Addr().Interface().(type) {
+		case *string:
+			*f = vars[name]
 		case encoding.TextUnmarshaler:
 			if err := f.UnmarshalText([]byte(vars[name])); err != nil {
 				return Errorf(InvalidRequestArguments, "The URL parameter %s is wrong: %v", name, err)
@@ -206,6 +225,24 @@ func decodePath[P any](vars map[string]string, p *P) error {
 		default:
 			v.Field(i).SetString(vars[name])
 		}
+	}
+	return nil
+}
+
+// decodeBody gives the handler what was validated: not the text, which may name a
+// member twice, but the document.
+func decodeBody[B any](q *request, fill filler, body *B) error {
+	defer func() { q.payload, q.passed = nil, true }()
+	if fill(reflect.ValueOf(body).Elem(), q.payload) {
+		return nil
+	}
+	*body = *new(B)
+	text, err := encodeJSON(q.payload)
+	if err != nil {
+		return err
+	}
+	if err := json.Unmarshal(text, body); err != nil {
+		return Errorf(InputValidationError, "The request body has the wrong shape: %v", err)
 	}
 	return nil
 }

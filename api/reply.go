@@ -8,6 +8,7 @@ import (
 	"net/http"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/google/uuid"
 	"github.com/klauspost/compress/gzhttp"
@@ -44,7 +45,9 @@ func (s *Server) answer(w http.ResponseWriter, r *http.Request, x *exchange, q *
 	if err == nil && len(q.who.undo) > 0 {
 		err = r.Context().Err() // nobody waits for what was handed out
 	}
-	limitWriting(w) // anew, as the handler may have waited
+	if time.Since(x.start) > time.Second { // the handler has waited
+		limitWriting(w)
+	}
 	if err != nil {
 		q.who.undoAll()
 		return s.refuse(w, r, x, q, err)
@@ -101,8 +104,9 @@ func (s *Server) refuse(w http.ResponseWriter, r *http.Request, x *exchange, q *
 		x.log().Error("internal error", "incidentId", incident, "service", x.service, "method", x.Name, "err", err)
 		a = Errorf(InternalServerError, "Internal server error, incident id %s. The details are in the server's log under this id.", incident)
 	}
-	if x.Private {
-		q.payload = nil
+	var payload any
+	if !x.Private {
+		payload = q.shown(x.input)
 	}
 	vars := x.vars
 	if len(x.Hidden) > 0 {
@@ -112,7 +116,7 @@ func (s *Server) refuse(w http.ResponseWriter, r *http.Request, x *exchange, q *
 	if a.Code == AuthenticationFailed {
 		w.Header().Set("WWW-Authenticate", "Hawk")
 	}
-	writeJSON(w, r, a.Status(), newErrorBody(a, x.Name, vars, q.payload))
+	writeJSON(w, r, a.Status(), newErrorBody(a, x.Name, vars, payload))
 	return a.Status()
 }
 
@@ -167,6 +171,12 @@ func writeReply(w http.ResponseWriter, r *http.Request, status int, v any, tagge
 			return nil
 		}
 	}
+	if len(b) < minCompressed {
+		h.Add("Vary", "Accept-Encoding") // as if it were compressed
+		w.WriteHeader(status)
+		_, err = w.Write(b)
+		return err
+	}
 	compress(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
 		w.WriteHeader(status)
 		_, err = w.Write(b)
@@ -174,12 +184,15 @@ func writeReply(w http.ResponseWriter, r *http.Request, status int, v any, tagge
 	return err
 }
 
+// minCompressed is the size of the smallest reply that is compressed.
+const minCompressed = 2048
+
 // compress compresses what a handler writes, if the caller takes that. It is
 // only put around the writing, as a call that waits for work should have little
 // on its stack. The fastest level takes half of the time of the usual one, for
 // a tenth more bytes; what fits into a packet or two is not worth either.
 var compress = func() func(http.Handler) http.HandlerFunc {
-	c, err := gzhttp.NewWrapper(gzhttp.MinSize(2048), gzhttp.CompressionLevel(gzip.BestSpeed))
+	c, err := gzhttp.NewWrapper(gzhttp.MinSize(minCompressed), gzhttp.CompressionLevel(gzip.BestSpeed))
 	if err != nil {
 		panic(err) // only for a malformed constant
 	}

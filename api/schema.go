@@ -21,8 +21,22 @@ import (
 
 // schemas are the compiled JSON schemas of one service.
 type schemas struct {
-	compiled map[string]*jsonschema.Schema // by "v1/task.json#"
-	source   map[string]map[string]any     // by "task.json", for publishing
+	compiled map[string]*schema        // by "v1/task.json#"
+	source   map[string]map[string]any // by "task.json", for publishing
+}
+
+type schema struct {
+	*jsonschema.Schema
+	defaults *defaults
+	glance   *glance
+}
+
+// Validate tells what is wrong with a document.
+func (s *schema) Validate(doc any) error {
+	if s.glance.fits(doc) {
+		return nil
+	}
+	return s.Schema.Validate(doc)
 }
 
 // Folder is a folder of embedded files, for Service.Schemas.
@@ -38,7 +52,7 @@ func Folder(files embed.FS, name string) fs.FS {
 // service, version and file name, so that files refer to each other by
 // "task-status.json#" and cannot disagree with where they are served.
 func loadSchemas(service, version string, dir fs.FS) (*schemas, error) {
-	s := &schemas{map[string]*jsonschema.Schema{}, map[string]map[string]any{}}
+	s := &schemas{map[string]*schema{}, map[string]map[string]any{}}
 	if dir == nil {
 		return s, nil
 	}
@@ -73,17 +87,19 @@ func loadSchemas(service, version string, dir fs.FS) (*schemas, error) {
 			return nil, fmt.Errorf("schema %s/%s: %w", service, f, err)
 		}
 	}
+	known, looks := map[*jsonschema.Schema]*defaults{}, glances{}
 	for name := range s.source {
 		sch, err := c.Compile(base + name)
 		if err != nil {
 			return nil, fmt.Errorf("schema %s/%s: %w", service, name, err)
 		}
-		s.compiled[version+"/"+name+"#"] = sch
+		s.compiled[version+"/"+name+"#"] = &schema{sch, defaultsOf(sch, known), looks.of(sch)}
 	}
+	looks.straighten()
 	return s, nil
 }
 
-func (s *schemas) find(ref string) (*jsonschema.Schema, error) {
+func (s *schemas) find(ref string) (*schema, error) {
 	if ref == "" {
 		return nil, nil
 	}
@@ -92,43 +108,6 @@ func (s *schemas) find(ref string) (*jsonschema.Schema, error) {
 		return nil, fmt.Errorf("there is no schema %q", ref)
 	}
 	return sch, nil
-}
-
-// applyDefaults fills in what v lacks and sch gives a default for, in place.
-// Properties are followed through $ref and allOf; alternatives (anyOf, oneOf)
-// are left alone, as which of them applies is not known before validation.
-func applyDefaults(sch *jsonschema.Schema, v any) {
-	if sch.Ref != nil {
-		applyDefaults(sch.Ref, v)
-	}
-	for _, s := range sch.AllOf {
-		applyDefaults(s, v)
-	}
-	switch v := v.(type) {
-	case map[string]any:
-		for name, p := range sch.Properties {
-			if x, ok := v[name]; ok {
-				applyDefaults(p, x)
-			} else if d := defaultOf(p); d != nil {
-				v[name] = *d
-			}
-		}
-	case []any:
-		if item, ok := sch.Items.(*jsonschema.Schema); ok {
-			for _, x := range v {
-				applyDefaults(item, x)
-			}
-		}
-	}
-}
-
-func defaultOf(s *jsonschema.Schema) *any {
-	for ; s != nil; s = s.Ref {
-		if s.Default != nil {
-			return s.Default
-		}
-	}
-	return nil
 }
 
 var printer = message.NewPrinter(language.English)

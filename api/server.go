@@ -15,7 +15,6 @@ import (
 
 	"github.com/google/uuid"
 	"github.com/prometheus/client_golang/prometheus"
-	"github.com/santhosh-tekuri/jsonschema/v6"
 )
 
 // MaxBody is the largest request body, in bytes.
@@ -76,8 +75,8 @@ type endpoint struct {
 	route       route
 	patterns    map[string]*regexp.Regexp // of all the service's parameters
 	scopeParams []string                  // of the scope expression
-	input       *jsonschema.Schema
-	output      *jsonschema.Schema
+	input       *schema
+	output      *schema
 	latency     func() prometheus.Observer // which begins to exist with the first call
 	invoke      func(context.Context, *http.Request, *request) (any, error)
 }

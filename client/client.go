@@ -36,7 +36,9 @@ import (
 	"net/http/httptrace"
 	"net/url"
 	"os"
+	"slices"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -48,9 +50,15 @@ import (
 // A Client sends requests to one deployment with one set of credentials. It is
 // safe for concurrent use.
 type Client struct {
-	opts  Options
-	root  string
-	creds atomic.Pointer[cred.Credentials]
+	opts   Options
+	root   string
+	signer atomic.Pointer[signer]
+}
+
+// A signer is credentials with what is the same in all signatures with them.
+type signer struct {
+	creds cred.Credentials
+	sign  func() (*cred.Signer, error)
 }
 
 // Options say where to send requests and how.
@@ -96,6 +104,7 @@ func New(opts Options) (*Client, error) {
 	if opts.Log == nil {
 		opts.Log = slog.Default()
 	}
+	opts.AuthorizedScopes = slices.Clone(opts.AuthorizedScopes) // the caller may change its own
 	opts.Retry = opts.Retry.withDefaults()
 	c := &Client{opts: opts, root: strings.TrimSuffix(opts.RootURL, "/")}
 	c.SetCredentials(opts.Credentials)
@@ -142,17 +151,21 @@ var defaultTransport http.RoundTripper = &http.Transport{
 func (c *Client) RootURL() string { return c.root }
 
 // Credentials returns the credentials in use.
-func (c *Client) Credentials() cred.Credentials { return *c.creds.Load() }
+func (c *Client) Credentials() cred.Credentials { return c.signer.Load().creds }
 
 // SetCredentials replaces the credentials. Attempts that begin later use them,
 // among them further attempts of calls that are under way.
-func (c *Client) SetCredentials(creds cred.Credentials) { c.creds.Store(&creds) }
+func (c *Client) SetCredentials(creds cred.Credentials) {
+	c.signer.Store(&signer{creds, sync.OnceValues(func() (*cred.Signer, error) {
+		return cred.NewSigner(creds, c.opts.AuthorizedScopes)
+	})})
+}
 
 // WithCredentials returns a Client of its own credentials, limited to
 // authorizedScopes unless that is nil, and otherwise like c.
 func (c *Client) WithCredentials(creds cred.Credentials, authorizedScopes []string) *Client {
 	d := &Client{opts: c.opts, root: c.root}
-	d.opts.AuthorizedScopes = authorizedScopes
+	d.opts.AuthorizedScopes = slices.Clone(authorizedScopes)
 	d.SetCredentials(creds)
 	return d
 }
@@ -182,7 +195,7 @@ func (c *Client) Do(ctx context.Context, r Request, out any) error {
 			return fmt.Errorf("client: %s: encoding the request: %w", r.Name, err)
 		}
 	}
-	return c.opts.Retry.run(ctx, c.opts.Log.With("call", r.Name), func() (verdict, error) {
+	return c.opts.Retry.run(ctx, c.opts.Log, r.Name, func() (verdict, error) {
 		return c.attempt(ctx, r, path, body, out)
 	})
 }
@@ -192,8 +205,11 @@ func (c *Client) attempt(ctx context.Context, r Request, path string, body []byt
 	attemptCtx, cancel := context.WithTimeout(ctx, c.opts.AttemptTimeout)
 	defer cancel()
 	var conn connection
-	creds := c.Credentials()
-	req, err := c.newRequest(httptrace.WithClientTrace(attemptCtx, conn.trace()), r.Verb, path, body, creds)
+	if !r.Repeatable { // or else it does not matter how far it comes
+		attemptCtx = httptrace.WithClientTrace(attemptCtx, conn.trace())
+	}
+	sign := c.signer.Load()
+	req, err := c.newRequest(attemptCtx, r.Verb, path, body, sign)
 	if err != nil {
 		return verdict{}, fmt.Errorf("client: %s: %w", r.Name, err)
 	}
@@ -206,7 +222,7 @@ func (c *Client) attempt(ctx context.Context, r Request, path string, body []byt
 	}
 	defer drain(resp.Body)
 	if resp.StatusCode/100 == 2 || resp.StatusCode == http.StatusSeeOther {
-		if err := decode(resp.Body, out); err != nil {
+		if err := decode(resp, out); err != nil {
 			if _, whole := errors.AsType[*decodeError](err); whole {
 				return verdict{}, fmt.Errorf("client: %s: %s answered %s with something else than expected: %w", r.Name, c.root, resp.Status, err)
 			}
@@ -214,7 +230,7 @@ func (c *Client) attempt(ctx context.Context, r Request, path string, body []byt
 		}
 		return verdict{}, nil
 	}
-	return judge(resp, r.Repeatable), newError(resp, r.Name, creds)
+	return judge(resp, r.Repeatable), newError(resp, r.Name, sign.creds)
 }
 
 // path fills in the route and adds the query.
@@ -240,7 +256,7 @@ func (r Request) path() (string, error) {
 	return b.String(), nil
 }
 
-func (c *Client) newRequest(ctx context.Context, verb, path string, body []byte, creds cred.Credentials) (*http.Request, error) {
+func (c *Client) newRequest(ctx context.Context, verb, path string, body []byte, s *signer) (*http.Request, error) {
 	var reader io.Reader
 	if body != nil {
 		reader = bytes.NewReader(body)
@@ -259,7 +275,11 @@ func (c *Client) newRequest(ctx context.Context, verb, path string, body []byte,
 	if body != nil {
 		req.Header.Set("Content-Type", "application/json")
 	}
-	if err := cred.Sign(req, creds, c.opts.AuthorizedScopes); err != nil {
+	sign, err := s.sign()
+	if err == nil {
+		err = sign.Sign(req)
+	}
+	if err != nil {
 		return nil, fmt.Errorf("signing the request: %w", err)
 	}
 	return req, nil
@@ -290,14 +310,18 @@ const maxAnswer = 256 << 20
 // A decodeError is an answer that arrived whole but is not what it should be.
 type decodeError struct{ error }
 
-func decode(body io.Reader, out any) error {
+func decode(resp *http.Response, out any) error {
 	if out == nil {
 		return nil
 	}
-	b, err := io.ReadAll(io.LimitReader(body, maxAnswer+1))
-	if err != nil {
+	var buf bytes.Buffer
+	if n := resp.ContentLength; n > 0 && n < 1<<20 {
+		buf.Grow(int(n) + bytes.MinRead)
+	}
+	if _, err := buf.ReadFrom(io.LimitReader(resp.Body, maxAnswer+1)); err != nil {
 		return err
 	}
+	b := buf.Bytes()
 	if len(b) > maxAnswer {
 		return &decodeError{fmt.Errorf("more than %d bytes", maxAnswer)}
 	}

@@ -44,7 +44,7 @@ type verdict struct {
 }
 
 // run repeats attempt while its verdict allows and the budget lasts.
-func (p Retry) run(ctx context.Context, log *slog.Logger, attempt func() (verdict, error)) error {
+func (p Retry) run(ctx context.Context, log *slog.Logger, call string, attempt func() (verdict, error)) error {
 	var failedSince time.Time
 	bound := p.Wait
 	for n := 1; ; n++ {
@@ -60,7 +60,7 @@ func (p Retry) run(ctx context.Context, log *slog.Logger, attempt func() (verdic
 		if spent := time.Since(failedSince); spent+wait > p.For {
 			return fmt.Errorf("%w (gave up after %d attempts, failing for %v)", err, n, spent.Round(time.Millisecond))
 		}
-		log.Warn("call failed, will be repeated", "attempt", n, "wait", wait.Round(time.Millisecond), "err", err)
+		log.Warn("call failed, will be repeated", "call", call, "attempt", n, "wait", wait.Round(time.Millisecond), "err", err)
 		timer := time.NewTimer(wait)
 		select {
 		case <-timer.C:

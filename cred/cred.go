@@ -55,9 +55,33 @@ func Sign(req *http.Request, c Credentials, authorizedScopes []string) error {
 	if c.ClientID == "" {
 		return nil
 	}
-	ext, err := c.ext(authorizedScopes)
+	s, err := NewSigner(c, authorizedScopes)
 	if err != nil {
 		return err
+	}
+	return s.Sign(req)
+}
+
+// A Signer signs requests with one set of credentials. It is safe for concurrent
+// use.
+type Signer struct{ id, token, ext string }
+
+// NewSigner returns a Signer that does what Sign does.
+func NewSigner(c Credentials, authorizedScopes []string) (*Signer, error) {
+	if c.ClientID == "" {
+		return &Signer{}, nil
+	}
+	ext, err := c.ext(authorizedScopes)
+	if err != nil {
+		return nil, err
+	}
+	return &Signer{c.ClientID, c.AccessToken, ext}, nil
+}
+
+// Sign puts an Authorization header on req, made for the host that req names.
+func (s *Signer) Sign(req *http.Request) error {
+	if s.id == "" {
+		return nil
 	}
 	host := req.Host
 	if host == "" {
@@ -67,8 +91,8 @@ func Sign(req *http.Request, c Credentials, authorizedScopes []string) error {
 	if err != nil {
 		return err
 	}
-	h := hawk.Header{ID: c.ClientID, Timestamp: time.Now().Unix(), Nonce: rand.Text(), Ext: ext}
-	h.Sign(r, c.AccessToken)
+	h := hawk.Header{ID: s.id, Timestamp: time.Now().Unix(), Nonce: rand.Text(), Ext: s.ext}
+	h.Sign(r, s.token)
 	req.Header.Set("Authorization", h.String())
 	return nil
 }

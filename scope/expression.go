@@ -15,7 +15,7 @@ import (
 type Expression interface {
 	// Params names the parameters, each once.
 	Params() []string
-	fill(Vars) (Need, error)
+	fill(*values) (Need, error)
 }
 
 // Vars give parameters their values: a string, a []string for the "in" of a
@@ -49,7 +49,32 @@ type Need struct {
 
 // Resolve fills in e's parameters. A missing one is an error: the method's
 // declaration and its handler disagree.
-func Resolve(e Expression, v Vars) (Need, error) { return e.fill(v) }
+func Resolve(e Expression, v Vars) (Need, error) { return e.fill(&values{vars: v}) }
+
+// ResolveWith is Resolve with more parameters, of which v comes first.
+func ResolveWith(e Expression, v Vars, more map[string]string) (Need, error) {
+	return e.fill(&values{vars: v, more: more})
+}
+
+// values are where parameters are looked up.
+type values struct {
+	vars Vars
+	more map[string]string
+
+	each, current string // what a ForEach calls the current value, and that
+}
+
+func (v *values) text(name string) (string, bool) {
+	if name == v.each && name != "" {
+		return v.current, true
+	}
+	if x, ok := v.vars[name]; ok {
+		s, ok := x.(string)
+		return s, ok
+	}
+	s, ok := v.more[name]
+	return s, ok
+}
 
 // SatisfiedBy reports whether have grants what is needed.
 func (n Need) SatisfiedBy(have Set) bool {
@@ -123,17 +148,18 @@ func params(template string) (names []string) {
 }
 
 // substitute fills in a template, in which every "<" begins a parameter.
-func substitute(template string, v Vars) (string, error) {
+func substitute(template string, v *values) (string, error) {
 	before, rest, more := strings.Cut(template, "<")
 	if !more {
 		return template, nil
 	}
 	var b strings.Builder
+	b.Grow(128) // most scopes are shorter
 	b.WriteString(before)
 	for more {
 		var name string
 		name, rest, _ = strings.Cut(rest, ">")
-		x, ok := v[name].(string)
+		x, ok := v.text(name)
 		if !ok {
 			return "", fmt.Errorf("scope %q: parameter %q has no value", template, name)
 		}
@@ -156,7 +182,7 @@ func union(lists ...[]string) []string {
 
 func (s Scope) Params() []string { return union(params(string(s))) }
 
-func (s Scope) fill(v Vars) (Need, error) {
+func (s Scope) fill(v *values) (Need, error) {
 	x, err := substitute(string(s), v)
 	return Need{scope: x}, err
 }
@@ -172,11 +198,11 @@ func all(list []Expression) []string {
 func (a AllOf) Params() []string { return all(a) }
 func (a AnyOf) Params() []string { return all(a) }
 
-func (a AllOf) fill(v Vars) (Need, error) { return fillAll(a, false, v) }
-func (a AnyOf) fill(v Vars) (Need, error) { return fillAll(a, true, v) }
+func (a AllOf) fill(v *values) (Need, error) { return fillAll(a, false, v) }
+func (a AnyOf) fill(v *values) (Need, error) { return fillAll(a, true, v) }
 
-func fillAll(list []Expression, any bool, v Vars) (Need, error) {
-	n := Need{any: any, of: []Need{}}
+func fillAll(list []Expression, any bool, v *values) (Need, error) {
+	n := Need{any: any, of: make([]Need, 0, len(list))}
 	for _, e := range list {
 		m, err := e.fill(v)
 		if err != nil {
@@ -196,16 +222,15 @@ func (e ForEach) Params() []string {
 	return union([]string{e.In}, rest)
 }
 
-func (e ForEach) fill(v Vars) (Need, error) {
-	n := Need{of: []Need{}}
-	list, ok := v[e.In].([]string)
+func (e ForEach) fill(v *values) (Need, error) {
+	list, ok := v.vars[e.In].([]string)
 	if !ok {
-		return n, fmt.Errorf("scope %q: parameter %q is not a list", e.Each, e.In)
+		return Need{of: []Need{}}, fmt.Errorf("scope %q: parameter %q is not a list", e.Each, e.In)
 	}
-	inner := maps.Clone(v)
-	for _, x := range list {
-		inner[e.For] = x
-		s, err := substitute(e.Each, inner)
+	n := Need{of: make([]Need, 0, len(list))}
+	inner := values{vars: v.vars, more: v.more, each: e.For}
+	for _, inner.current = range list {
+		s, err := substitute(e.Each, &inner)
 		if err != nil {
 			return n, err
 		}
@@ -220,8 +245,8 @@ func (e ForEach) MarshalJSON() ([]byte, error) {
 
 func (i If) Params() []string { return union([]string{i.If}, i.Then.Params(), i.Else.Params()) }
 
-func (i If) fill(v Vars) (Need, error) {
-	yes, ok := v[i.If].(bool)
+func (i If) fill(v *values) (Need, error) {
+	yes, ok := v.vars[i.If].(bool)
 	switch {
 	case !ok:
 		return Need{}, fmt.Errorf("scope condition %q has no value", i.If)

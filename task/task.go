@@ -75,7 +75,8 @@ func PriorityOf(rank int) Priority { return Priorities[len(Priorities)-1-rank] }
 
 // AtLeast lists p and every more urgent priority, for scopes: who may create
 // tasks at a priority may do so at any lower one.
-func (p Priority) AtLeast() (list []string) {
+func (p Priority) AtLeast() []string {
+	list := make([]string, 0, len(Priorities))
 	for _, q := range Priorities {
 		list = append(list, string(q))
 		if q == p {
