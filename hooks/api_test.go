@@ -20,6 +20,7 @@ import (
 )
 
 func TestHooksAreCreatedChangedAndDeleted(t *testing.T) {
+	t.Parallel()
 	storetest.Each(t, func(t *testing.T, db *store.DB) {
 		w := newWorld(t, db)
 		w.runAll()
@@ -85,6 +86,7 @@ func TestHooksAreCreatedChangedAndDeleted(t *testing.T) {
 }
 
 func TestDefinitionsThatAreRefused(t *testing.T) {
+	t.Parallel()
 	storetest.Each(t, func(t *testing.T, db *store.DB) {
 		w := newWorld(t, db)
 		w.hook("g/h", nil)
@@ -133,6 +135,7 @@ func TestDefinitionsThatAreRefused(t *testing.T) {
 }
 
 func TestWhoMayDoWhat(t *testing.T) {
+	t.Parallel()
 	storetest.Each(t, func(t *testing.T, db *store.DB) {
 		w := newWorld(t, db)
 		w.hook("g/h", nil)
@@ -179,6 +182,7 @@ func TestWhoMayDoWhat(t *testing.T) {
 }
 
 func TestTokensFireTheirHookUntilTheyAreReset(t *testing.T) {
+	t.Parallel()
 	storetest.Each(t, func(t *testing.T, db *store.DB) {
 		w := newWorld(t, db)
 		task := template()
@@ -255,6 +259,7 @@ var (
 )
 
 func TestTriggersTellWhatCameOfThem(t *testing.T) {
+	t.Parallel()
 	storetest.Each(t, func(t *testing.T, db *store.DB) {
 		w := newWorld(t, db)
 		w.run()
@@ -340,6 +345,7 @@ func TestTriggersTellWhatCameOfThem(t *testing.T) {
 }
 
 func TestFiresAreListedInPagesAndBounded(t *testing.T) {
+	t.Parallel()
 	storetest.Each(t, func(t *testing.T, db *store.DB) {
 		w := newWorld(t, db)
 		w.hook("g/h", m{"task": m{"$eval": "x"}})

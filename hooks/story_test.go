@@ -33,6 +33,7 @@ func wait(d time.Duration) {
 // The bubble's time begins at midnight, 1 January 2000, a Saturday.
 
 func TestAScheduleCreatesATaskEachDay(t *testing.T) {
+	t.Parallel()
 	storetest.Each(t, func(t *testing.T, db *store.DB) {
 		w := newWorld(t, db)
 		w.run()
@@ -74,6 +75,7 @@ func TestAScheduleCreatesATaskEachDay(t *testing.T) {
 }
 
 func TestASchedulesSecondsCountAndAHookIsDueOnceAMinute(t *testing.T) {
+	t.Parallel()
 	storetest.Each(t, func(t *testing.T, db *store.DB) {
 		w := newWorld(t, db)
 		w.run()
@@ -93,6 +95,7 @@ func TestASchedulesSecondsCountAndAHookIsDueOnceAMinute(t *testing.T) {
 }
 
 func TestWhatWasMissedIsMadeUpForOnce(t *testing.T) {
+	t.Parallel()
 	storetest.Each(t, func(t *testing.T, db *store.DB) {
 		w := newWorld(t, db)
 		stop := w.run()
@@ -117,6 +120,7 @@ func TestWhatWasMissedIsMadeUpForOnce(t *testing.T) {
 // The process may stop before the task is created, or after that and before
 // anybody knows; and it may be away for so long that the definition is past.
 func TestAFireThatWasInterruptedHappensOnce(t *testing.T) {
+	t.Parallel()
 	storetest.Each(t, func(t *testing.T, db *store.DB) {
 		w := newWorld(t, db)
 		for _, away := range []time.Duration{time.Second, 30 * time.Hour} {
@@ -161,6 +165,7 @@ func TestAFireThatWasInterruptedHappensOnce(t *testing.T) {
 }
 
 func TestReplicasFireOnce(t *testing.T) {
+	t.Parallel()
 	storetest.Each(t, func(t *testing.T, db *store.DB) {
 		w := newWorld(t, db)
 		other, otherBus := w.replica(w.key)
@@ -228,6 +233,7 @@ func TestOverlappingPassesFireOnce(t *testing.T) {
 }
 
 func TestAnErrorForGoodIsToldAndTheScheduleGoesOn(t *testing.T) {
+	t.Parallel()
 	storetest.Each(t, func(t *testing.T, db *store.DB) {
 		w := newWorld(t, db)
 		w.run()
@@ -258,8 +264,8 @@ func TestAnErrorForGoodIsToldAndTheScheduleGoesOn(t *testing.T) {
 			}
 		}
 		// An email an hour, to those who want them.
-		if n := w.mail.count(); n != 9 || !strings.Contains(w.mail.sent[0], "owner@example.com: Hook g/") || strings.Contains(fmt.Sprint(w.mail.sent), "quiet") {
-			t.Errorf("%d emails: %q", n, w.mail.sent)
+		if sent := w.mail.all(); len(sent) != 9 || !strings.Contains(sent[0], "owner@example.com: Hook g/") || strings.Contains(fmt.Sprint(sent), "quiet") {
+			t.Errorf("%d emails: %q", len(sent), sent)
 		}
 		w.queue.interfere(nil, nil)
 		wait(time.Hour)
@@ -270,6 +276,7 @@ func TestAnErrorForGoodIsToldAndTheScheduleGoesOn(t *testing.T) {
 }
 
 func TestAnErrorThatPassesIsTriedAgainUntilTheNextDate(t *testing.T) {
+	t.Parallel()
 	storetest.Each(t, func(t *testing.T, db *store.DB) {
 		w := newWorld(t, db)
 		w.run()
@@ -329,6 +336,7 @@ func TestAnErrorThatPassesIsTriedAgainUntilTheNextDate(t *testing.T) {
 }
 
 func TestMessagesFireTheHooksThatAreBoundToThem(t *testing.T) {
+	t.Parallel()
 	storetest.Each(t, func(t *testing.T, db *store.DB) {
 		w := newWorld(t, db)
 		stop := w.runAll()
@@ -405,6 +413,7 @@ func TestMessagesFireTheHooksThatAreBoundToThem(t *testing.T) {
 // A hook that is bound to too much loses messages, knows that it does, and
 // takes nothing from others.
 func TestAFloodOfMessagesIsBounded(t *testing.T) {
+	t.Parallel()
 	storetest.Each(t, func(t *testing.T, db *store.DB) {
 		w := newWorld(t, db)
 		w.hook("g/flood", m{"bindings": []m{{"exchange": "flood", "routingKeyPattern": "#"}}, "triggerSchema": anything})
@@ -455,6 +464,7 @@ func TestAFloodOfMessagesIsBounded(t *testing.T) {
 
 // What is not due costs nothing: the loop sleeps until something is.
 func TestIdleHooksCostNothing(t *testing.T) {
+	t.Parallel()
 	storetest.Each(t, func(t *testing.T, db *store.DB) {
 		w := newWorld(t, db)
 		w.hook("g/yearly", m{"schedule": []string{"@yearly"}})
@@ -484,6 +494,7 @@ func TestIdleHooksCostNothing(t *testing.T) {
 // Rendering takes a while, in which the hook can be deleted. A fire that nobody
 // looks for any more would keep the loop awake for ever.
 func TestAHookThatIsDeletedMeanwhileIsNotFired(t *testing.T) {
+	t.Parallel()
 	storetest.Each(t, func(t *testing.T, db *store.DB) {
 		w := newWorld(t, db)
 		w.hook("g/short", nil)
@@ -518,6 +529,7 @@ func TestAHookThatIsDeletedMeanwhileIsNotFired(t *testing.T) {
 // not fit into memory. A process that stops in between has fired each hook once
 // in the end.
 func TestManyHooksOfOneMessageAreFiredInParts(t *testing.T) {
+	t.Parallel()
 	storetest.Each(t, func(t *testing.T, db *store.DB) {
 		w := newWorld(t, db)
 		const n = 120

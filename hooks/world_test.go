@@ -320,8 +320,8 @@ func (b *mailbox) Email(_ context.Context, address, subject, markdown string) er
 	return nil
 }
 
-func (b *mailbox) count() int {
+func (b *mailbox) all() []string {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	return len(b.sent)
+	return slices.Clone(b.sent)
 }

@@ -71,10 +71,7 @@ func TestTwoReplicasDoEverythingAtOnce(t *testing.T) {
 	storetest.EachURL(t, func(t *testing.T, url string) {
 		replicas := startReplicas(t, url, 2)
 		// As much as any machine can finish in a while.
-		life, most := 8*time.Second, 2000
-		if testing.Short() {
-			life = 2 * time.Second
-		}
+		const life, most = 8 * time.Second, 2000
 		w := newWorld(t, replicas)
 		var wg sync.WaitGroup
 		end := time.Now().Add(life)

@@ -12,7 +12,7 @@ import (
 const (
 	quietGrowth = 48 << 20
 	busyTotal   = 128 << 20 // of what is alive and what is added
-	busyPercent = 800       // by which a small heap grows at most
+	busyPercent = 300       // by which a small heap grows at most
 	calm        = 10 * time.Second
 )
 

@@ -40,6 +40,9 @@ type Server struct {
 // sudden, but not the machine's; and tests, which commit all the time, do not wait for the disk.
 const NoSync = "fsync=off"
 
+// Disposable are the settings of a server that is not started again once it has ended: it keeps the less for its recovery.
+var Disposable = []string{NoSync, "synchronous_commit=off", "full_page_writes=off", "wal_level=minimal", "max_wal_senders=0"}
+
 // Start makes a server on a free port, with further settings. Programs is a directory such as Find returns.
 func Start(ctx context.Context, programs string, settings ...string) (_ *Server, err error) {
 	directory, err := os.MkdirTemp("", "taskfleet-postgres-")

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -33,19 +34,19 @@ func bench(ctx context.Context, c *checkout) error {
 	if err != nil {
 		return err
 	}
-	return c.steps(ctx,
-		step{"SQLite", func(ctx context.Context) error {
-			return benchOn(ctx, server.Options{Binary: binary, Data: filepath.Join(directory, "sqlite")}, 0)
+	return runSteps(ctx,
+		step{name: "SQLite", do: func(ctx context.Context, out io.Writer) error {
+			return benchOn(ctx, out, server.Options{Binary: binary, Data: filepath.Join(directory, "sqlite")}, 0)
 		}},
-		step{"PostgreSQL", func(ctx context.Context) error {
-			return benchOn(ctx, server.Options{Binary: binary, Data: filepath.Join(directory, "postgres"), Database: database.URL}, database.PID())
+		step{name: "PostgreSQL", do: func(ctx context.Context, out io.Writer) error {
+			return benchOn(ctx, out, server.Options{Binary: binary, Data: filepath.Join(directory, "postgres"), Database: database.URL}, database.PID())
 		}},
 	)
 }
 
 // benchOn measures a server. Besides its CPU time, that of its database counts,
 // if that is a process of its own.
-func benchOn(ctx context.Context, options server.Options, database int) (err error) {
+func benchOn(ctx context.Context, out io.Writer, options server.Options, database int) (err error) {
 	s, err := server.Start(ctx, options)
 	if err != nil {
 		return err
@@ -57,7 +58,7 @@ func benchOn(ctx context.Context, options server.Options, database int) (err err
 	}
 	cmd := exec.CommandContext(ctx, options.Binary, "bench", "queue", "--clients", "1,8,32", "--pid", pids)
 	cmd.Env = append(os.Environ(), s.Environment()...)
-	cmd.Stdout, cmd.Stderr = os.Stdout, os.Stderr
+	cmd.Stdout, cmd.Stderr = out, out
 	if err := runGroup(cmd); err != nil {
 		return fmt.Errorf("taskfleet bench queue: %w\nThe server's log:\n%s", err, s.Log())
 	}

@@ -1,10 +1,14 @@
 // Command run is behind `make test`, `make check`, `make bench`, `make postgres` and `make rabbitmq`.
 //
 // It is for a machine with Go and nothing else. `run test` installs what the tests need (tools.go), starts a private
-// PostgreSQL (test/postgres), RabbitMQ (rabbitmq.go) and moto, an imitation of AWS (moto.go), runs the steps below one after the other and, however
-// it ends, stops what it started. Two checkouts can run it at once: ports are chosen free, data lies in fresh temporary
-// directories, and what is of Python and of Node is installed inside the checkout. A later run finds everything in place
-// and starts at once.
+// PostgreSQL (test/postgres), RabbitMQ (rabbitmq.go) and moto, an imitation of AWS (moto.go), runs the steps below and,
+// however it ends, stops what it started. Two checkouts can run it at once: ports are chosen free, data lies in fresh
+// temporary directories, and what is of Python and of Node is installed inside the checkout. A later run finds everything
+// in place and starts at once.
+//
+// Steps run one after the other, but for the tests of the whole system. They wait most of the time, for faults to pass and
+// leases to end, and the other tests are short of nothing but processors: so they go side by side, the whole system first
+// in line for the processors, since it is the one that looks at the clock.
 //
 // A step that fails does not stop the next: one run tells everything that is wrong. Nothing is skipped in silence: what
 // cannot be installed is an error that names the packages.
@@ -24,14 +28,17 @@
 package main
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"os/signal"
 	"path/filepath"
 	"runtime"
 	"strings"
+	"sync"
 	"syscall"
 	"time"
 
@@ -95,7 +102,7 @@ func test(ctx context.Context, c *checkout) error {
 	if err != nil {
 		return err
 	}
-	database, err := postgres.Start(ctx, tools.postgres, postgres.NoSync)
+	database, err := postgres.Start(ctx, tools.postgres, postgres.Disposable...)
 	if err != nil {
 		return err
 	}
@@ -105,11 +112,17 @@ func test(ctx context.Context, c *checkout) error {
 		return err
 	}
 	defer imitation.stop()
+	// Tests kill their broker, so those that go on meanwhile have another one.
 	broker, err := startRabbitMQ(ctx, tools.rabbitmq)
 	if err != nil {
 		return err
 	}
 	defer broker.stop()
+	another, err := startRabbitMQ(ctx, tools.rabbitmq)
+	if err != nil {
+		return err
+	}
+	defer another.stop()
 	c.env = []string{
 		"TASKFLEET_TEST_POSTGRES=" + database.URL,
 		"TASKFLEET_TEST_NODE=" + tools.node,
@@ -118,13 +131,15 @@ func test(ctx context.Context, c *checkout) error {
 		"TASKFLEET_TEST_S3_ENDPOINT=" + imitation.url, "TASKFLEET_TEST_S3_IMITATION=true",
 		"TASKFLEET_TEST_S3_ACCESS_KEY_ID=test", "TASKFLEET_TEST_S3_SECRET_ACCESS_KEY=test",
 	}
-	c.env = append(c.env, broker.env()...)
-	return c.steps(ctx,
-		step{"formatting", c.formatting},
-		step{"vet", c.vet},
-		step{"tests", c.unitTests},
-		step{"race detector", c.raceTests},
-		step{"whole system", c.systemTests},
+	whole := c.with(another.env()...)
+	c = c.with(broker.env()...)
+	c.nice = true
+	return runSteps(ctx,
+		step{name: "formatting", do: c.formatting},
+		step{name: "vet", do: c.vet},
+		step{name: "whole system", do: whole.systemTests, meanwhile: true},
+		step{name: "tests", do: c.unitTests},
+		step{name: "race detector", do: c.raceTests},
 	)
 }
 
@@ -132,10 +147,10 @@ func test(ctx context.Context, c *checkout) error {
 func check(ctx context.Context, c *checkout) error {
 	c.env = []string{"TASKFLEET_TEST_DATABASES=sqlite"}
 	c.without = []string{"github.com/taskfleet/taskfleet/event/rabbit"} // they need a broker
-	return c.steps(ctx,
-		step{"formatting", c.formatting},
-		step{"vet", c.vet},
-		step{"tests", c.unitTests},
+	return runSteps(ctx,
+		step{name: "formatting", do: c.formatting},
+		step{name: "vet", do: c.vet},
+		step{name: "tests", do: c.unitTests},
 	)
 }
 
@@ -145,7 +160,7 @@ func postgresAlone(ctx context.Context, c *checkout) error {
 	if err != nil {
 		return err
 	}
-	database, err := postgres.Start(ctx, tools.postgres, postgres.NoSync)
+	database, err := postgres.Start(ctx, tools.postgres, postgres.Disposable...)
 	if err != nil {
 		return err
 	}
@@ -158,26 +173,51 @@ func postgresAlone(ctx context.Context, c *checkout) error {
 // A step is one line of the summary.
 type step struct {
 	name string
-	do   func(context.Context) error
+	do   func(ctx context.Context, out io.Writer) error
+
+	// meanwhile has the steps after it not wait for its end. What it prints is shown when all have ended.
+	meanwhile bool
+
+	out  bytes.Buffer // where meanwhile
+	took time.Duration
+	err  error
 }
 
-// steps runs all of them, also after a failure, and ends with one line for each.
-func (c *checkout) steps(ctx context.Context, steps ...step) error {
+// runSteps runs all of them, also after a failure, and ends with one line for each.
+func runSteps(ctx context.Context, steps ...step) error {
+	var meanwhile sync.WaitGroup
+	for i := range steps {
+		s := &steps[i]
+		fmt.Printf("\n== %s\n", s.name)
+		run := func(out io.Writer) {
+			start := time.Now()
+			s.err = s.do(ctx, out)
+			s.took = time.Since(start)
+		}
+		if s.meanwhile {
+			fmt.Println("goes on beside what follows, and is shown at its end")
+			meanwhile.Go(func() { run(&s.out) })
+		} else if ctx.Err() == nil {
+			run(os.Stdout)
+		}
+	}
+	meanwhile.Wait()
 	var summary strings.Builder
 	failed := 0
-	for _, s := range steps {
-		fmt.Printf("\n== %s\n", s.name)
-		start := time.Now()
-		err := s.do(ctx)
-		if ctx.Err() != nil {
-			return errors.New("interrupted: what this run had started is stopped")
+	for i := range steps {
+		s := &steps[i]
+		if s.meanwhile {
+			fmt.Printf("\n== %s\n%s", s.name, &s.out)
 		}
 		outcome := "passed"
-		if err != nil {
+		if s.err != nil {
 			failed++
-			outcome = "FAILED: " + err.Error()
+			outcome = "FAILED: " + s.err.Error()
 		}
-		fmt.Fprintf(&summary, "  %-15s %6s  %s\n", s.name, time.Since(start).Round(time.Second), outcome)
+		fmt.Fprintf(&summary, "  %-15s %6s  %s\n", s.name, s.took.Round(time.Second), outcome)
+	}
+	if ctx.Err() != nil {
+		return errors.New("interrupted: what this run had started is stopped")
 	}
 	fmt.Printf("\n== summary\n%s", summary.String())
 	if failed > 0 {
