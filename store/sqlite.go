@@ -151,9 +151,9 @@ func (e *sqliteEngine) connect(ctx context.Context, k kind) (*session, error) {
 func (e *sqliteEngine) configure(ctx context.Context, s *session) error {
 	pragmas := []string{"busy_timeout=10000", "synchronous=" + e.synchronous, "foreign_keys=ON", "case_sensitive_like=ON", "temp_store=MEMORY"}
 	if s.kind == write {
-		pragmas = append(pragmas, "cache_size=-65536", "journal_size_limit=67108864")
+		pragmas = append(pragmas, "cache_size=-32768", "journal_size_limit=67108864")
 	} else {
-		pragmas = append(pragmas, "cache_size=-16384", "query_only=ON")
+		pragmas = append(pragmas, "cache_size=-8192", "query_only=ON")
 	}
 	for _, p := range pragmas {
 		if _, err := s.conn.ExecContext(ctx, "PRAGMA "+p); err != nil {
