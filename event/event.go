@@ -18,10 +18,10 @@
 // published it and places it (stash.go): the latest part of the log is in its
 // memory (tail.go), and who is no further behind than that reads there. Durable
 // subscribers (Subscribe) keep a cursor in the database and get each message at
-// least once, in order. Streams (stream.go), over server-sent
-// events or WebSocket, carry the cursor themselves, as the id of each message,
-// and resume where they broke off. One that is slow is not waited for, nor is
-// anything kept for it: it reads the log from where it is.
+// least once, in order. Streams (stream.go), over server-sent events or WebSocket,
+// carry the cursor themselves, as the id of each message, and resume where they
+// broke off. One that is slow is not waited for, nor is anything kept for it: it
+// reads the log from where it is.
 //
 // Package event/rabbit is a durable subscriber that passes messages on to
 // RabbitMQ.
@@ -50,7 +50,7 @@ const (
 	topicNew    = "event.new"    // a message was committed
 	topicPlaced = "event.placed" // a message has got its position
 
-	placePace = 20 * time.Millisecond
+	placePace = 20 * time.Millisecond // see loop.Loop
 
 	// fallback is how often loops look without having been woken, which is
 	// needed only where a wake was lost with a process.
