@@ -3,13 +3,13 @@ package api
 import (
 	"errors"
 	"fmt"
-	"hash/fnv"
 	"maps"
 	"net/http"
 	"slices"
 	"strings"
 	"time"
 
+	"github.com/cespare/xxhash/v2"
 	"github.com/google/uuid"
 	"github.com/klauspost/compress/gzhttp"
 	"github.com/klauspost/compress/gzip"
@@ -162,9 +162,7 @@ func writeReply(w http.ResponseWriter, r *http.Request, status int, v any, tagge
 	h := w.Header()
 	h.Set("Content-Type", "application/json; charset=utf-8")
 	if tagged {
-		sum := fnv.New64a()
-		sum.Write(b)
-		tag := fmt.Sprintf(`W/"%x-%x"`, len(b), sum.Sum64())
+		tag := fmt.Sprintf(`W/"%x-%x"`, len(b), xxhash.Sum64(b))
 		h.Set("ETag", tag)
 		if status == http.StatusOK && r.Method == http.MethodGet && strings.Contains(r.Header.Get("If-None-Match"), tag) {
 			w.WriteHeader(http.StatusNotModified)

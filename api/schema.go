@@ -198,8 +198,17 @@ func hasNUL(v any) bool {
 	return false
 }
 
+// An Appender is a result that writes its own JSON, which encoding/json would
+// check and compact once more: for what is large and mostly stored as JSON.
+type Appender interface {
+	AppendJSON([]byte) ([]byte, error)
+}
+
 // encodeJSON writes v without escaping <, > and &, which scopes are full of.
 func encodeJSON(v any) ([]byte, error) {
+	if a, ok := v.(Appender); ok {
+		return a.AppendJSON(nil)
+	}
 	var b bytes.Buffer
 	e := json.NewEncoder(&b)
 	e.SetEscapeHTML(false)

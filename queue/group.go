@@ -2,6 +2,9 @@ package queue
 
 import (
 	"context"
+	"encoding/json"
+	"slices"
+	"strconv"
 
 	"github.com/taskfleet/taskfleet/api"
 	"github.com/taskfleet/taskfleet/scope"
@@ -39,23 +42,42 @@ type groupPath struct {
 	TaskGroupID string `path:"taskGroupId"`
 }
 
-type definitionAndStatus struct {
-	Task   any         `json:"task"` // the definition as stored
-	Status task.Status `json:"status"`
+// A listing is a page of tasks, with their definitions as they are stored, and
+// what it is of.
+type listing[Of any] struct {
+	of    Of
+	tasks []*record
+	token string // of the next page
 }
 
-func definitions(list []*record) []definitionAndStatus {
-	out := make([]definitionAndStatus, 0, len(list))
-	for _, r := range list {
-		out = append(out, definitionAndStatus{r.shown(), r.Status})
+// AppendJSON copies definitions as they are.
+func (l listing[Of]) AppendJSON(b []byte) ([]byte, error) {
+	of, err := json.Marshal(l.of)
+	if err != nil {
+		return nil, err
 	}
-	return out
-}
-
-type listTaskGroupResponse struct {
-	group
-	Tasks             []definitionAndStatus `json:"tasks"`
-	ContinuationToken string                `json:"continuationToken,omitempty"`
+	size := len(of) + 100
+	for _, r := range l.tasks {
+		size += len(r.definition) + 500 + 200*len(r.Runs)
+	}
+	b = append(slices.Grow(b, size), of[:len(of)-1]...) // without its }
+	b = append(b, `,"tasks":[`...)
+	for i, r := range l.tasks {
+		status, err := json.Marshal(r.Status)
+		if err != nil {
+			return nil, err
+		}
+		if i > 0 {
+			b = append(b, ',')
+		}
+		b = append(append(b, `{"task":`...), r.shown()...)
+		b = append(append(append(b, `,"status":`...), status...), '}')
+	}
+	b = append(b, ']')
+	if l.token != "" {
+		b = strconv.AppendQuote(append(b, `,"continuationToken":`...), l.token) // of letters and digits
+	}
+	return append(b, '}'), nil
 }
 
 var listTaskGroup = api.Declare(api.Spec{
@@ -63,27 +85,20 @@ var listTaskGroup = api.Declare(api.Spec{
 	Scopes: scope.Scope("queue:list-task-group:<taskGroupId>"), Output: "v1/list-task-group-response.json#",
 	Stability: api.Stable, Category: "Task Groups", Title: "List a task group",
 	Doc: "Lists the tasks of a group with their status, in the order of their ids. Tasks added while a caller pages through appear where their id belongs; none is listed twice.",
-}, func(ctx context.Context, q *Queue, c api.Call[groupPath, api.None]) (out listTaskGroupResponse, err error) {
+}, func(ctx context.Context, q *Queue, c api.Call[groupPath, api.None]) (out listing[*group], err error) {
 	page, err := c.Page(1)
 	if err != nil {
 		return out, err
 	}
-	var list []*record
 	err = q.db.View(ctx, func(tx *store.Tx) error {
-		g, err := loadGroup(tx, c.Path.TaskGroupID)
-		if err != nil {
+		if out.of, err = loadGroup(tx, c.Path.TaskGroupID); err != nil {
 			return err
 		}
-		out.group = *g
-		list, out.ContinuationToken, err = queryPage(tx, page, `
+		out.tasks, out.token, err = queryPage(tx, page, `
 			SELECT `+columns+` FROM task WHERE task_group_id = $1 AND task_id > $2 ORDER BY task_id LIMIT $3`, c.Path.TaskGroupID, after(page))
 		return err
 	})
-	if err != nil {
-		return out, err
-	}
-	out.Tasks = definitions(list)
-	return out, nil
+	return out, err
 })
 
 // after is where a page of a listing by task id begins.

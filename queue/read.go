@@ -136,10 +136,8 @@ func (q *Queue) several(ctx context.Context, c api.Call[api.None, tasksRequest])
 	return list, token, err
 }
 
-type listDependentTasksResponse struct {
-	TaskID            string                `json:"taskId"`
-	Tasks             []definitionAndStatus `json:"tasks"`
-	ContinuationToken string                `json:"continuationToken,omitempty"`
+type dependentsOf struct {
+	TaskID string `json:"taskId"`
 }
 
 var listDependentTasks = api.Declare(api.Spec{
@@ -147,27 +145,23 @@ var listDependentTasks = api.Declare(api.Spec{
 	Scopes: scope.Scope("queue:list-dependent-tasks:<taskId>"), Output: "v1/list-dependent-tasks-response.json#",
 	Stability: api.Stable, Category: "Tasks", Title: "List a task's dependents",
 	Doc: "Lists the tasks that name this one as a dependency, in the order of their ids.",
-}, func(ctx context.Context, q *Queue, c api.Call[taskPath, api.None]) (out listDependentTasksResponse, err error) {
+}, func(ctx context.Context, q *Queue, c api.Call[taskPath, api.None]) (out listing[dependentsOf], err error) {
 	page, err := c.Page(1)
 	if err != nil {
 		return out, err
 	}
-	var list []*record
+	out.of.TaskID = c.Path.TaskID
 	err = q.db.View(ctx, func(tx *store.Tx) error {
 		if _, err := load(tx, c.Path.TaskID); err != nil {
 			return err
 		}
-		list, out.ContinuationToken, err = queryPage(tx, page, `
+		out.tasks, out.token, err = queryPage(tx, page, `
 			SELECT `+columns+` FROM task WHERE task_id IN (
 			    SELECT task_id FROM dependency WHERE required = $1 AND task_id > $2 ORDER BY task_id LIMIT $3)
 			 ORDER BY task_id`, c.Path.TaskID, after(page))
 		return err
 	})
-	if err != nil {
-		return out, err
-	}
-	out.TaskID, out.Tasks = c.Path.TaskID, definitions(list)
-	return out, nil
+	return out, err
 })
 
 type countsResponse struct {
