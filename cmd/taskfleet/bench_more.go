@@ -154,7 +154,7 @@ tasks stay: use a deployment that was set up for it.`,
 				r.Tasks, r.Took.Round(time.Second), r.First, r.Last, 100*r.Last/r.First)
 			fmt.Fprintf(out, "%d dependents pending %s after what they waited for; meanwhile %d statuses, p99 %s, max %s; createTask max %s\n",
 				o.Wide, r.Released.Round(time.Millisecond), r.Statuses, milliseconds(r.StatusP99), milliseconds(r.StatusMax), milliseconds(r.CreateMax))
-			fmt.Fprintf(out, "%d pages of 1000, p50 %s, max %s\n", r.Pages, milliseconds(r.PageP50), milliseconds(r.PageMax))
+			fmt.Fprintf(out, "%d pages of 1000, p50 %s, p99 %s, max %s\n", r.Pages, milliseconds(r.PageP50), milliseconds(r.PageP99), milliseconds(r.PageMax))
 			if pid > 0 {
 				fmt.Fprintf(out, "the server had at most %d MiB\n", most>>20)
 			}
