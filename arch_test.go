@@ -23,7 +23,7 @@ var layers = []struct {
 	{"vocabulary", []string{"task", "scope", "slugid", "timestamp", "hawk", "cred", "jsone"}, false},
 	{"kit", []string{"api", "event", "store", "blob", "loop", "seal"}, false},
 	{"client", []string{"client"}, false},
-	{"services", []string{"auth", "queue", "provisioner", "worker", "index", "hooks", "secrets", "purgecache", "object", "notify"}, true},
+	{"services", []string{"auth", "queue", "provisioner", "worker", "index", "hooks", "secrets", "purgecache", "object", "notify", "mirror"}, true},
 	{"surface", []string{"cmd", "graph", "bench", "references", "examples", "test"}, false},
 }
 

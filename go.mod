@@ -39,6 +39,8 @@ require (
 
 require github.com/aws/aws-sdk-go-v2/service/kms v1.62.6
 
+require github.com/gaissmai/bart v0.30.0
+
 require (
 	github.com/Azure/go-ntlmssp v0.1.1 // indirect
 	github.com/DataDog/datadog-go/v5 v5.9.1 // indirect
