@@ -24,18 +24,23 @@
 //   - A read is whole or an error: a body that ends early, or whose checksum
 //     differs, never ends with io.EOF.
 //   - Every call ends: with its context, or because the far side has been silent
-//     for longer than a minute or two. Requests that failed for reasons that
-//     pass (connection lost, 5xx, throttling) are repeated with back-off.
+//     for longer than a minute or two (a quarter of an hour where it copies, or
+//     joins parts). Requests that failed for reasons that pass (connection lost,
+//     5xx, throttling) are repeated with back-off.
+//   - A copy is made of the version of the source that the caller names by its
+//     ETag, or not at all, and the bytes do not come here.
 //   - No call changes state outside the bucket; the package has no global state.
 package blob
 
 import (
 	"context"
+	"crypto/sha256"
 	"errors"
 	"fmt"
 	"log/slog"
 	"net/http"
 	"net/url"
+	"sync"
 	"time"
 
 	"github.com/aws/aws-sdk-go-v2/aws"
@@ -50,9 +55,13 @@ import (
 // A Store is an S3 endpoint with credentials for it. It is safe for concurrent
 // use, and needs no closing.
 type Store struct {
-	client  *s3.Client
-	presign *s3.PresignClient
-	region  string
+	client   *s3.Client
+	presign  *s3.PresignClient
+	patient  func(*s3.Options) // for a call that the far side works on without a sign of life
+	region   string
+	endpoint *url.URL // nil: AWS's own
+	path     bool     // the bucket is in the path
+	account  [sha256.Size]byte
 }
 
 // Config says where the buckets are.
@@ -92,7 +101,7 @@ const (
 	attempts   = 5                // of one request, the first included
 	maxBackoff = 5 * time.Second  // between two attempts
 	callLimit  = 2 * time.Minute  // for a call that carries no body, all attempts together
-	joinLimit  = 15 * time.Minute // for joining the parts of an upload
+	workLimit  = 15 * time.Minute // for one that makes the far side copy, or join the parts of an upload
 )
 
 // Open checks the configuration and returns the store. It does not connect:
@@ -104,11 +113,13 @@ func Open(ctx context.Context, c Config) (*Store, error) {
 	if (c.AccessKeyID == "") != (c.SecretAccessKey == "") {
 		return nil, errors.New("blob: access key id and secret access key go together: configure both, or neither to use what the AWS SDK finds")
 	}
+	var endpoint *url.URL
 	if c.Endpoint != "" {
 		u, err := url.Parse(c.Endpoint)
 		if err != nil || u.Host == "" || u.Scheme != "http" && u.Scheme != "https" || u.User != nil || u.RawQuery != "" {
 			return nil, errors.New("blob: the endpoint is not a URL of the form https://host[:port]")
 		}
+		endpoint = u
 	}
 	var provider aws.CredentialsProvider = credentials.NewStaticCredentialsProvider(c.AccessKeyID, c.SecretAccessKey, "")
 	if c.AccessKeyID == "" {
@@ -118,19 +129,15 @@ func Open(ctx context.Context, c Config) (*Store, error) {
 		}
 		provider = found.Credentials
 	}
-	transport := c.Transport
+	transport, patient := c.Transport, c.Transport
 	if transport == nil {
-		transport = newTransport()
+		transport, patient = newTransport(silenceLimit), newTransport(workLimit)
 	}
 	options := s3.Options{
 		Region:       c.Region,
 		Credentials:  aws.NewCredentialsCache(provider),
 		UsePathStyle: c.PathStyle,
-		HTTPClient: &http.Client{
-			Transport: transport,
-			// A redirect is S3's word for "wrong region": an error, not a place to go.
-			CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
-		},
+		HTTPClient:   client(transport),
 		Retryer: retry.NewStandard(func(o *retry.StandardOptions) {
 			o.MaxAttempts = attempts
 			o.MaxBackoff = maxBackoff
@@ -143,11 +150,24 @@ func Open(ctx context.Context, c Config) (*Store, error) {
 	if c.Endpoint != "" {
 		options.BaseEndpoint = aws.String(c.Endpoint)
 	}
+	slow := client(patient)
 	return &Store{
-		client:  s3.New(options),
-		presign: s3.NewPresignClient(s3.New(options, plain)),
-		region:  c.Region,
+		client:   s3.New(options),
+		presign:  s3.NewPresignClient(s3.New(options, plain)),
+		patient:  func(o *s3.Options) { o.HTTPClient = slow },
+		region:   c.Region,
+		endpoint: endpoint,
+		path:     c.PathStyle,
+		account:  sha256.Sum256([]byte(c.AccessKeyID + "\n" + c.SecretAccessKey)),
 	}, nil
+}
+
+func client(transport http.RoundTripper) *http.Client {
+	return &http.Client{
+		Transport: transport,
+		// A redirect is S3's word for "wrong region": an error, not a place to go.
+		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
+	}
 }
 
 // plain keeps the SDK from adding checksum headers to a request whose body it
@@ -155,17 +175,24 @@ func Open(ctx context.Context, c Config) (*Store, error) {
 func plain(o *s3.Options) { o.RequestChecksumCalculation = aws.RequestChecksumCalculationWhenRequired }
 
 // Bucket is the bucket of that name, which need not exist yet.
-func (s *Store) Bucket(name string) *Bucket { return &Bucket{store: s, name: name} }
+func (s *Store) Bucket(name string) *Bucket {
+	b := &Bucket{store: s, name: name}
+	b.forms = sync.OnceValue(b.findForms)
+	return b
+}
 
 // The reasons to fail that a caller may want to tell apart with errors.Is.
 var (
-	ErrNotFound   = errors.New("no such object")
-	ErrNoBucket   = errors.New("no such bucket")
-	ErrNoUpload   = errors.New("no such multipart upload, or it was completed or aborted")
-	ErrPart       = errors.New("the parts do not make up the object")
-	ErrRange      = errors.New("the range starts beyond the end of the object")
-	ErrKey        = errors.New("not a possible key")
-	ErrKeyTooLong = fmt.Errorf("%w: too long", ErrKey)
+	ErrNotFound    = errors.New("no such object")
+	ErrNoBucket    = errors.New("no such bucket")
+	ErrNoUpload    = errors.New("no such multipart upload, or it was completed or aborted")
+	ErrPart        = errors.New("the parts do not make up the object")
+	ErrRange       = errors.New("the range starts beyond the end of the object")
+	ErrChanged     = errors.New("the object has changed")
+	ErrTooLarge    = errors.New("too large for one request: copy it in parts")
+	ErrUnsupported = errors.New("the store cannot do this")
+	ErrKey         = errors.New("not a possible key")
+	ErrKeyTooLong  = fmt.Errorf("%w: too long", ErrKey)
 )
 
 // An apiError is a failed call under one of the reasons above.
@@ -193,6 +220,10 @@ func explain(err error) error {
 		reason = ErrPart
 	case "InvalidRange":
 		reason = ErrRange
+	case "PreconditionFailed":
+		reason = ErrChanged
+	case "NotImplemented":
+		reason = ErrUnsupported
 	case "KeyTooLongError":
 		reason = ErrKeyTooLong
 	default:

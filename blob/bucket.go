@@ -3,10 +3,14 @@ package blob
 import (
 	"bytes"
 	"context"
+	"crypto/sha256"
+	"encoding/base64"
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"io"
 	"iter"
+	"net/url"
 	"slices"
 	"strings"
 	"time"
@@ -21,23 +25,17 @@ import (
 type Bucket struct {
 	store *Store
 	name  string
+	forms func() []url.URL // of its objects' URLs; see URLForms
 }
 
 // Object is what is known about an object without reading it.
 type Object struct {
 	Key      string
-	Size     int64
+	Size     int64     // -1 from Copy, which is not told
 	ETag     string    // changes with the bytes; without the quotes of the protocol
+	SHA256   string    // of all bytes, in lower-case hexadecimal, where the store knows it
 	Modified time.Time // not told by Put
 	Headers            // not told by List
-}
-
-// Headers are what a reader of the object is told about it. Those that are
-// empty are not sent.
-type Headers struct {
-	ContentType        string
-	ContentEncoding    string
-	ContentDisposition string
 }
 
 // Name is the bucket's name.
@@ -104,8 +102,7 @@ func (b *Bucket) Remove(ctx context.Context) error {
 // visible before all of it is. A body of more than [PartSize] bytes is uploaded
 // in parts, of which one at a time is in memory.
 func (b *Bucket) Put(ctx context.Context, key string, body io.Reader, h Headers) (Object, error) {
-	name, err := Spell(key)
-	if err != nil {
+	if _, err := Spell(key); err != nil {
 		return Object{}, err
 	}
 	part, err := io.ReadAll(io.LimitReader(body, PartSize+1))
@@ -115,18 +112,36 @@ func (b *Bucket) Put(ctx context.Context, key string, body io.Reader, h Headers)
 	if len(part) > PartSize {
 		return b.putParts(ctx, key, io.MultiReader(bytes.NewReader(part), body), h)
 	}
-	out, err := b.store.client.PutObject(ctx, &s3.PutObjectInput{
-		Bucket:             &b.name,
-		Key:                &name,
-		Body:               bytes.NewReader(part),
-		ContentType:        optional(h.ContentType),
-		ContentEncoding:    optional(h.ContentEncoding),
-		ContentDisposition: optional(h.ContentDisposition),
-	})
+	return b.PutBytes(ctx, key, part, h)
+}
+
+// PutBytes is Put of what is in memory, in one request, with its SHA-256 as the
+// checksum. S3 takes 5 GiB at most that way.
+func (b *Bucket) PutBytes(ctx context.Context, key string, body []byte, h Headers) (Object, error) {
+	name, err := Spell(key)
+	if err != nil {
+		return Object{}, err
+	}
+	metadata, err := h.metadata()
 	if err != nil {
 		return Object{}, b.fail("put", key, err)
 	}
-	return Object{Key: key, Size: int64(len(part)), ETag: unquote(out.ETag), Headers: h}, nil
+	sum := sha256.Sum256(body)
+	out, err := b.store.client.PutObject(ctx, &s3.PutObjectInput{
+		Bucket:             &b.name,
+		Key:                &name,
+		Body:               bytes.NewReader(body),
+		ContentType:        optional(h.ContentType),
+		ContentEncoding:    optional(h.ContentEncoding),
+		ContentDisposition: optional(h.ContentDisposition),
+		Metadata:           metadata,
+		ChecksumAlgorithm:  types.ChecksumAlgorithmSha256,
+		ChecksumSHA256:     aws.String(base64.StdEncoding.EncodeToString(sum[:])),
+	}, signBody(sum))
+	if err != nil {
+		return Object{}, b.fail("put", key, err)
+	}
+	return Object{Key: key, Size: int64(len(body)), ETag: unquote(out.ETag), SHA256: hex.EncodeToString(sum[:]), Headers: h}, nil
 }
 
 // Stat says what is under key, or [ErrNotFound].
@@ -137,7 +152,7 @@ func (b *Bucket) Stat(ctx context.Context, key string) (Object, error) {
 	}
 	ctx, cancel := context.WithTimeout(ctx, callLimit)
 	defer cancel()
-	out, err := b.store.client.HeadObject(ctx, &s3.HeadObjectInput{Bucket: &b.name, Key: &name})
+	out, err := b.store.client.HeadObject(ctx, &s3.HeadObjectInput{Bucket: &b.name, Key: &name, ChecksumMode: types.ChecksumModeEnabled})
 	if err != nil {
 		return Object{}, b.fail("stat", key, err)
 	}
@@ -145,8 +160,9 @@ func (b *Bucket) Stat(ctx context.Context, key string) (Object, error) {
 		Key:      key,
 		Size:     aws.ToInt64(out.ContentLength),
 		ETag:     unquote(out.ETag),
+		SHA256:   wholeSHA256(out.ChecksumSHA256, out.ChecksumType),
 		Modified: aws.ToTime(out.LastModified),
-		Headers:  Headers{aws.ToString(out.ContentType), aws.ToString(out.ContentEncoding), aws.ToString(out.ContentDisposition)},
+		Headers:  headers(out.ContentType, out.ContentEncoding, out.ContentDisposition, out.Metadata),
 	}, nil
 }
 

@@ -156,7 +156,15 @@ func TestACallEndsWithItsContext(t *testing.T) {
 				_, err := b.CompleteMultipart(ctx, "key", "id", []blob.Part{{Number: 1, ETag: "x"}})
 				return err
 			},
-			"abort": func() error { return b.AbortMultipart(ctx, "key", "id") },
+			"abort":     func() error { return b.AbortMultipart(ctx, "key", "id") },
+			"put bytes": func() error { _, err := b.PutBytes(ctx, "key", nil, blob.Headers{}); return err },
+			"put part":  func() error { _, err := b.PutPart(ctx, "key", "id", 1, nil); return err },
+			"copy":      func() error { _, err := b.Copy(ctx, "key", b, "from", "", blob.Headers{}); return err },
+			"copy part": func() error {
+				_, err := b.CopyPart(ctx, "key", "id", 1, b, "from", "", blob.Range{Length: 1})
+				return err
+			},
+			"rules": func() error { return b.SetLifecycle(ctx, blob.Lifecycle{ID: "x"}) },
 		}
 		for name, call := range calls {
 			if err := call(); !errors.Is(err, context.DeadlineExceeded) {
@@ -285,17 +293,32 @@ func TestDamageOnTheWayInIsNoticedAndNothingIsKept(t *testing.T) {
 	b, c := gatewayBucket(t)
 	c.Transport = damage{next: http.DefaultTransport, requests: true, want: func(r *http.Request) bool { return r.Method == "PUT" }}
 	damaged := open(t, c)
+	id, err := b.StartMultipart(t.Context(), "key", blob.Headers{})
+	if err != nil {
+		t.Fatal(err)
+	}
 	for _, size := range []int{1, 1000, blob.PartSize + 1} {
 		_, err := damaged.Put(t.Context(), "key", bytes.NewReader(make([]byte, size)), blob.Headers{})
 		if err == nil {
 			t.Errorf("%d damaged bytes were put", size)
 		}
+		if _, err := damaged.PutBytes(t.Context(), "key", make([]byte, size), blob.Headers{}); err == nil {
+			t.Errorf("%d damaged bytes were put from memory", size)
+		}
+		if _, err := damaged.PutPart(t.Context(), "key", id, 1, make([]byte, size)); err == nil {
+			t.Errorf("%d damaged bytes were put as a part", size)
+		}
 		if _, err := b.Stat(t.Context(), "key"); !errors.Is(err, blob.ErrNotFound) {
 			t.Errorf("then: %v", err)
 		}
 	}
+	if parts, err := b.Parts(t.Context(), "key", id); err != nil || len(parts) != 0 {
+		t.Errorf("then there were parts: %v, %v", parts, err)
+	}
 	for u, err := range b.Uploads(t.Context(), "") {
-		t.Errorf("left is %+v, %v", u, err)
+		if u.ID != id || err != nil {
+			t.Errorf("left is %+v, %v", u, err)
+		}
 	}
 }
 

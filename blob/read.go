@@ -42,6 +42,12 @@ type Reader struct {
 // [ErrRange] here, or the bytes. A range that goes beyond the end stops there;
 // of an empty object there is no range but the whole.
 func (b *Bucket) Get(ctx context.Context, key string, r Range) (*Reader, error) {
+	return b.GetIf(ctx, key, r, "")
+}
+
+// GetIf is Get of the object as long as its ETag is etag, unless that is empty.
+// The answer is [ErrChanged] if it is not.
+func (b *Bucket) GetIf(ctx context.Context, key string, r Range, etag string) (*Reader, error) {
 	name, err := Spell(key)
 	if err != nil {
 		return nil, err
@@ -50,7 +56,12 @@ func (b *Bucket) Get(ctx context.Context, key string, r Range) (*Reader, error) 
 	if err != nil {
 		return nil, err
 	}
-	out, err := b.store.client.GetObject(ctx, &s3.GetObjectInput{Bucket: &b.name, Key: &name, Range: optional(header)})
+	out, err := b.store.client.GetObject(ctx, &s3.GetObjectInput{
+		Bucket:  &b.name,
+		Key:     &name,
+		Range:   optional(header),
+		IfMatch: quote(etag),
+	})
 	if err != nil {
 		return nil, b.fail("get", key, err)
 	}
@@ -58,8 +69,9 @@ func (b *Bucket) Get(ctx context.Context, key string, r Range) (*Reader, error) 
 		out.Body.Close()
 		return nil, b.fail("get", key, fmt.Errorf("the answer does not say how long it is, so its end could not be told from a broken connection"))
 	}
-	size := *out.ContentLength
+	size, sum := *out.ContentLength, wholeSHA256(out.ChecksumSHA256, out.ChecksumType)
 	if header != "" {
+		sum = "" // of a part, if there is one
 		if _, err := fmt.Sscanf(aws.ToString(out.ContentRange), "bytes %d-%d/%d", new(int64), new(int64), &size); err != nil {
 			out.Body.Close()
 			return nil, b.fail("get", key, fmt.Errorf("asked for %s, and got the content range %q", header, aws.ToString(out.ContentRange)))
@@ -70,8 +82,9 @@ func (b *Bucket) Get(ctx context.Context, key string, r Range) (*Reader, error) 
 			Key:      key,
 			Size:     size,
 			ETag:     unquote(out.ETag),
+			SHA256:   sum,
 			Modified: aws.ToTime(out.LastModified),
-			Headers:  Headers{aws.ToString(out.ContentType), aws.ToString(out.ContentEncoding), aws.ToString(out.ContentDisposition)},
+			Headers:  headers(out.ContentType, out.ContentEncoding, out.ContentDisposition, out.Metadata),
 		},
 		Length: *out.ContentLength,
 		body:   out.Body,

@@ -10,14 +10,14 @@ import (
 const (
 	connectLimit = 10 * time.Second
 	// silenceLimit ends a connection over which nothing moves. It also bounds
-	// the time to the first byte of an answer, so it is no shorter than what a
-	// gateway takes to join the parts of a large upload.
+	// the time to the first byte of an answer, so requests that keep the far
+	// side busy for longer go over connections of their own.
 	silenceLimit = 2 * time.Minute
 )
 
 // newTransport never waits for ever, and never limits how long a transfer that
 // moves may take.
-func newTransport() *http.Transport {
+func newTransport(silence time.Duration) *http.Transport {
 	dialer := &net.Dialer{Timeout: connectLimit, KeepAlive: 30 * time.Second}
 	return &http.Transport{
 		Proxy: http.ProxyFromEnvironment,
@@ -26,7 +26,7 @@ func newTransport() *http.Transport {
 			if err != nil {
 				return nil, err
 			}
-			return impatientConn{c}, nil
+			return impatientConn{c, silence}, nil
 		},
 		ForceAttemptHTTP2:   true,
 		TLSHandshakeTimeout: connectLimit,
@@ -37,11 +37,14 @@ func newTransport() *http.Transport {
 	}
 }
 
-// An impatientConn fails a read or write that takes longer than silenceLimit.
-type impatientConn struct{ net.Conn }
+// An impatientConn fails a read or write that takes longer than limit.
+type impatientConn struct {
+	net.Conn
+	limit time.Duration
+}
 
 func (c impatientConn) Read(p []byte) (int, error) {
-	if err := c.SetReadDeadline(time.Now().Add(silenceLimit)); err != nil {
+	if err := c.SetReadDeadline(time.Now().Add(c.limit)); err != nil {
 		return 0, err
 	}
 	return c.Conn.Read(p)
@@ -50,7 +53,7 @@ func (c impatientConn) Read(p []byte) (int, error) {
 func (c impatientConn) Write(p []byte) (int, error) {
 	// For reading too: a read that waits since before this request must not
 	// end during it.
-	if err := c.SetDeadline(time.Now().Add(silenceLimit)); err != nil {
+	if err := c.SetDeadline(time.Now().Add(c.limit)); err != nil {
 		return 0, err
 	}
 	return c.Conn.Write(p)

@@ -14,7 +14,7 @@ func TestASilentConnectionEnds(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		here, there := net.Pipe()
 		defer there.Close()
-		c := impatientConn{here}
+		c := impatientConn{here, silenceLimit}
 		start := time.Now()
 		for range 10 { // what moves goes on for as long as it takes
 			go func() {
@@ -41,7 +41,7 @@ func TestARequestGivesAWaitingReadNewTime(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		here, there := net.Pipe()
 		defer there.Close()
-		c := impatientConn{here}
+		c := impatientConn{here, silenceLimit}
 		read := make(chan error, 1)
 		go func() { // like the transport's, of a connection that is idle
 			_, err := c.Read(make([]byte, 1))

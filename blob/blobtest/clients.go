@@ -6,6 +6,7 @@ import (
 	"encoding/base64"
 	"io"
 	"net/http"
+	"reflect"
 	"slices"
 	"strings"
 	"sync"
@@ -251,7 +252,7 @@ func multipart(t *testing.T, b *blob.Bucket) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if o.Key != key || o.Headers != h || o.Size != int64(len(first)+len(second)+len(last)) {
+		if o.Key != key || !reflect.DeepEqual(o.Headers, h) || o.Size != int64(len(first)+len(second)+len(last)) {
 			t.Errorf("completed to %+v", o)
 		}
 		if got := get(t, b, key, blob.Range{}); got != first+second+last {
@@ -282,7 +283,7 @@ func multipartAgain(t *testing.T, b *blob.Bucket) {
 	}
 	group.Wait()
 	again, err := b.CompleteMultipart(t.Context(), "key", id, parts)
-	if err != nil || again != completed[0] {
+	if err != nil || !reflect.DeepEqual(again, completed[0]) {
 		t.Errorf("completed to %+v, and again to %+v, %v", completed[0], again, err)
 	}
 	if got := get(t, b, "key", blob.Range{}); got != "the object" {

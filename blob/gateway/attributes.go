@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"maps"
 	"os"
 	"path/filepath"
 
@@ -25,6 +26,7 @@ const (
 	bucketACL   = "acl"         // of every bucket that was created completely
 	uploadKey   = "objname"     // of the directory of the uploads of a key
 	joinedParts = "mp-metadata" // of an object that was uploaded in parts
+	checksums   = "checksums"   // of an object, or of an upload
 )
 
 // openAttributes decides where they are. A metadata directory that exists is
@@ -91,4 +93,17 @@ func (a *attributes) StoreAttribute(f *os.File, bucket, object, attribute string
 		return err
 	}
 	return a.sync(f)
+}
+
+// storeAll gives a file its attributes before it is an object.
+func (a *attributes) storeAll(f *os.File, bucket, object string, all map[string][]byte) error {
+	if a.sidecar != nil {
+		return a.sidecar.change(f, bucket, object, func(of map[string][]byte) { maps.Copy(of, all) })
+	}
+	for name, value := range all {
+		if err := a.MetadataStorer.StoreAttribute(f, bucket, object, name, value); err != nil {
+			return fmt.Errorf("store attribute %s: %w", name, err)
+		}
+	}
+	return nil
 }

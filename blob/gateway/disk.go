@@ -35,6 +35,7 @@ import (
 //   - To complete an upload that is unknown it calls a success if there is any
 //     object under the key, or if a process that was killed had begun to. Here
 //     the object must be made of that upload.
+//   - Its copies are none of this: see copy.go.
 //   - Errors that are no answer of S3's are printed. Here they are logged.
 //
 // What is not here is answered with NotImplemented.
@@ -87,7 +88,7 @@ func (d *disk) Shutdown() { d.posix.Shutdown() }
 
 // bucket is what the posix backend shall call it.
 func (d *disk) bucket(name *string) (*string, error) {
-	if name == nil || !backend.IsValidDirectoryName(*name) {
+	if name == nil || !backend.IsValidDirectoryName(*name) || *name == "" || *name == "." || *name == ".." {
 		return nil, s3err.GetBucketErr(s3err.ErrInvalidBucketName, str(name))
 	}
 	path := filepath.Join(d.root, *name)

@@ -88,8 +88,10 @@ func isCode(err error, code string) bool {
 func TestWhatIsNotOnTheDiskIsNotVisible(t *testing.T) {
 	d := open(t, t.TempDir())
 	d.create(t, "bucket")
-	if err := d.put(t.Context(), "old", "old"); err != nil {
-		t.Fatal(err)
+	for key, body := range map[string]string{"old": "old", "source": "the source"} {
+		if err := d.put(t.Context(), key, body); err != nil {
+			t.Fatal(err)
+		}
 	}
 	upload := d.upload(t, "parts", "body")
 	good := d.sync
@@ -102,6 +104,9 @@ func TestWhatIsNotOnTheDiskIsNotVisible(t *testing.T) {
 	for _, key := range []string{"old", "new"} {
 		if err := d.put(t.Context(), key, "new body"); !isCode(err, "InternalError") {
 			t.Errorf("put %s: %v", key, err)
+		}
+		if _, err := d.copy(key, "bucket/source"); !isCode(err, "InternalError") {
+			t.Errorf("copy to %s: %v", key, err)
 		}
 	}
 	if _, _, err := d.CompleteMultipartUpload(t.Context(), upload); !isCode(err, "InternalError") {
@@ -154,6 +159,16 @@ func TestAnAnswerMeansThatAllIsOnTheDisk(t *testing.T) {
 	if _, _, err := d.CompleteMultipartUpload(t.Context(), upload); err != nil || fmt.Sprint(synced) != want {
 		t.Errorf("complete: %v, synchronised %v, want %v", err, synced, want)
 	}
+	if err := d.put(t.Context(), "source", "body"); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := d.DeleteObject(t.Context(), &s3.DeleteObjectInput{Bucket: p("bucket"), Key: p("a~/b~/c")}); err != nil {
+		t.Fatal(err)
+	}
+	synced = nil
+	if _, err := d.copy("a~/b~/c", "bucket/source"); err != nil || fmt.Sprint(synced) != want {
+		t.Errorf("copy: %v, synchronised %v, want %v", err, synced, want)
+	}
 }
 
 // What a process leaves that was killed at the worst moments.
@@ -202,8 +217,25 @@ func TestARestartRepairs(t *testing.T) {
 				t.Fatal(err)
 			}
 		}
+		// Killed before the object was there, and while its attributes were written.
+		var orphans []string
+		if !extended {
+			for _, name := range []string{"bucket/gone~/object.attributes", "bucket/gone~/half.attributes.new", "bucket/dir~/object.attributes.new"} {
+				orphans = append(orphans, filepath.Join(dir, "metadata", name))
+			}
+		}
+		for _, name := range orphans {
+			if err := errors.Join(os.MkdirAll(filepath.Dir(name), 0o700), os.WriteFile(name, []byte("[]"), 0o600)); err != nil {
+				t.Fatal(err)
+			}
+		}
 
 		d = open(t, dir)
+		for _, name := range orphans {
+			if _, err := os.Stat(name); !errors.Is(err, fs.ErrNotExist) {
+				t.Errorf("left is %s: %v", name, err)
+			}
+		}
 		for _, u := range []*s3.CompleteMultipartUploadInput{claimed, &again, waiting} {
 			out, _, err := d.CompleteMultipartUpload(t.Context(), u)
 			if err != nil || out.ETag == nil {

@@ -28,9 +28,12 @@
 //     the process at any moment leaves each object as it was before or as it
 //     is after; what was being uploaded is removed at the next start, and a
 //     multipart upload that was being completed can be completed again.
-//   - An answered PUT or CompleteMultipartUpload is on the disk: file and
+//   - An answered PUT, copy or CompleteMultipartUpload is on the disk: file and
 //     directories are synchronised first (versitygw does not), so it survives a
 //     power failure as far as the disk keeps its word. See Config.NoSync.
+//   - A copy is what its source was at one moment, with the source's ETag and
+//     checksum: what the disk has damaged is noticed by the reader of the copy
+//     as it would have been by the source's.
 //   - One gateway per directory, enforced by a lock.
 package gateway
 

@@ -41,6 +41,8 @@ func child() {
 		os.Exit(1)
 	}
 	fmt.Println(g.Addr())
+	g.WaitSwept()
+	fmt.Println("swept")
 	g.Wait()
 }
 
@@ -48,7 +50,8 @@ func child() {
 type process struct {
 	*exec.Cmd
 	addr   string
-	output *bytes.Buffer // what it printed but its address
+	lines  *bufio.Reader // what it tells
+	output *bytes.Buffer // what it printed beside
 	once   sync.Once
 }
 
@@ -64,7 +67,8 @@ func startProcess(t testing.TB, directory, listen string) *process {
 	if err := p.Start(); err != nil {
 		t.Fatal(err)
 	}
-	line, err := bufio.NewReader(out).ReadString('\n')
+	p.lines = bufio.NewReader(out)
+	line, err := p.lines.ReadString('\n')
 	if err != nil {
 		p.kill()
 		t.Fatalf("the gateway did not start: %v %s", err, p.output)
@@ -194,6 +198,9 @@ func killOften(t *testing.T, directory string, times int) {
 	}
 	b := s.Bucket("bucket")
 	h.check(t, b)
+	if line, err := p.lines.ReadString('\n'); line != "swept\n" {
+		t.Errorf("what killed processes left was not looked for: %q, %v", line, err)
+	}
 	if h.written < 3*times {
 		t.Errorf("only %d objects were written: that tests nothing", h.written)
 	}
@@ -233,12 +240,22 @@ func (h *history) write(t *testing.T, b *blob.Bucket, f *fuse, seeds *atomic.Uin
 	h.mu.Lock()
 	h.pending[key] = append(h.pending[key], seed)
 	h.mu.Unlock()
-	url, err := b.PresignPut(t.Context(), key, "", time.Hour)
+	target := key
+	if seed%3 == 1 {
+		target = fmt.Sprintf("source/%d", seed)
+	}
+	url, err := b.PresignPut(t.Context(), target, "", time.Hour)
 	if err != nil {
 		t.Error(err)
 		return
 	}
-	if send(t.Context(), url, f.reader(content), len(content)) {
+	done := send(t.Context(), url, f.reader(content), len(content))
+	if done && target != key {
+		go f.burn(1000) // at the same time as what follows
+		_, err := b.Copy(t.Context(), key, b, target, "", blob.Headers{})
+		done = err == nil
+	}
+	if done {
 		h.mu.Lock()
 		defer h.mu.Unlock()
 		// Another writer may have been later, and its object be there now: those

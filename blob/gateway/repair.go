@@ -136,7 +136,49 @@ func (d *disk) sweep(ctx context.Context, started time.Time) {
 		}
 		return nil
 	})
+	if s := d.attributes.sidecar; s != nil && err == nil {
+		err = d.sweepAttributes(ctx, s)
+	}
 	if err != nil {
 		d.log.Warn("S3 gateway: look for what a killed process left behind", "error", err)
 	}
+}
+
+// sweepAttributes removes those of objects that did not come to be. A process
+// that lives has the key locked from before it writes them until the object is
+// there.
+func (d *disk) sweepAttributes(ctx context.Context, s *sidecar) error {
+	return filepath.WalkDir(s.dir, func(path string, e fs.DirEntry, err error) error {
+		if ctx.Err() != nil {
+			return fs.SkipAll
+		}
+		if errors.Is(err, fs.ErrNotExist) {
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+		if e.IsDir() && e.Name() == posix.MetaTmpDir {
+			return fs.SkipDir
+		}
+		name := strings.TrimSuffix(path, ".new")
+		if e.IsDir() || filepath.Dir(path) == s.dir || filepath.Ext(name) != suffix {
+			return nil
+		}
+		object, err := filepath.Rel(s.dir, strings.TrimSuffix(name, suffix))
+		if err != nil {
+			return err
+		}
+		object = filepath.Join(d.root, object)
+		defer d.keys.lock(object)()
+		defer s.files.lock(name)()
+		if _, err := os.Lstat(object); path == name && !errors.Is(err, fs.ErrNotExist) {
+			return err
+		}
+		if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return err
+		}
+		s.removeEmpty(path)
+		return nil
+	})
 }

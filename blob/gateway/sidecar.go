@@ -212,9 +212,15 @@ func (s *sidecar) DeleteAttributes(bucket, object string) error {
 	if err := os.RemoveAll(name[:len(name)-len(suffix)]); err != nil {
 		return err
 	}
+	s.removeEmpty(name)
+	return nil
+}
+
+// removeEmpty removes the directories that something was removed from, as far
+// as there is nothing else in them.
+func (s *sidecar) removeEmpty(name string) {
 	for dir := filepath.Dir(name); dir != s.dir && os.Remove(dir) == nil; dir = filepath.Dir(dir) {
 	}
-	return nil
 }
 
 func (s *sidecar) RenameObject(bucket, from, to string) error {
