@@ -91,7 +91,7 @@ func isJSON(contentType string) bool {
 
 func (s *Server) authenticate(r *http.Request, e *endpoint, vars map[string]string, raw []byte) (*caller, error) {
 	who := &caller{need: e.Scopes, vars: vars, credential: Credential{
-		Method: r.Method, Resource: r.URL.RequestURI(), Host: r.Host,
+		Method: r.Method, Resource: resource(r), Host: r.Host,
 		ForwardedPort: r.Header.Get("X-Forwarded-Port"), ForwardedProto: r.Header.Get("X-Forwarded-Proto"),
 		Authorization: r.Header.Get("Authorization"), RemoteAddr: r.RemoteAddr,
 		ContentType: r.Header.Get("Content-Type"), Body: raw,
@@ -111,6 +111,15 @@ func (s *Server) authenticate(r *http.Request, e *endpoint, vars map[string]stri
 	return who, nil
 }
 
+// resource is what a caller has signed: the path that it asked for, which may have
+// been rewritten since.
+func resource(r *http.Request) string {
+	if strings.HasPrefix(r.RequestURI, "/") {
+		return r.RequestURI
+	}
+	return r.URL.RequestURI()
+}
+
 // misfit says which URL parameter does not fit its pattern.
 func (e *endpoint) misfit(vars map[string]string) error {
 	for _, name := range e.route.params() {
@@ -122,7 +131,7 @@ func (e *endpoint) misfit(vars map[string]string) error {
 }
 
 func (e *endpoint) parseQuery(r *http.Request) (map[string]string, error) {
-	if r.URL.RawQuery == "" {
+	if r.URL.RawQuery == "" || e.AnyQuery {
 		return nil, nil
 	}
 	values, err := parseQueryString(r.URL.RawQuery)

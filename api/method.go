@@ -47,6 +47,7 @@ type Spec struct {
 	Name      string           // as clients call it: claimWork
 	Route     string           // "GET /task/<taskId>/status"; a <name...> may span slashes, a last <name...?> may be empty too
 	Query     []string         // query parameters, each with a pattern in Service.Params
+	AnyQuery  bool             // the handler judges the query, whatever is in it
 	Scopes    scope.Expression // nil: open to everybody, not even authenticated
 	Input     string           // "v1/create-task-request.json#", or ""
 	Output    string           // likewise

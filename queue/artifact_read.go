@@ -60,15 +60,16 @@ func (neverMade) Header() map[string]string {
 var byNames = scope.AllOf{scope.ForEach{For: "name", In: "names", Each: "queue:get-artifact:<name>"}}
 
 const getArtifactDoc = `Answers 303 with the place where the content is: a URL that is valid for half an hour for stored artifacts, the
-given URL for references. A link is followed, and the caller needs the scopes of both names. An artifact that the task
-failed to make is 424, with the reason.`
+given URL for references, or that of a copy near the caller (never with the header ` + "`x-taskcluster-skip-cache: true`" + `). A
+link is followed, and the caller needs the scopes of both names. An artifact that the task failed to make is 424, with
+the reason.`
 
 var getArtifact = api.Declare(api.Spec{
 	Name: "getArtifact", Route: "GET /task/<taskId>/runs/<runId>/artifacts/<name...>", Scopes: byNames,
 	Output: "v1/get-artifact-response.json#", Stability: api.Stable, Category: "Artifacts", Title: "Get an artifact of a run",
 	Doc: getArtifactDoc,
 }, func(ctx context.Context, q *Queue, c api.Call[artifactPath, api.None]) (api.Reply, error) {
-	return q.locate(ctx, c.Path.TaskID, c.Path.RunID, c.Path.Name, c.Authorize)
+	return q.locate(ctx, readerOf(c), c.Path.TaskID, c.Path.RunID, c.Path.Name)
 })
 
 var getLatestArtifact = api.Declare(api.Spec{
@@ -76,23 +77,23 @@ var getLatestArtifact = api.Declare(api.Spec{
 	Output: "v1/get-artifact-response.json#", Stability: api.Stable, Category: "Artifacts", Title: "Get an artifact of the latest run",
 	Doc: getArtifactDoc,
 }, func(ctx context.Context, q *Queue, c api.Call[latestPath, api.None]) (api.Reply, error) {
-	return q.locate(ctx, c.Path.TaskID, latestRun, c.Path.Name, c.Authorize)
+	return q.locate(ctx, readerOf(c), c.Path.TaskID, latestRun, c.Path.Name)
 })
 
 const latestRun = -1
 
 // resolve finds the artifact that a name means, following links, and checks
-// that the caller may read every name on the way.
-func (q *Queue) resolve(ctx context.Context, taskID string, runID int, name string, authorize func(scope.Vars) error) (a *artifact, err error) {
+// that the reader may read every name on the way.
+func (q *Queue) resolve(ctx context.Context, r reader, taskID string, runID int, name string) (a *artifact, of *record, err error) {
 	// Each name is checked before it is looked up: whoever may not read it learns
 	// neither whether it exists nor where it leads.
-	mayRead := func(name string) error { return authorize(scope.Vars{"names": []string{name}}) }
+	mayRead := func(name string) error { return r.authorize(scope.Vars{"names": []string{name}}) }
 	if err := mayRead(name); err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	err = q.db.View(ctx, func(tx *store.Tx) error {
-		run, err := pickRun(tx, taskID, runID)
-		if err != nil {
+		var run int
+		if of, run, err = pick(tx, taskID, runID); err != nil {
 			return err
 		}
 		at := name
@@ -104,7 +105,7 @@ func (q *Queue) resolve(ctx context.Context, taskID string, runID int, name stri
 			case a.unfinished():
 				return noArtifact(taskID, run, at)
 			case a.Expires <= now():
-				return api.Errorf(api.ResourceExpired, "Artifact %q of run %d of task %s expired at %s.", at, run, taskID, a.Expires)
+				return a.expired()
 			case a.StorageType != "link":
 				return nil
 			}
@@ -115,21 +116,26 @@ func (q *Queue) resolve(ctx context.Context, taskID string, runID int, name stri
 		}
 		return api.Errorf(api.InputError, "Artifact %q is a link that leads over more than %d others.", name, maxLinks)
 	})
-	return a, err
+	return a, of, err
 }
 
-func (q *Queue) locate(ctx context.Context, taskID string, runID int, name string, authorize func(scope.Vars) error) (api.Reply, error) {
-	a, err := q.resolve(ctx, taskID, runID, name, authorize)
+func (a *artifact) expired() error {
+	return api.Errorf(api.ResourceExpired, "Artifact %q of run %d of task %s expired at %s.", a.Name, a.RunID, a.TaskID, a.Expires)
+}
+
+func (q *Queue) locate(ctx context.Context, r reader, taskID string, runID int, name string) (api.Reply, error) {
+	a, of, err := q.resolve(ctx, r, taskID, runID, name)
 	if err != nil {
 		return nil, err
 	}
 	if a.StorageType == "error" {
 		return neverMade{a.detail.Reason, a.detail.Message}, nil
 	}
-	url, err := q.url(ctx, a)
+	url, err := q.place(ctx, r, a, of)
 	return located{a.StorageType, url}, err
 }
 
+// url is where an artifact itself is.
 func (q *Queue) url(ctx context.Context, a *artifact) (string, error) {
 	switch a.StorageType {
 	case "reference":
@@ -159,7 +165,7 @@ var artifactContent = api.Declare(api.Spec{
 	Output: "v1/artifact-content-response.json#", Stability: api.Stable, Category: "Artifacts", Title: "Get the content of a run's artifact",
 	Doc: contentDoc,
 }, func(ctx context.Context, q *Queue, c api.Call[artifactPath, api.None]) (content, error) {
-	return q.content(ctx, c.Path.TaskID, c.Path.RunID, c.Path.Name, c.Authorize)
+	return q.content(ctx, readerOf(c), c.Path.TaskID, c.Path.RunID, c.Path.Name)
 })
 
 var latestArtifactContent = api.Declare(api.Spec{
@@ -167,11 +173,11 @@ var latestArtifactContent = api.Declare(api.Spec{
 	Output: "v1/artifact-content-response.json#", Stability: api.Stable, Category: "Artifacts", Title: "Get the content of the latest run's artifact",
 	Doc: contentDoc,
 }, func(ctx context.Context, q *Queue, c api.Call[latestPath, api.None]) (content, error) {
-	return q.content(ctx, c.Path.TaskID, latestRun, c.Path.Name, c.Authorize)
+	return q.content(ctx, readerOf(c), c.Path.TaskID, latestRun, c.Path.Name)
 })
 
-func (q *Queue) content(ctx context.Context, taskID string, runID int, name string, authorize func(scope.Vars) error) (out content, err error) {
-	a, err := q.resolve(ctx, taskID, runID, name, authorize)
+func (q *Queue) content(ctx context.Context, r reader, taskID string, runID int, name string) (out content, err error) {
+	a, of, err := q.resolve(ctx, r, taskID, runID, name)
 	if err != nil {
 		return out, err
 	}
@@ -180,7 +186,7 @@ func (q *Queue) content(ctx context.Context, taskID string, runID int, name stri
 	}
 	out = content{StorageType: a.StorageType, Reason: a.detail.Reason, Message: a.detail.Message}
 	if a.StorageType != "error" {
-		out.URL, err = q.url(ctx, a)
+		out.URL, err = q.place(ctx, r, a, of)
 	}
 	return out, err
 }
@@ -223,18 +229,23 @@ func (q *Queue) info(ctx context.Context, taskID string, runID int, name string)
 
 // pickRun checks that a run exists; latestRun means the newest.
 func pickRun(tx *store.Tx, taskID string, runID int) (int, error) {
-	r, err := load(tx, taskID)
-	if err != nil {
-		return 0, err
+	_, run, err := pick(tx, taskID, runID)
+	return run, err
+}
+
+// pick is pickRun with the task.
+func pick(tx *store.Tx, taskID string, runID int) (r *record, run int, err error) {
+	if r, err = load(tx, taskID); err != nil {
+		return nil, 0, err
 	}
 	if runID == latestRun {
 		if r.Latest() == nil {
-			return 0, api.Errorf(api.ResourceNotFound, "Task %s is unscheduled and has no run yet.", taskID)
+			return nil, 0, api.Errorf(api.ResourceNotFound, "Task %s is unscheduled and has no run yet.", taskID)
 		}
-		return len(r.Runs) - 1, nil
+		return r, len(r.Runs) - 1, nil
 	}
 	_, err = r.run(runID)
-	return runID, err
+	return r, runID, err
 }
 
 type listArtifactsResponse struct {

@@ -81,6 +81,9 @@ type Config struct {
 	// storage type object.
 	Objects Objects
 
+	// Nearby sends readers to copies of artifacts; nil: there are none.
+	Nearby Nearby
+
 	// Demanded, if there is one, is called in every transaction that makes a
 	// run of a task queue pending. It may wake somebody when tx commits; it
 	// must be quick and write nothing.
@@ -94,6 +97,7 @@ type Queue struct {
 	artifacts *blob.Bucket
 	mint      Minter
 	objects   Objects
+	nearby    Nearby
 	log       *slog.Logger
 	demanded  func(*store.Tx, string)
 	crew      crew
@@ -116,7 +120,7 @@ func New(ctx context.Context, c Config) (*Queue, error) {
 		return nil, fmt.Errorf("queue: migrate: %w", err)
 	}
 	q := &Queue{
-		db: c.DB, events: c.Events, artifacts: c.Artifacts, mint: c.Mint, objects: c.Objects, log: c.Log, demanded: c.Demanded,
+		db: c.DB, events: c.Events, artifacts: c.Artifacts, mint: c.Mint, objects: c.Objects, nearby: c.Nearby, log: c.Log, demanded: c.Demanded,
 		crew: crew{members: map[workerKey]*member{}, queues: map[string]timestamp.Time{}},
 	}
 	q.creations = store.NewBatch(q.db.Do, 1, together, q.createAll)
