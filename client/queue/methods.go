@@ -717,8 +717,9 @@ func (c *Client) FinishArtifact(ctx context.Context, taskID string, runID int, n
 
 // GetArtifact calls queue.getArtifact: Get an artifact of a run.
 //
-// Answers 303 with the place where the content is: a URL that is valid for half
-// an hour for stored artifacts, the given URL for references. A link is followed,
+// Answers 303 with the place where the content is: a URL that is valid for half an
+// hour for stored artifacts, the given URL for references, or that of a copy near the
+// caller (never with the header `x-taskcluster-skip-cache: true`). A link is followed,
 // and the caller needs the scopes of both names. An artifact that the task failed to
 // make is 424, with the reason.
 //
@@ -740,8 +741,9 @@ func (c *Client) GetArtifact(ctx context.Context, taskID string, runID int, name
 
 // GetLatestArtifact calls queue.getLatestArtifact: Get an artifact of the latest run.
 //
-// Answers 303 with the place where the content is: a URL that is valid for half
-// an hour for stored artifacts, the given URL for references. A link is followed,
+// Answers 303 with the place where the content is: a URL that is valid for half an
+// hour for stored artifacts, the given URL for references, or that of a copy near the
+// caller (never with the header `x-taskcluster-skip-cache: true`). A link is followed,
 // and the caller needs the scopes of both names. An artifact that the task failed to
 // make is 424, with the reason.
 //

@@ -20,6 +20,7 @@ import (
 	"github.com/taskfleet/taskfleet/hooks"
 	"github.com/taskfleet/taskfleet/index"
 	"github.com/taskfleet/taskfleet/loop"
+	"github.com/taskfleet/taskfleet/mirror"
 	"github.com/taskfleet/taskfleet/notify"
 	"github.com/taskfleet/taskfleet/object"
 	"github.com/taskfleet/taskfleet/provisioner"
@@ -49,6 +50,7 @@ func write(dir string) error {
 		api.Mount(s, event.API, nil), api.Mount(s, loop.API, nil),
 		api.Mount(s, hooks.API, nil), api.Mount(s, index.API, nil), api.Mount(s, secrets.API, nil),
 		api.Mount(s, purgecache.API, nil), api.Mount(s, object.API, nil), api.Mount(s, notify.API, nil),
+		api.Mount(s, mirror.API, nil),
 	); err != nil {
 		return err
 	}

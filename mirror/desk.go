@@ -1,0 +1,346 @@
+package mirror
+
+import (
+	"errors"
+	"slices"
+	"sync/atomic"
+	"time"
+)
+
+// A desk shares out the transfers of a region, between two lanes: one for small
+// copies, and one for those that are large, or may be, as their size is not known.
+// Neither keeps the other from going on: while small ones wait, large ones take no
+// more than half of the transfers.
+//
+// Copies are claimed some time ahead, as many as are made in a fraction of a
+// second, so that where they are small a transaction claims many. What was claimed
+// and not begun after some seconds is given back.
+//
+// While a region's bucket fails, one copy at a time is tried there, less and less
+// often, until one succeeds. That a bucket fails is no fault of the copies.
+type desk struct {
+	copier *copier
+	place  *place
+	signal <-chan struct{} // there may be something to be copied
+	handed chan *job       // claimed by a reader who waits; see through
+	done   chan *job       // transfers that have ended
+
+	small, large lane
+	looked       time.Time // for leases that have run out
+	leases       time.Time // when the next one does
+
+	claims    chan claim // the one that is under way, when it is over
+	claiming  bool
+	signalled bool      // since it began
+	failure   error     // of the last claim
+	holdOff   time.Time // until when nothing is claimed
+
+	trouble int         // how often in a row the bucket has failed
+	broken  atomic.Bool // so often that it is not the copies, for others to see
+}
+
+// A lane is copies of one kind.
+type lane struct {
+	large   bool
+	queue   []*job // claimed, the most urgent first
+	running int
+	more    bool      // there may be more that could be claimed
+	next    time.Time // otherwise: when there is; zero: nobody knows of any
+
+	ended time.Time // the last transfer
+	ends  int       // since the rate was worked out
+	since time.Time
+	rate  float64 // of ends, per second
+}
+
+const (
+	maxAhead   = 512
+	aheadTime  = 250 * time.Millisecond // for which there is to be enough in a queue
+	unbegun    = 5 * time.Second        // after which what was claimed is given back
+	smallTime  = 10 * time.Second       // that small ones get between two large ones, where there is one transfer
+	afterError = time.Second
+)
+
+func newDesk(k *copier, p *place) *desk {
+	return &desk{
+		copier: k, place: p, signal: k.mirror.db.Waits().Signal(topicWork), handed: make(chan *job), done: make(chan *job, p.Transfers), claims: make(chan claim, 1),
+		large: lane{large: true},
+	}
+}
+
+// work makes the copies of a region until all regions have nothing to do.
+func (d *desk) work(s *shift) error {
+	d.small.more, d.large.more, d.looked, d.failure = true, true, time.Time{}, nil
+	for {
+		d.fill(s)
+		d.run(s)
+		next := d.next()
+		var over <-chan struct{}
+		resting := d.idle(next)
+		if resting {
+			s.idle.rest()
+			over = s.idle.over
+		}
+		ok := d.wait(s, next, over)
+		if resting && !s.idle.resume() {
+			ok = false
+		}
+		if !ok {
+			d.leave(s)
+			if s.ctx.Err() != nil {
+				return nil // it was told to stop, whatever it was at
+			}
+			return d.failure
+		}
+		d.giveBack(s)
+	}
+}
+
+// idle tells that there is nothing to do for so long that the shift need not go on
+// for it.
+func (d *desk) idle(next time.Time) bool {
+	return !d.claiming && d.running() == 0 && d.queued() == 0 && (d.failure != nil || time.Until(next) > d.copier.leaseTime)
+}
+
+func (d *desk) running() int { return d.small.running + d.large.running }
+func (d *desk) queued() int  { return len(d.small.queue) + len(d.large.queue) }
+
+// next is when there is something to be done that nobody will signal.
+func (d *desk) next() time.Time {
+	now := time.Now()
+	next := now.Add(time.Hour)
+	sooner := func(t time.Time) {
+		if !t.IsZero() && t.Before(next) {
+			next = t
+		}
+	}
+	if d.queued() > 0 {
+		sooner(now.Add(unbegun))
+	}
+	switch {
+	case d.claiming:
+		return next
+	case now.Before(d.holdOff):
+		sooner(d.holdOff)
+		return next
+	}
+	sooner(d.leases)
+	for _, l := range []*lane{&d.small, &d.large} {
+		switch {
+		case !l.more:
+			sooner(l.next)
+		case d.running()+d.queued() == 0:
+			sooner(now)
+		}
+	}
+	return next
+}
+
+// wait waits for something to happen. It returns false if the shift is over.
+func (d *desk) wait(s *shift, next time.Time, over <-chan struct{}) bool {
+	if look := d.looked.Add(fallback); !d.claiming && look.Before(next) {
+		next = look
+	}
+	timer := time.NewTimer(max(0, time.Until(next)))
+	defer timer.Stop()
+	select {
+	case j := <-d.done:
+		d.end(j)
+		for len(d.done) > 0 {
+			d.end(<-d.done)
+		}
+	case c := <-d.claims:
+		d.claimed(s, c)
+	case <-d.signal:
+		d.small.more, d.large.more, d.signalled = true, true, true
+	case j := <-d.handed:
+		s.hold([]*job{j})
+		d.begin(s, j)
+	case <-timer.C:
+		d.small.more, d.large.more, d.signalled = true, true, true
+	case <-over:
+		return false
+	case <-s.ctx.Done():
+		return false
+	}
+	return s.ctx.Err() == nil
+}
+
+// leave waits for what is under way, which has been told to end if there is
+// anything, and gives back what was not begun.
+func (d *desk) leave(s *shift) {
+	if d.claiming {
+		d.claimed(s, <-d.claims)
+	}
+	for _, l := range []*lane{&d.small, &d.large} {
+		s.giveBack(l.queue)
+		l.queue = nil
+	}
+	for d.running() > 0 {
+		d.end(<-d.done)
+	}
+}
+
+// giveBack gives back what has waited here for too long: others may have room.
+func (d *desk) giveBack(s *shift) {
+	for _, l := range []*lane{&d.small, &d.large} {
+		if slices.ContainsFunc(l.queue, func(j *job) bool { return time.Since(j.claimed) > unbegun }) {
+			s.giveBack(l.queue)
+			l.queue, l.rate = nil, 0
+		}
+	}
+}
+
+// giveBack ends jobs that were not begun.
+func (s *shift) giveBack(list []*job) {
+	for _, j := range list {
+		j.end = errInterrupted
+		s.ends <- j
+	}
+}
+
+// run begins as many transfers as there may be.
+func (d *desk) run(s *shift) {
+	if d.broken.Load() && time.Now().Before(d.holdOff) {
+		return
+	}
+	for d.running() < d.transfers() {
+		l := &d.large
+		if len(l.queue) == 0 || l.running >= d.share() {
+			l = &d.small
+		}
+		if len(l.queue) == 0 {
+			return
+		}
+		j := l.queue[0]
+		l.queue[0] = nil
+		l.queue = l.queue[1:]
+		d.begin(s, j)
+	}
+}
+
+func (d *desk) begin(s *shift, j *job) {
+	d.lane(j).running++
+	j.started = time.Now()
+	s.start(j, func() { d.done <- j })
+}
+
+func (d *desk) end(j *job) {
+	l := d.lane(j)
+	l.running--
+	l.ends++
+	l.ended = time.Now()
+	d.note(j.end)
+}
+
+func (d *desk) lane(j *job) *lane {
+	if j.large {
+		return &d.large
+	}
+	return &d.small
+}
+
+// transfers is how many there may be.
+func (d *desk) transfers() int {
+	if d.broken.Load() {
+		return 1
+	}
+	return d.place.Transfers
+}
+
+// share is how many of the transfers may be large.
+func (d *desk) share() int {
+	n := d.transfers()
+	switch waiting := len(d.small.queue) > 0; {
+	case !waiting:
+		return n
+	case n == 1 && time.Since(d.large.ended) < smallTime:
+		return 0
+	}
+	return max(1, n/2)
+}
+
+// fill claims copies, if there is room for them and there may be any.
+func (d *desk) fill(s *shift) {
+	now := time.Now()
+	if d.claiming || now.Before(d.holdOff) {
+		return
+	}
+	c := claim{
+		small: d.room(&d.small, now), large: d.room(&d.large, now),
+		lost: !d.leases.IsZero() && !now.Before(d.leases) || now.Sub(d.looked) >= fallback,
+	}
+	if c.small == 0 && c.large == 0 && !c.lost {
+		return
+	}
+	d.claiming, d.signalled = true, false
+	go func() { d.claims <- d.claim(s, c) }()
+}
+
+// claimed takes what a claim came to.
+func (d *desk) claimed(s *shift, c claim) {
+	d.claiming = false
+	if d.failure = c.err; c.err != nil {
+		if s.ctx.Err() == nil {
+			d.copier.mirror.log.Warn("cannot claim copies", "region", d.place.Name, "err", c.err)
+		}
+		d.holdOff = time.Now().Add(afterError)
+		return
+	}
+	for i, l := range []*lane{&d.small, &d.large} {
+		if o := c.lanes[i]; o.known {
+			l.more, l.next = o.more || d.signalled, o.next
+		}
+	}
+	if c.lost {
+		d.looked, d.leases = time.Now(), c.leases
+	}
+	d.lineUp(c.jobs)
+	for _, l := range c.litter {
+		s.discard(l)
+	}
+}
+
+// room is how many copies of a lane are to be claimed now: as many as there are
+// transfers free, and those that will follow them in a moment.
+func (d *desk) room(l *lane, now time.Time) int {
+	if !l.more {
+		return 0
+	}
+	if d.broken.Load() {
+		return max(0, 1-d.running()-d.queued())
+	}
+	if took := now.Sub(l.since); l.ends >= d.place.Transfers || took > time.Second {
+		l.rate = float64(l.ends) / took.Seconds()
+		l.ends, l.since = 0, now
+	}
+	ahead := min(int(l.rate*aheadTime.Seconds()), maxAhead)
+	if len(l.queue) > ahead/2 {
+		return 0
+	}
+	free := d.transfers() - d.running()
+	if l.large {
+		free = d.share() - l.running
+	}
+	return max(free, ahead) - len(l.queue)
+}
+
+// serious trouble is more than a request that failed.
+const seriousTrouble = 3
+
+// note takes note of how a transfer has ended, as far as it tells something about
+// the bucket.
+func (d *desk) note(end error) {
+	var f *fault
+	switch {
+	case end == nil:
+		d.trouble = 0
+	case errors.As(end, &f) && f.bucket:
+		if d.trouble++; d.trouble >= seriousTrouble {
+			d.holdOff = time.Now().Add(backoff(d.trouble-seriousTrouble+1, maxTrouble))
+		}
+	}
+	d.broken.Store(d.trouble >= seriousTrouble)
+}
+
+const maxTrouble = 30 * time.Second

@@ -1,0 +1,47 @@
+-- Copies of origins in regions. The id is the SHA-256 of the origin's text. For
+-- what a copy is in which state see copy.go.
+CREATE TABLE mirror_copy (
+  region      TEXT /*bytewise*/ NOT NULL,
+  id          TEXT /*bytewise*/ NOT NULL,
+  origin      TEXT /*bytewise*/ NOT NULL,
+  state       TEXT    NOT NULL,
+  priority    BIGINT  NOT NULL,
+  pinned      BOOLEAN NOT NULL,
+  again       BOOLEAN NOT NULL, -- wanted while it is leaving
+  size        BIGINT  NOT NULL, -- -1: not known yet
+  large       BOOLEAN NOT NULL, -- of that size, or it is not known
+  etag        TEXT    NOT NULL, -- of the origin, or ''
+  sha256      TEXT    NOT NULL, -- or ''
+  token       TEXT    NOT NULL, -- of the object in the bucket: copies/<id>/<token>
+  stored      TEXT    NOT NULL, -- its ETag, once it is there
+  upload      TEXT    NOT NULL, -- JSON: the upload under way, or ''
+  done        BIGINT  NOT NULL, -- bytes of it
+  requested   BIGINT  NOT NULL,
+  due         BIGINT  NOT NULL,
+  attempts    BIGINT  NOT NULL,
+  error       TEXT    NOT NULL,
+  lease       TEXT    NOT NULL,
+  lease_until BIGINT  NOT NULL,
+  expires     BIGINT  NOT NULL,
+  read        BIGINT  NOT NULL,
+  verified    BIGINT  NOT NULL,
+  PRIMARY KEY (region, id)
+);
+CREATE INDEX mirror_copy_id ON mirror_copy (id);
+CREATE INDEX mirror_copy_order ON mirror_copy (region, large, priority DESC, requested) WHERE state = 'waiting';
+CREATE INDEX mirror_copy_lease ON mirror_copy (region, lease_until) WHERE state = 'copying';
+CREATE INDEX mirror_copy_failed ON mirror_copy (due) WHERE state = 'failed';
+CREATE INDEX mirror_copy_leaving ON mirror_copy (region, id) WHERE state = 'leaving';
+CREATE INDEX mirror_copy_expires ON mirror_copy (expires);
+CREATE INDEX mirror_copy_read ON mirror_copy (region, read) WHERE state = 'present';
+CREATE INDEX mirror_copy_verified ON mirror_copy (region, verified) WHERE state = 'present';
+CREATE INDEX mirror_copy_attempts ON mirror_copy (region, due) WHERE attempts > 0;
+
+-- How many copies there are and what they hold, written with what changes it.
+CREATE TABLE mirror_tally (
+  region  TEXT /*bytewise*/ NOT NULL,
+  state   TEXT   NOT NULL,
+  objects BIGINT NOT NULL,
+  bytes   BIGINT NOT NULL,
+  PRIMARY KEY (region, state)
+);

@@ -1,0 +1,164 @@
+package mirror
+
+import (
+	"context"
+	"errors"
+	"net/http"
+	"strconv"
+	"strings"
+
+	"github.com/taskfleet/taskfleet/api"
+	"github.com/taskfleet/taskfleet/store"
+	"github.com/taskfleet/taskfleet/timestamp"
+)
+
+// A sent is where a caller is sent.
+type sent struct {
+	Have    string `json:"status,omitempty"` // "present", of a copy
+	URL     string `json:"url"`
+	Message string `json:"msg,omitempty"` // why it is not a copy
+}
+
+// Status is that of the redirects of 2016.
+func (sent) Status() int { return http.StatusFound }
+
+// Header is for those who follow redirects.
+func (s sent) Header() map[string]string { return map[string]string{"Location": s.URL} }
+
+var redirect = api.Declare(api.Spec{
+	Name: "redirect", Route: "GET /redirect/<service>/<region>/<url...>", AnyQuery: true,
+	Hidden: []string{"url"}, Private: true, Output: "v1/redirect-response.json#", Stability: api.Stable, Category: "Downloads", Title: "Redirect to a copy",
+	Doc: `Answers 302 with the place where to download a copy of what is at the URL, in a region. The service is ` + "`s3`" + `. It needs no
+credentials, and so is for what anybody may read: allowed URLs, and public artifacts.
+
+If there is no copy yet it is made, and the caller waits for it. If that takes longer than the route says that the URL is
+on, or copying fails for other reasons than the URL, the redirect is to the URL itself. Routes can also say that callers
+do not wait, but are redirected to the URL, or get the bytes while they are stored.
+
+A URL that is not encoded, or makes no sense, is 400; an unknown service or region, 404; a URL that may not be copied, or
+redirects to one that may not, 403; and one whose server has refused it, the status of the server.`,
+}, func(ctx context.Context, m *Mirror, c api.Call[address, api.None]) (api.Reply, error) {
+	if err := c.Path.check(c.HTTP); err != nil {
+		return nil, err
+	}
+	region := c.Path.Region
+	if region != m.guide.home && !m.guide.regions[region] {
+		return nil, unknownRegion(region, append([]string{m.guide.home}, m.guide.names...))
+	}
+	o, err := m.origin(c.Path.URL)
+	switch {
+	case err != nil && forbidden(err):
+		m.metrics.answer(region, answerRefused)
+		return newUnfetchable(http.StatusForbidden, errInvalidURL, sentence(err.Error())), nil
+	case err != nil:
+		return nil, refuse(err)
+	}
+	if err := m.mayRead(ctx, c.Credential(), o); err != nil {
+		return nil, err
+	}
+	return m.redirect(ctx, o, region)
+})
+
+// mayRead checks that whoever makes a request may read an origin.
+func (m *Mirror) mayRead(ctx context.Context, evidence api.Credential, o Origin) error {
+	if o.URL != "" {
+		return nil
+	}
+	name, ok := artifactName(o.Key)
+	switch {
+	case !ok:
+		return api.Errorf(api.ResourceNotFound, "There is no artifact at this URL: its key in the bucket is not <taskId>/<runId>/<name>.")
+	case m.auth == nil:
+		ok = strings.HasPrefix(name, "public/")
+	default:
+		who, err := m.auth.Authenticate(ctx, evidence)
+		if err != nil {
+			return err
+		}
+		ok = who.Scopes.Has("queue:get-artifact:" + name)
+	}
+	if !ok {
+		return api.Errorf(api.InsufficientScopes, "The artifact %q is not for everybody. Get it by the queue's getArtifact, with credentials: it leads to the nearest copy by itself.", name)
+	}
+	return nil
+}
+
+// redirect finds the place for a caller in a region to download an origin from,
+// which the caller may read.
+func (m *Mirror) redirect(ctx context.Context, o Origin, region string) (api.Reply, error) {
+	if region == m.guide.home {
+		return m.sendToOrigin(ctx, o, region, outcomeOff, "")
+	}
+	c, err := m.find(ctx, region, o.ID())
+	if err == nil && c.State == Present && c.Expires > timestamp.Now() {
+		switch d, err := m.conclude(ctx, c); {
+		case err != nil:
+			return m.sendAfterError(ctx, o, region, err)
+		case d.Outcome != outcomeCopy:
+			return m.sendToOrigin(ctx, o, region, d.Outcome, excuse(plan{}, d))
+		default:
+			m.metrics.answer(region, string(d.Outcome))
+			return sent{Have: string(Present), URL: d.URL}, nil
+		}
+	}
+	if err != nil && !errors.Is(err, store.ErrNotFound) {
+		return m.sendAfterError(ctx, o, region, err)
+	}
+	a, err := m.artifact(ctx, o)
+	if err != nil {
+		return nil, err // the artifact does not exist: neither does the origin
+	}
+	p := m.plan(o, a, region)
+	d, err := m.decide(ctx, p)
+	if err != nil {
+		return m.sendAfterError(ctx, o, region, err)
+	}
+	switch d.Outcome {
+	case outcomeCopy:
+		m.metrics.answer(region, string(d.Outcome))
+		return sent{Have: string(Present), URL: d.URL}, nil
+	case outcomeStream:
+		m.metrics.answer(region, string(d.Outcome))
+		return sent{URL: d.URL, Message: "The bytes come while the copy is made"}, nil
+	case outcomeFailed:
+		if u, ok := d.Copy.unfetchable(); ok {
+			m.metrics.answer(region, answerRefused)
+			return u, nil
+		}
+	}
+	return m.sendToOrigin(ctx, o, region, d.Outcome, excuse(p, d))
+}
+
+// excuse says why a caller gets the origin.
+func excuse(p plan, d decision) string {
+	switch d.Outcome {
+	case outcomeOff:
+		return "There is no copy: " + p.Off
+	case outcomeBehind:
+		return "The copy is being made, redirecting to original"
+	case outcomeLate:
+		return "Cached copy did not show up in " + strconv.FormatFloat(p.Route.MaxWait.Seconds(), 'f', -1, 64) + "s"
+	case outcomeLeaving:
+		return "The copy is being deleted, redirecting to original"
+	case outcomeAway:
+		return "The region's bucket does not answer, redirecting to original"
+	}
+	return "Error caching file, redirecting to original"
+}
+
+// sendToOrigin is the reply where there is no copy to send the caller to.
+func (m *Mirror) sendToOrigin(ctx context.Context, o Origin, region string, why outcome, message string) (api.Reply, error) {
+	m.metrics.answer(region, string(why))
+	location, err := m.originURL(ctx, o)
+	return sent{URL: location, Message: message}, err
+}
+
+// sendAfterError is the reply where the mirror itself has failed, which is no
+// reason for a download to fail.
+func (m *Mirror) sendAfterError(ctx context.Context, o Origin, region string, err error) (api.Reply, error) {
+	if ctx.Err() != nil {
+		return nil, err
+	}
+	m.log.Error("cannot tell where a copy is: the caller gets the origin", "origin", o.public(), "region", region, "err", err)
+	return m.sendToOrigin(ctx, o, region, outcomeFailed, "Error caching file, redirecting to original")
+}
