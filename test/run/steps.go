@@ -31,6 +31,7 @@ var raced = []string{
 	"./hooks/...",
 	"./index/...",
 	"./loop/...",
+	"./mirror/...",
 	"./notify/...",
 	"./object/...",
 	"./purgecache/...",
