@@ -225,6 +225,10 @@ type StatusResponseRegion struct {
 	// Its bucket.
 	Bucket string `json:"bucket"`
 
+	// Whether the bucket does not answer the replica that was asked, so that readers get
+	// the origin.
+	Away bool `json:"away"`
+
 	// How many copies each replica makes at a time.
 	Transfers int64 `json:"transfers"`
 

@@ -9,3 +9,6 @@ func platformCommands() []*cobra.Command { return nil }
 
 // planningCommands are none: an agent has no provisioner in it.
 func planningCommands() []*cobra.Command { return nil }
+
+// mirrorBench is nothing: an agent has no mirror in it.
+func mirrorBench() []*cobra.Command { return nil }

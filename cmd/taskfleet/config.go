@@ -34,6 +34,8 @@ type Config struct {
 
 	S3 S3Config `yaml:"s3"`
 
+	Mirror *MirrorConfig `yaml:"mirror"` // copies of artifacts in other regions
+
 	Providers map[string]ProviderConfig `yaml:"providers"` // of workers, beside local and static
 
 	RabbitMQ RabbitMQConfig `yaml:"rabbitmq"` // where messages go besides
@@ -92,6 +94,36 @@ const configDoc = `A configuration file is YAML; every entry may be left out:
     accessKeyId: …                  # default: what the AWS SDK finds by itself
     secretAccessKey: …
     pathStyle: false
+  mirror:                           # copies of artifacts near the workers that read them; default: none
+    home: us-west-2                 # the region of s3.bucket; default: s3.region
+    regions:                        # where copies are kept, and where clients are that get them
+    - name: eu-central-1
+      region: eu-central-1          # of S3; default: the name
+      bucket: taskfleet-copies-eu   # its own, which nothing else is kept in; with the gateway inside the process the name of the region does
+      endpoint: https://s3.example.com  # default: AWS
+      pathStyle: false
+      accessKeyId: …                # default: those of s3; with the same key, S3 copies from bucket to bucket by itself
+      secretAccessKey: …
+      maxBytes: 500 GiB             # beyond which those go that were not read for longest; default: no limit
+      transfers: 16                 # at a time, of each replica
+    networks: {10.1.0.0/16: eu-central-1}   # where callers are, beside AWS's networks and by worker group
+    trustedProxies: [10.0.0.0/24]   # balancers, whose X-Forwarded-For is believed; default: none
+    ipRanges: none                  # no daily look for AWS's networks; default: AWS's URL of them. An URL: a mirror of it
+    allow: ["https://archive.example.com/pub/"]   # what else is copied: scheme, host and path; * is one segment, ** are several
+    allowAddresses: [10.20.0.0/16]  # where that may be, though it is not public
+    lifespan: 24h                   # of copies of that; those of artifacts expire with them
+    routes:                         # the first that fits counts; what none fits is waited for, for 28s
+    - name: toolchains
+      taskQueue: proj/build-*       # of the task that made the artifact; * is any text
+      artifact: public/build/*      # its name; or else:
+      url: https://archive.example.com/*
+      minSize: 1 MiB
+      maxSize: 50 GiB
+      regions: [eu-central-1]       # default: all
+      policy: wait                  # for the copy; redirect: to the origin, and copy behind; stream: the bytes while they are stored; off
+      maxWait: 28s                  # then the origin it is
+      ahead: true                   # copy when the run has ended, before anybody asks
+      prefetch: true                # copy when a task becomes pending that depends on the artifact's, to where its workers are
   providers:                        # of workers, by the providerId that pools name; local and static are always there
     aws:
       type: aws
@@ -262,6 +294,7 @@ func (c *Config) check() error {
 	}
 	c.checkProviders(bad)
 	c.checkElsewhere(bad)
+	c.readMirror(bad)
 	if err == nil && !loopback(host) {
 		if c.S3.embedded() {
 			bad("listen", "listen is %s, reachable from other machines, but artifacts would be served on this machine only; configure s3", c.Listen)
@@ -330,8 +363,8 @@ func newConfigCommand() *cobra.Command {
 				storage = fmt.Sprintf("S3 %s, bucket %s", strings.TrimSpace(c.S3.Endpoint+" "+c.S3.Region), c.S3.Bucket)
 			}
 			kind, _, _ := strings.Cut(c.Database, ":")
-			fmt.Fprintf(cmd.OutOrStdout(), "The configuration is good.\n  API        %s\n  data       %s\n  database   %s\n  artifacts  %s\n",
-				c.Listen, c.Data, kind, storage)
+			fmt.Fprintf(cmd.OutOrStdout(), "The configuration is good.\n  API        %s\n  data       %s\n  database   %s\n  artifacts  %s\n  copies     %s\n",
+				c.Listen, c.Data, kind, storage, describeMirror(c.readMirror(func(string, string, ...any) {})))
 			return nil
 		},
 	}

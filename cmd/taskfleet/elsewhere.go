@@ -17,6 +17,7 @@ import (
 	"github.com/taskfleet/taskfleet/event"
 	"github.com/taskfleet/taskfleet/event/rabbit"
 	"github.com/taskfleet/taskfleet/hooks"
+	"github.com/taskfleet/taskfleet/mirror"
 	"github.com/taskfleet/taskfleet/notify"
 	"github.com/taskfleet/taskfleet/notify/matrix"
 	"github.com/taskfleet/taskfleet/notify/ses"
@@ -75,7 +76,7 @@ func allExchanges() (names []string) {
 		exchanges []api.Exchange
 	}{
 		{auth.API.Name, auth.API.Exchanges}, {hooks.API.Name, hooks.API.Exchanges}, {notify.API.Name, notify.API.Exchanges},
-		{queue.API.Name, queue.API.Exchanges}, {provisioner.API.Name, provisioner.API.Exchanges},
+		{queue.API.Name, queue.API.Exchanges}, {provisioner.API.Name, provisioner.API.Exchanges}, {mirror.API.Name, mirror.API.Exchanges},
 	} {
 		for _, x := range s.exchanges {
 			names = append(names, event.Topic(s.name, "v1", x))

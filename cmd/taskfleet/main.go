@@ -153,6 +153,7 @@ A whole platform on this machine, at work:         taskfleet up
 The same as a service:                             taskfleet serve
 What a platform is asked to do:                    taskfleet graph, task, pool, creds, loops
 How its workers are, and what they cost:           taskfleet provisioner
+Copies of artifacts near the workers:              taskfleet mirror
 
 ` + credentialsDoc,
 		Example: `  taskfleet up
@@ -164,7 +165,7 @@ How its workers are, and what they cost:           taskfleet provisioner
 	group(root)
 	root.AddCommand(platformCommands()...)
 	root.AddCommand(
-		newWorkerCommand(), newGraphCommand(), newTaskCommand(), newPoolCommand(), newProvisionerCommand(), newCredsCommand(), newLoopsCommand(),
+		newWorkerCommand(), newGraphCommand(), newTaskCommand(), newPoolCommand(), newProvisionerCommand(), newMirrorCommand(), newCredsCommand(), newLoopsCommand(),
 		newBenchCommand(), newVersionCommand(),
 	)
 	return root

@@ -20,10 +20,13 @@ import (
 )
 
 // startReal starts a platform and sets the environment up for it.
-func startReal(t *testing.T) *platform {
+func startReal(t *testing.T, changes ...func(*Config)) *platform {
 	t.Helper()
 	c := defaultConfig()
 	c.Data, c.Listen = filepath.Join(t.TempDir(), "data"), "127.0.0.1:0"
+	for _, f := range changes {
+		f(&c)
+	}
 	if err := c.check(); err != nil {
 		t.Fatal(err)
 	}

@@ -33,6 +33,7 @@ import (
 	"github.com/taskfleet/taskfleet/hooks"
 	"github.com/taskfleet/taskfleet/index"
 	"github.com/taskfleet/taskfleet/loop"
+	"github.com/taskfleet/taskfleet/mirror"
 	"github.com/taskfleet/taskfleet/notify"
 	"github.com/taskfleet/taskfleet/object"
 	"github.com/taskfleet/taskfleet/provisioner"
@@ -129,7 +130,7 @@ func startPlatform(ctx context.Context, c Config, log *slog.Logger) (_ *platform
 		return nil, err
 	}
 	p.closers = append(p.closers, db.Close)
-	artifacts, err := p.openArtifacts(ctx, c, own)
+	artifacts, s3, err := p.openArtifacts(ctx, c, own)
 	if err != nil {
 		return nil, err
 	}
@@ -153,13 +154,19 @@ func startPlatform(ctx context.Context, c Config, log *slog.Logger) (_ *platform
 	if err != nil {
 		return nil, err
 	}
-	q, err := queue.New(ctx, queue.Config{
+	var near *nearby
+	queueConfig := queue.Config{
 		DB: db, Events: bus, Artifacts: artifacts, Mint: a.Issuer(queueClient), Log: log,
 		// A task that becomes pending has the provisioner look at its pools, on
 		// whichever replica it runs.
 		Demanded: func(tx *store.Tx, _ string) { tx.Wake(provisioner.TopicDemand, 1) },
 		Objects:  objects,
-	})
+	}
+	if c.Mirror != nil {
+		near = &nearby{}
+		queueConfig.Nearby = near
+	}
+	q, err := queue.New(ctx, queueConfig)
 	if err != nil {
 		return nil, err
 	}
@@ -183,6 +190,13 @@ func startPlatform(ctx context.Context, c Config, log *slog.Logger) (_ *platform
 	prov, err := provisioner.New(ctx, provisioner.Config{
 		DB: db, Events: bus, Providers: providers,
 		Queue: &workforce{queue: q}, Mint: a.Issuer(provisionerClient), Mail: notifier, Audit: a, Log: log, Metrics: metrics,
+	})
+	if err != nil {
+		return nil, err
+	}
+	copies, err := p.openMirror(ctx, c, s3, mirror.Config{
+		DB: db, Events: bus, Keys: keys, Auth: a, Log: log, Metrics: metrics, RootURL: p.RootURL,
+		Artifacts: artifacts, Catalog: catalog{q}, Pools: prov,
 	})
 	if err != nil {
 		return nil, err
@@ -236,9 +250,14 @@ func startPlatform(ctx context.Context, c Config, log *slog.Logger) (_ *platform
 		lease = db.Lease(replica)
 	}
 	p.runner = loop.NewRunner(log, lease, metrics)
-	server := api.NewServer(api.Options{
-		RootURL: p.RootURL, Auth: a, Log: log, Metrics: metrics, Version: api.Version(buildVersion()),
-		Other:       metricsHandler(metrics, c),
+	var server *api.Server
+	other := metricsHandler(metrics, c)
+	if copies != nil {
+		again := func(w http.ResponseWriter, r *http.Request) { server.ServeHTTP(w, r) }
+		other = withLegacy(mirror.Legacy(http.HandlerFunc(again)), other)
+	}
+	server = api.NewServer(api.Options{
+		RootURL: p.RootURL, Auth: a, Log: log, Metrics: metrics, Version: api.Version(buildVersion()), Other: other,
 		CheckOutput: os.Getenv("TASKFLEET_CHECK_OUTPUT") == "true",
 	})
 	if err := errors.Join(
@@ -251,6 +270,12 @@ func startPlatform(ctx context.Context, c Config, log *slog.Logger) (_ *platform
 		return nil, err
 	}
 	acting.api = server
+	if copies != nil {
+		near.mirror = copies.mirror
+		if err := api.Mount(server, mirror.API, copies.mirror); err != nil {
+			return nil, err
+		}
+	}
 	if err := writePrivate(filepath.Join(c.Data, "credentials.json"), map[string]string{
 		"rootUrl": p.RootURL, "clientId": p.Root.ClientID, "accessToken": p.Root.AccessToken,
 	}); err != nil {
@@ -261,7 +286,7 @@ func startPlatform(ctx context.Context, c Config, log *slog.Logger) (_ *platform
 		work = append(work, broker.Loops()...)
 	}
 	p.run(db, listener, server, slices.Concat(work, a.Loops(), q.Loops(), prov.Loops(), []loop.Loop{learner.loop()},
-		hook.Loops(), idx.Loops(), sealed.Loops(), purge.Loops(), objects.Loops(), notifier.Loops()))
+		hook.Loops(), idx.Loops(), sealed.Loops(), purge.Loops(), objects.Loops(), notifier.Loops(), copies.Loops()))
 	log.Info("taskfleet is up", "rootUrl", p.RootURL, "data", c.Data)
 	return p, nil
 }
@@ -355,8 +380,8 @@ func ignoreClosed(f func() error) func() error {
 }
 
 // openArtifacts opens the bucket for artifacts: on S3, or on a gateway that
-// this process runs.
-func (p *platform) openArtifacts(ctx context.Context, c Config, own secretsFile) (*blob.Bucket, error) {
+// this process runs. It also returns where that is.
+func (p *platform) openArtifacts(ctx context.Context, c Config, own secretsFile) (*blob.Bucket, blob.Config, error) {
 	where := blob.Config{
 		Endpoint: c.S3.Endpoint, Region: c.S3.Region, PathStyle: c.S3.PathStyle,
 		AccessKeyID: c.S3.AccessKeyID, SecretAccessKey: c.S3.SecretAccessKey,
@@ -364,17 +389,17 @@ func (p *platform) openArtifacts(ctx context.Context, c Config, own secretsFile)
 	if c.S3.embedded() {
 		g, err := p.startGateway(ctx, c, own)
 		if err != nil {
-			return nil, err
+			return nil, where, err
 		}
 		p.closers = append(p.closers, g.Close)
 		where = g.Blob()
 	}
 	s, err := blob.Open(ctx, where)
 	if err != nil {
-		return nil, err
+		return nil, where, err
 	}
 	b := s.Bucket(c.S3.Bucket)
-	return b, b.Ensure(ctx)
+	return b, where, b.Ensure(ctx)
 }
 
 // startGateway starts the S3 gateway on the address it had the last time, so
