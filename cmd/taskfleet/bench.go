@@ -15,7 +15,7 @@ import (
 func newBenchCommand() *cobra.Command {
 	return group(&cobra.Command{
 		Use: "bench", Short: "Measure a platform",
-	}, newBenchQueueCommand(), newBenchWakeCommand(), newBenchCrowdCommand(), newBenchGroupCommand())
+	}, append(mirrorBench(), newBenchQueueCommand(), newBenchWakeCommand(), newBenchCrowdCommand(), newBenchGroupCommand())...)
 }
 
 func newBenchQueueCommand() *cobra.Command {
