@@ -6,10 +6,12 @@ import (
 	"fmt"
 	"net/http"
 	"net/url"
+	"strconv"
 	"strings"
 
 	"github.com/taskfleet/taskfleet/api"
 	"github.com/taskfleet/taskfleet/mirror/source"
+	"github.com/taskfleet/taskfleet/slugid"
 )
 
 // The only one of the services of 2016: copies are kept on S3.
@@ -108,13 +110,15 @@ func keyOfArtifact(path string) (string, error) {
 	return parts[0] + "/" + parts[2] + "/" + name, nil
 }
 
-// artifactName is the name of the artifact under a key of the artifact bucket.
+// artifactName is the name of the artifact that a key of the artifact bucket is of.
+// Others keep things in the bucket too.
 func artifactName(key string) (name string, ok bool) {
 	parts := strings.SplitN(key, "/", 3)
-	if len(parts) < 3 {
+	if len(parts) < 3 || parts[2] == "" || !slugid.Valid(parts[0]) {
 		return "", false
 	}
-	return parts[2], parts[2] != ""
+	run, err := strconv.Atoi(parts[1])
+	return parts[2], err == nil && run >= 0 && strconv.Itoa(run) == parts[1]
 }
 
 // A badURL is a URL that makes no sense, beside those that package source

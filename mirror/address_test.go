@@ -68,8 +68,55 @@ func TestWhoIsToBlameIsKnownByTheError(t *testing.T) {
 		err := &source.Error{Method: "GET", URL: "https://example.com/InvalidUrl: 1", Err: c.err}
 		copy := Copy{State: Failed, Error: errorText(fmt.Errorf("copying: %w", err))}
 		u, ok := copy.unfetchable()
-		if ok != (c.status != 0) || u.status != c.status || u.Err != c.word || ok && !strings.Contains(u.Msg, err.Error()) {
+		if ok != (c.status != 0) || u.status != c.status || u.Err != c.word || ok && !strings.Contains(u.Msg, err.Error()) && c.err != source.ErrForbiddenAddress {
 			t.Errorf("%v: %+v, %v", c.err, u, ok)
+		}
+	}
+}
+
+// An address is nobody's business who may not explain, and an error says once whose
+// fault it is.
+func TestErrorsAsTheyAreTold(t *testing.T) {
+	c, err := source.New(source.Config{Allow: []string{"http://127.0.0.1/"}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	u, err := source.Canonical("http://127.0.0.1/x")
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, err = c.Stat(t.Context(), u)
+	copy := Copy{State: Failed, Error: errorText(err)}
+	reply, ok := copy.unfetchable()
+	if !strings.Contains(copy.Error, "may not be at 127.0.0.1") || !ok || reply.status != 403 || reply.Err != errInvalidURL || strings.Contains(fmt.Sprint(reply), "127.0.0.1") {
+		t.Errorf("%v: %+v", copy.Error, reply)
+	}
+	for text, want := range map[string]string{
+		"http://example.com/a is not allowed": "http://example.com/a is not allowed.", "it has no host.": "It has no host.", "": "",
+	} {
+		if got := sentence(text); got != want {
+			t.Errorf("%q: %q", text, got)
+		}
+	}
+}
+
+// Beside artifacts there are other things in the bucket.
+func TestKeysOfArtifacts(t *testing.T) {
+	for key, want := range map[string]string{
+		someTask + "/0/public/a":        "public/a",
+		someTask + "/12//..":            "/..",
+		someTask + "/0/":                "",
+		someTask + "/00/public/a":       "",
+		someTask + "/-1/public/a":       "",
+		someTask + "/+1/public/a":       "",
+		someTask + "/x/public/a":        "",
+		"object/0/public/a":             "",
+		"object/" + someTask + "/0/a":   "",
+		"t/" + someTask + "/0/public/a": "",
+	} {
+		if got, ok := artifactName(key); ok != (want != "") || ok && got != want {
+			t.Errorf("%s: %q, %v", key, got, ok)
 		}
 	}
 }

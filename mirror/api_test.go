@@ -27,6 +27,9 @@ import (
 	"github.com/taskfleet/taskfleet/timestamp"
 )
 
+// someTask has the artifacts of tests.
+const someTask = "fN1SbArXTPSVFNUvaOlinQ"
+
 // A window is where the mirror of a world is called by HTTP.
 type window struct {
 	*world
@@ -167,7 +170,7 @@ func (w *window) demandCopy(region, of string, body []byte) reply {
 func TestEveryMethodDemandsItsScopes(t *testing.T) {
 	storetest.EachReal(t, func(t *testing.T, db *store.DB) {
 		w := newTest(t, db)
-		o := w.artifact("task", "public/a", []byte("a"))
+		o := w.artifact(someTask, "public/a", []byte("a"))
 		w.wanting(wish(near, o))
 		w.settle(w.Mirror)
 		apitest.Scopes(t, API, w.Mirror, apitest.Samples{
@@ -194,13 +197,13 @@ func TestRedirects(t *testing.T) {
 		w := openWindow(t, db)
 		w.copying()
 		body := noise(1, 5000)
-		o := w.artifact("T", "public/logs/a b.log", body)
+		o := w.artifact(someTask, "public/logs/a b.log", body)
 		signed, err := w.artifacts.PresignGet(w.Context(), o.Key, time.Minute, blob.Headers{})
 		if err != nil {
 			t.Fatal(err)
 		}
 		bare, _, _ := strings.Cut(signed, "?")
-		for _, text := range []string{signed, bare, o.String(), w.root + "/api/queue/v1/task/T/runs/0/artifacts/public%2Flogs%2Fa%20b.log"} {
+		for _, text := range []string{signed, bare, o.String(), w.root + "/api/queue/v1/task/" + someTask + "/runs/0/artifacts/public%2Flogs%2Fa%20b.log"} {
 			w.demandCopy(far, text, body)
 		}
 		if n := w.count()[tallied{far, Present}]; n != (Sum{1, 5000}) {
@@ -221,10 +224,10 @@ func TestRedirects(t *testing.T) {
 			t.Errorf("reference: %s", p.text)
 		}
 		// Keys that are hard on everybody.
-		for i, name := range []string{"public/../..//x", "public/naïve/日本", "public/" + strings.Repeat("k", 980), "public/" + strings.Repeat("ü", 490), "public/a%2Fb?c#d&e+f"} {
+		for i, name := range []string{"public/../..//x", "public/naïve/日本", "public/" + strings.Repeat("k", 970), "public/" + strings.Repeat("ü", 480), "public/a%2Fb?c#d&e+f"} {
 			body := noise(i, 100)
-			w.demandCopy(near, w.artifact("T", name, body).String(), body)
-			w.demandCopy(far, w.root+"/api/queue/v1/task/T/runs/0/artifacts/"+url.PathEscape(name), body)
+			w.demandCopy(near, w.artifact(someTask, name, body).String(), body)
+			w.demandCopy(far, w.root+"/api/queue/v1/task/"+someTask+"/runs/0/artifacts/"+url.PathEscape(name), body)
 		}
 		w.remote("/pub/日本/a", faulty.Object{Size: 77})
 		content, _ := io.ReadAll(w.origin.Content("/pub/日本/a"))
@@ -240,7 +243,7 @@ func TestWhatCannotBeRedirectedIsToldWhy(t *testing.T) {
 	storetest.EachReal(t, func(t *testing.T, db *store.DB) {
 		w := openWindow(t, db)
 		w.copying()
-		private := w.artifact("T", "private/key", []byte("secret"))
+		private := w.artifact(someTask, "private/key", []byte("secret"))
 		w.remote("/pub/metadata", faulty.Object{Size: 5, Always: []faulty.Fault{faulty.RedirectToMetadata}})
 		w.remote("/pub/loop", faulty.Object{Size: 5, Always: []faulty.Fault{faulty.RedirectLoop}})
 		w.remote("/pub/missing", faulty.Object{Size: 5, Always: []faulty.Fault{faulty.Missing}})
@@ -267,7 +270,7 @@ func TestWhatCannotBeRedirectedIsToldWhy(t *testing.T) {
 			{"s3/" + near + "/" + url.PathEscape(w.originURL+"/pub/%2e%2E/etc"), 400, "InputError", `a segment ".."`},
 			{"s3/" + near + "/" + url.PathEscape(w.originURL+"/"+strings.Repeat("x", 9000)), 400, "InputError", "and may have 8192"},
 			{"s3/" + near + "/" + url.PathEscape("s3://elsewhere/T/0/public/a"), 400, "InputError", "not in the artifact bucket"},
-			{"s3/" + near + "/" + url.PathEscape(w.root+"/api/queue/v1/task/T/artifacts/public/a"), 400, "InputError", "that name the run"},
+			{"s3/" + near + "/" + url.PathEscape(w.root+"/api/queue/v1/task/"+someTask+"/artifacts/public/a"), 400, "InputError", "that name the run"},
 			{"s3/" + near + "/" + url.PathEscape("https://example.com/a?token=secret"), 403, "InvalidUrl", "is not an allowed origin"},
 			{"s3/" + near + "/" + url.PathEscape("http://169.254.169.254/latest/meta-data/"), 403, "InvalidUrl", "is not an allowed origin"},
 			{"s3/" + near + "/" + url.PathEscape(copyURL), 403, "InvalidUrl", "a bucket of the mirror's own"},
@@ -277,7 +280,7 @@ func TestWhatCannotBeRedirectedIsToldWhy(t *testing.T) {
 			{"s3/" + near + "/" + url.PathEscape(w.originURL+"/pub/missing"), 404, "BadHTTPStatus", "404 Not Found"},
 			{"s3/" + near + "/" + url.PathEscape(w.originURL+"/pub/empty"), 502, "BadHTTPStatus", "204 No Content"},
 			{"s3/" + near + "/" + url.PathEscape(private.String()), 403, "InsufficientScopes", "getArtifact"},
-			{"s3/" + near + "/" + url.PathEscape("s3://artifacts/T/0/public/none"), 404, "ResourceNotFound", "no artifact"},
+			{"s3/" + near + "/" + url.PathEscape("s3://artifacts/"+someTask+"/0/public/none"), 404, "ResourceNotFound", "no artifact"},
 			{"s3/" + near + "/" + url.PathEscape("s3://artifacts/none"), 404, "ResourceNotFound", "not <taskId>/<runId>/<name>"},
 		} {
 			p := w.call("GET", "/redirect/"+c.path, nil)
@@ -310,7 +313,7 @@ func TestTheOriginIsTheWayOut(t *testing.T) {
 			"public/behind/a": "The copy is being made, redirecting to original",
 			"public/a":        "Cached copy did not show up in 0.01s",
 		} {
-			o := w.artifact("T", name, []byte(name))
+			o := w.artifact(someTask, name, []byte(name))
 			p := w.redirected(near, o.String())
 			if p.status != 302 || p.body["msg"] != message || p.body["status"] != nil || w.get("GET", p.location, nil).text != name {
 				t.Errorf("%s: %d %s", name, p.status, p.text)
@@ -342,7 +345,7 @@ func TestWhoMayReadIsAskedOfTheCaller(t *testing.T) {
 		w := newTest(t, db)
 		w.auth = holder("queue:get-artifact:private/yes")
 		for name, may := range map[string]bool{"private/yes": true, "private/no": false, "public/a": false} {
-			err := w.mayRead(t.Context(), api.Credential{}, Origin{Bucket: "artifacts", Key: "T/0/" + name})
+			err := w.mayRead(t.Context(), api.Credential{}, Origin{Bucket: "artifacts", Key: someTask + "/0/" + name})
 			if (err == nil) != may {
 				t.Errorf("%s: %v", name, err)
 			}
@@ -403,7 +406,7 @@ func TestPurge(t *testing.T) {
 func TestOrders(t *testing.T) {
 	storetest.EachReal(t, func(t *testing.T, db *store.DB) {
 		w := openWindow(t, db)
-		o := w.artifact("T", "private/a", noise(1, 300))
+		o := w.artifact(someTask, "private/a", noise(1, 300))
 		w.remote("/pub/a", faulty.Object{Size: 500})
 		positions := func(body map[string]any) (list []position) {
 			t.Helper()
@@ -426,7 +429,7 @@ func TestOrders(t *testing.T) {
 		}
 		items := []map[string]any{
 			{"url": o.String()}, {"url": w.originURL + "/pub/a?X-Amz-Signature=topsecret", "size": 500},
-			{"url": "https://example.com/topsecret"}, {"url": "s3://artifacts/T/0/none"}, {"url": "s3://artifacts/none"}, {"url": "nonsense"},
+			{"url": "https://example.com/topsecret"}, {"url": "s3://artifacts/" + someTask + "/0/none"}, {"url": "s3://artifacts/none"}, {"url": "nonsense"},
 		}
 		body := map[string]any{"region": far, "dryRun": true, "copies": items}
 		if got := told(positions(body)); got != "missing 0/300, missing 0/500, refused 0/-1, refused 0/-1, refused 0/-1, refused 0/-1" {
@@ -482,7 +485,7 @@ func TestOrders(t *testing.T) {
 func TestVerifying(t *testing.T) {
 	storetest.EachReal(t, func(t *testing.T, db *store.DB) {
 		w := openWindow(t, db)
-		o := w.artifact("T", "public/a", noise(1, 300))
+		o := w.artifact(someTask, "public/a", noise(1, 300))
 		w.wanting(wish(far, o))
 		path := "/copies/" + far + "/" + o.ID() + "/verify"
 		w.answers(409, "POST", path, nil)
@@ -600,18 +603,24 @@ func TestExplanations(t *testing.T) {
 				}
 			}
 		}
-		at := func(name string) string { return w.artifact("T", name, []byte(name)).String() }
-		explained(near, at("private/a"), "wait", `"route":{"name":"default"`, "There is no copy in "+near+" yet", "run 0 of task T", "waits up to 28s")
+		at := func(name string) string { return w.artifact(someTask, name, []byte(name)).String() }
+		explained(near, at("private/a"), "wait", `"route":{"name":"default"`, "There is no copy in "+near+" yet", "run 0 of task "+someTask, "waits up to 28s")
 		explained(near, at("public/stream/a"), "stream", "on the route streamed")
 		explained(near, at("public/behind"), "origin", "the copy is made behind")
 		explained(near, at("public/never"), "origin", "the route never makes no copies")
 		explained(near, at("public/far"), "origin", "makes no copies in "+near)
+		never, elsewhere := w.artifact(someTask, "x/never", []byte("x")), w.artifact(someTask, "x/far", []byte("x"))
+		w.wanting(wish(near, never), wish(near, elsewhere))
+		explained(near, elsewhere.String(), "origin", "makes no copies in "+near, `"state":"waiting"`)
+		w.settle(w.Mirror)
+		explained(near, elsewhere.String(), "copy", `"state":"present"`)
+		explained(near, never.String(), "origin", "the route never makes no copies", `"state":"present"`)
 		explained(home, at("public/a"), "origin", "is home")
 		explained("caller", at("public/a"), "origin", "127.0.0.1 is in no network")
 		explained(near, "https://example.com/a", "refused", "is not an allowed origin")
 		explained(near, "nonsense", "refused", "scheme")
-		explained(near, "s3://artifacts/T/0/none", "refused", "There is no artifact")
-		o := w.artifact("T", "public/a", []byte("a"))
+		explained(near, "s3://artifacts/"+someTask+"/0/none", "refused", "There is no artifact")
+		o := w.artifact(someTask, "public/a", []byte("a"))
 		w.wanting(wish(far, o), wish(near, Origin{URL: w.originURL + "/none"}))
 		explained(far, o.String(), "wait", "is waiting, since")
 		w.settle(w.Mirror)
@@ -630,7 +639,7 @@ func TestExplanations(t *testing.T) {
 func BenchmarkRedirect(b *testing.B) {
 	db := storetest.Open(b, "sqlite:"+b.TempDir()+"/db")
 	w := newTest(b, db)
-	o := w.artifact("T", "public/a", []byte("a"))
+	o := w.artifact(someTask, "public/a", []byte("a"))
 	w.wanting(wish(near, o))
 	w.settle(w.Mirror)
 	s := api.NewServer(api.Options{RootURL: "https://tasks.example.com", Auth: everybody{}, Log: slog.New(slog.DiscardHandler), Metrics: prometheus.NewRegistry()})

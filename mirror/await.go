@@ -21,7 +21,7 @@ func (m *Mirror) await(ctx context.Context, region, id string, limit time.Durati
 	var last *Copy
 	for {
 		w := m.db.Waits().Wait(topic)
-		c, err := m.find(looking, region, id)
+		c, err := within(looking, func() (*Copy, error) { return m.find(looking, region, id) })
 		if err != nil && last != nil && looking.Err() != nil && ctx.Err() == nil {
 			c, err = last, nil
 		}
@@ -45,3 +45,24 @@ func (m *Mirror) await(ctx context.Context, region, id string, limit time.Durati
 }
 
 const lookLimit = 50 * time.Millisecond
+
+// within returns what do does, or when ctx ends. Who leads a store.Batch goes on in
+// it without a context, for longer than callers are to wait where the database
+// hangs.
+func within[T any](ctx context.Context, do func() (T, error)) (out T, err error) {
+	type result struct {
+		out T
+		err error
+	}
+	done := make(chan result, 1)
+	go func() {
+		out, err := do()
+		done <- result{out, err}
+	}()
+	select {
+	case r := <-done:
+		return r.out, r.err
+	case <-ctx.Done():
+		return out, context.Cause(ctx)
+	}
+}

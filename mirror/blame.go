@@ -15,17 +15,23 @@ import (
 const (
 	errInvalidURL = "InvalidUrl"
 	errBadStatus  = "BadHTTPStatus"
+
+	// Of one whose host is at an address that is not public. Callers are told
+	// InvalidUrl, and not the address: that is nobody's business who may not explain.
+	errAddress = "ForbiddenAddress"
 )
 
 // blame is what the text of an attempt's error begins with if it is the URL's
-// fault: "InvalidUrl: ", if it is or leads to one that may not be fetched, or
+// fault: "InvalidUrl: " or "ForbiddenAddress: ", if it is or leads to one that may not be fetched, or
 // "BadHTTPStatus 404: ", if its server has refused it.
 func blame(err error) string {
 	var status *source.BadStatus
 	switch {
 	case errors.As(err, &status):
 		return fmt.Sprintf("%s %d: ", errBadStatus, status.Code)
-	case errors.Is(err, source.ErrNotAllowed), errors.Is(err, source.ErrForbiddenAddress), errors.Is(err, source.ErrInvalidURL), errors.Is(err, source.ErrTooManyRedirects):
+	case errors.Is(err, source.ErrForbiddenAddress):
+		return errAddress + ": "
+	case errors.Is(err, source.ErrNotAllowed), errors.Is(err, source.ErrInvalidURL), errors.Is(err, source.ErrTooManyRedirects):
 		return errInvalidURL + ": "
 	}
 	return ""
@@ -57,6 +63,8 @@ func (c *Copy) unfetchable() (u unfetchable, ok bool) {
 	word, text, _ := strings.Cut(c.Error, ": ")
 	word, code, _ := strings.Cut(word, " ")
 	switch word {
+	case errAddress:
+		return newUnfetchable(http.StatusForbidden, errInvalidURL, "The URL, or one that it redirects to, is at an address from which nothing is copied, as it is not public. To whoever has the scope mirror:explain, taskfleet mirror explain says which, and what to do."), true
 	case errInvalidURL:
 		return newUnfetchable(http.StatusForbidden, word, sentence(text)), true
 	case errBadStatus:

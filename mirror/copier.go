@@ -33,15 +33,22 @@ type copier struct {
 	memory *semaphore.Weighted // of buffers
 	spare  chan []byte         // buffers of partSize bytes
 
-	leaseTime  time.Duration // tests shorten these
+	copySize   int64 // tests make these smaller
+	leaseTime  time.Duration
 	renewAfter time.Duration
 	saveAfter  time.Duration
+	handLimit  time.Duration // until a job that is handed over is given up
 }
 
 const (
 	// shiftLimit is how long a pass of the loop may go on while there is always
 	// something to do. What is under way then goes on with its next part.
 	shiftLimit = 24 * time.Hour
+
+	// copySize is what a store copies in one go, and the size of the parts of what is
+	// larger. It is less than the 5 GiB that S3 allows, since parts are copied at the
+	// same time, and resumed.
+	copySize = 1 << 30
 
 	// memoryLimit is what the buffers of all transfers may take together.
 	memoryLimit = 96 << 20
@@ -50,7 +57,7 @@ const (
 func newCopier(m *Mirror) *copier {
 	return &copier{
 		mirror: m, memory: semaphore.NewWeighted(memoryLimit), spare: make(chan []byte, memoryLimit/partSize),
-		leaseTime: 30 * time.Second, renewAfter: 10 * time.Second, saveAfter: 2 * time.Second,
+		copySize: copySize, leaseTime: 30 * time.Second, renewAfter: 10 * time.Second, saveAfter: 2 * time.Second, handLimit: 5 * time.Second,
 	}
 }
 
@@ -210,7 +217,23 @@ func (s *shift) let(list []*job) {
 	defer s.mu.Unlock()
 	for _, j := range list {
 		delete(s.jobs, j)
+		select {
+		case j.place.desk.told <- struct{}{}:
+		default:
+		}
 	}
+}
+
+// holds tells that there are jobs of a region.
+func (s *shift) holds(p *place) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for j := range s.jobs {
+		if j.place == p {
+			return true
+		}
+	}
+	return false
 }
 
 // errLost ends a transfer whose copy is not this replica's any more.

@@ -2,9 +2,18 @@ package mirror
 
 import (
 	"bytes"
+	"context"
+	"fmt"
+	"net/http"
 	"strings"
+	"sync"
 	"testing"
+	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/taskfleet/taskfleet/blob"
+	"github.com/taskfleet/taskfleet/loop"
 	"github.com/taskfleet/taskfleet/mirror/source/faulty"
 	"github.com/taskfleet/taskfleet/store"
 	"github.com/taskfleet/taskfleet/store/storetest"
@@ -61,5 +70,260 @@ func TestCopies(t *testing.T) {
 			t.Errorf("there are %v", got)
 		}
 		w.noLitter()
+	})
+}
+
+// Whatever the origin does wrong, the copy is right in the end, or it fails and
+// says why.
+func TestFaultsOfTheOrigin(t *testing.T) {
+	storetest.EachReal(t, func(t *testing.T, db *store.DB) {
+		w := newTest(t, db)
+		small, large := int64(1000), int64(2*partSize+5)
+		type origin struct {
+			Origin
+			what  string
+			known bool // its SHA-256
+			state State
+		}
+		var list []origin
+		put := func(what string, o faulty.Object, known bool, state State) {
+			path := fmt.Sprintf("/%d", len(list))
+			list = append(list, origin{w.remote(path, o), what, known, state})
+			want := wish(far, list[len(list)-1].Origin)
+			if known {
+				want.SHA256 = w.origin.SHA256(path)
+			}
+			w.wanting(want)
+		}
+		for _, f := range []faulty.Fault{
+			faulty.Truncate, faulty.Reset, faulty.Stall, faulty.Trickle, faulty.LongLength, faulty.ShortLength, faulty.WrongBytes,
+			faulty.InternalError, faulty.Unavailable, faulty.TooMany, faulty.Empty,
+		} {
+			for _, size := range []int64{small, large} {
+				o := faulty.Object{Size: size, Plan: faulty.Script(f)}
+				state := Present
+				if f == faulty.Empty {
+					state = Failed
+				}
+				put(fmt.Sprint(f, " of ", size), o, true, state)
+				if f != faulty.WrongBytes && f != faulty.ShortLength { // of which nobody can know
+					put(fmt.Sprint(f, " of ", size, ", SHA-256 unknown"), o, false, state)
+				}
+			}
+		}
+		put("wrong range", faulty.Object{Size: large, Plan: faulty.Script(faulty.Truncate, faulty.WrongRange)}, true, Present)
+		put("no ranges", faulty.Object{Size: large, Always: []faulty.Fault{faulty.NoRanges}, Plan: faulty.Script(faulty.Truncate)}, true, Present)
+		put("no ETag", faulty.Object{Size: large, NoETag: true, Plan: faulty.Script(faulty.Truncate)}, true, Present)
+		put("missing", faulty.Object{Size: small, Plan: faulty.Script(faulty.Missing)}, false, Failed)
+		put("redirect to secrets", faulty.Object{Size: small, Plan: faulty.Script(faulty.RedirectToMetadata)}, false, Failed)
+		put("redirect for ever", faulty.Object{Size: small, Plan: func(string, int) faulty.Fault { return faulty.RedirectLoop }}, false, Failed)
+		put("another SHA-256", faulty.Object{Size: small}, false, Present)
+		w.settle(w.Mirror)
+		for _, o := range list {
+			c := w.copyOf(far, o.Origin)
+			if c.State != o.state || (c.Error == "") != (o.state == Present) {
+				t.Errorf("%s: %s, %q after %d attempts", o.what, c.State, c.Error, c.Attempts)
+			}
+			if c.State != Present {
+				continue
+			}
+			path := o.URL[len(w.originURL):]
+			body, _ := w.served(far, o.Origin)
+			if c.SHA256 != sha(body) || c.SHA256 != w.origin.SHA256(path) || c.Size != int64(len(body)) {
+				t.Errorf("%s: served are %d bytes with SHA-256 %s; %+v", o.what, len(body), sha(body), c)
+			}
+			if c.Size == large && strings.HasPrefix(o.what, "truncate") {
+				if n := w.origin.Count(path); n.Bytes >= 2*large-partSize {
+					t.Errorf("%s: what was copied was copied again: %+v", o.what, n)
+				}
+			}
+		}
+		w.count()
+		w.noLitter()
+	})
+}
+
+// What has the wrong size or the wrong SHA-256 is never served, however often it
+// is tried.
+func TestWhatIsWrongIsNotServed(t *testing.T) {
+	storetest.EachReal(t, func(t *testing.T, db *store.DB) {
+		w := newTest(t, db)
+		for _, where := range []string{near, far} {
+			for i, size := range []int{10, inlineSize + 1, 2*partSize + 1} {
+				o := w.artifact("t", fmt.Sprint(i), noise(i, size))
+				want := wish(where, o)
+				want.SHA256 = sha([]byte("something else"))
+				w.wanting(want)
+				w.set(where, o, func(c *Copy) { c.Attempts = maxAttempts - 1 })
+				other := w.artifact("t", fmt.Sprint("size", i), noise(i, size))
+				want = wish(where, other)
+				want.Size = int64(size) + 1
+				w.wanting(want)
+				w.settle(w.Mirror)
+				if c := w.copyOf(where, o); c.State != Failed || !strings.Contains(c.Error, "SHA-256") {
+					t.Errorf("%d bytes in %s with another SHA-256: %s, %q", size, where, c.State, c.Error)
+				}
+				if c := w.copyOf(where, other); c.State != Failed || !strings.Contains(c.Error, "bytes") {
+					t.Errorf("%d bytes in %s with another size: %s, %q", size, where, c.State, c.Error)
+				}
+			}
+		}
+		w.count()
+		w.noLitter()
+	})
+}
+
+// An origin that changes while it is copied is copied from the beginning.
+func TestTheOriginChanges(t *testing.T) {
+	storetest.EachReal(t, func(t *testing.T, db *store.DB) {
+		w := newTest(t, db)
+		w.copier.copySize = blob.MinPartSize
+		w.copier.saveAfter = time.Millisecond
+		size := 3 * partSize
+		old, young := noise(1, size), noise(2, size)
+		for _, where := range []string{near, far} {
+			o := w.artifact("t", where, old)
+			parts := 0
+			w.wire.set(func(r *http.Request, on func() (*http.Response, error)) (*http.Response, error) {
+				a, err := on()
+				if r.Method == "PUT" && r.URL.Query().Has("partNumber") {
+					if parts++; parts == 1 {
+						w.wire.set(nil)
+						w.artifact("t", where, young)
+						return answer(r, 403, "<Error><Code>AccessDenied</Code></Error>")
+					}
+				}
+				return a, err
+			})
+			w.wanting(wish(where, o))
+			w.settle(w.Mirror)
+			if body, _ := w.served(where, o); !bytes.Equal(body, young) {
+				t.Errorf("in %s what is served is not what there is now: %+v", where, w.copyOf(where, o))
+			}
+		}
+		for i, o := range []faulty.Object{{Size: int64(size), Plan: faulty.Script(faulty.Truncate, faulty.Changed)}, {Size: int64(size), NoETag: true, Plan: faulty.Script(faulty.Truncate, faulty.Changed)}} {
+			origin := w.remote(fmt.Sprint("/changes", i), o)
+			w.wanting(wish(far, origin))
+			w.settle(w.Mirror)
+			if body, _ := w.served(far, origin); sha(body) != w.origin.SHA256(fmt.Sprint("/changes", i)) {
+				t.Errorf("what is served is not what there is now: %+v", w.copyOf(far, origin))
+			}
+		}
+		w.count()
+		w.noLitter()
+	})
+}
+
+// A bucket that fails is tried carefully, and nothing is given up meanwhile.
+func TestABucketFailsAndRecovers(t *testing.T) {
+	storetest.EachReal(t, func(t *testing.T, db *store.DB) {
+		w := newTest(t, db)
+		var list []Want
+		for i := range 30 {
+			o := w.artifact("t", fmt.Sprint(i), noise(i, 100))
+			list = append(list, wish(near, o), wish(far, o))
+		}
+		w.wanting(list...)
+		var mu sync.Mutex
+		refused := 0
+		w.wire.set(func(r *http.Request, on func() (*http.Response, error)) (*http.Response, error) {
+			mu.Lock()
+			defer mu.Unlock()
+			if strings.HasPrefix(r.URL.Path, "/copies-far/") && refused < defaultTransfers+3 {
+				refused++
+				return answer(r, 403, "<Error><Code>AccessDenied</Code></Error>")
+			}
+			return on()
+		})
+		w.settle(w.Mirror)
+		for _, want := range list {
+			if c := w.copyOf(want.Region, want.Origin); c.State != Present {
+				t.Errorf("in %s it is %s: %s", c.Region, c.State, c.Error)
+			}
+		}
+		w.count()
+	})
+}
+
+// Large copies do not keep small ones from being made, nor the other way round.
+func TestLargeAndSmallAreFair(t *testing.T) {
+	storetest.EachReal(t, func(t *testing.T, db *store.DB) {
+		w := newTest(t, db)
+		w.config.Regions[0].Transfers = 4
+		m := w.start()
+		var list []Want
+		for i := range 8 { // unknown, so maybe large
+			list = append(list, wish(near, w.remote(fmt.Sprint("/large", i), faulty.Object{Size: 1000})))
+		}
+		for i := range 40 {
+			want := wish(near, w.remote(fmt.Sprint("/small", i), faulty.Object{Size: 1000}))
+			want.Size, want.Priority = 1000, Bulk
+			list = append(list, want)
+		}
+		var mu sync.Mutex
+		held, most := 0, 0
+		small := make(chan struct{}, len(list))
+		release := make(chan struct{})
+		w.wire.set(func(r *http.Request, on func() (*http.Response, error)) (*http.Response, error) {
+			if r.Method != "PUT" || r.Header.Get("X-Amz-Meta-Taskfleet-Origin") == "" {
+				return on()
+			}
+			if strings.Contains(r.Header.Get("X-Amz-Meta-Taskfleet-Origin"), "/small") {
+				small <- struct{}{}
+				return on()
+			}
+			mu.Lock()
+			held++
+			most = max(most, held)
+			mu.Unlock()
+			<-release
+			mu.Lock()
+			held--
+			mu.Unlock()
+			return on()
+		})
+		w.wanting(list...)
+		var done sync.WaitGroup
+		done.Go(func() { w.settle(m) })
+		for range 40 {
+			<-small
+		}
+		mu.Lock()
+		if most != 2 {
+			t.Errorf("while small ones waited %d of 4 transfers were large", most)
+		}
+		mu.Unlock()
+		close(release)
+		done.Wait()
+		if got := w.count(); got[tallied{near, Present}].Objects != 48 {
+			t.Errorf("there are %v", got)
+		}
+	})
+}
+
+// A thousand ask for the same at once: it is fetched once, and all are woken.
+func TestAThousandWaiters(t *testing.T) {
+	storetest.EachReal(t, func(t *testing.T, db *store.DB) {
+		w := newTest(t, db)
+		o := w.remote("/popular", faulty.Object{Size: 3 * partSize})
+		ctx, stop := context.WithCancel(t.Context())
+		var loops, all sync.WaitGroup
+		loops.Go(func() { loop.NewRunner(w.log, loop.Alone, prometheus.NewRegistry()).Run(ctx, w.Loops()[:1]...) })
+		for range 1000 {
+			all.Go(func() {
+				if _, err := w.want(t.Context(), wish(far, o)); err != nil {
+					t.Error(err)
+				}
+				if c, err := w.await(t.Context(), far, o.ID(), time.Minute); err != nil || c.State != Present {
+					t.Errorf("%+v %v", c, err)
+				}
+			})
+		}
+		all.Wait()
+		stop()
+		loops.Wait()
+		if n := w.origin.Count("/popular"); n.Gets != 1 || n.Heads != 0 {
+			t.Errorf("it was asked for %+v", n)
+		}
 	})
 }

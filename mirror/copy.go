@@ -44,7 +44,7 @@ type Copy struct {
 	Size   int64  // of the origin; -1: not known yet
 	ETag   string // of the origin, which must not change while it is copied; "": not known
 	SHA256 string // lower-case hex; "": not known
-	Token  string // of the object in the bucket, or of the attempt; see key
+	Token  string // of the object in the bucket, or of the attempt: see key
 	Stored string // the ETag of the object in the bucket, once present
 
 	Upload *upload // of an attempt under way in parts
@@ -71,7 +71,17 @@ type upload struct {
 }
 
 // key is where the bytes of the copy are, or of the attempt.
-func (c *Copy) key() string { return "copies/" + c.ID[:2] + "/" + c.ID + "." + c.Token }
+func (c *Copy) key() string { return keysOf(c.ID) + "." + c.Token }
+
+// keysOf is what the keys of copies begin with whose id begins like that:
+// "copies/<first two>/<id>". Where keys are files it matters that neither each
+// copy has a directory of its own nor all are in one.
+func keysOf(id string) string {
+	if len(id) < 2 {
+		return keyPrefix + id
+	}
+	return keyPrefix + id[:2] + "/" + id
+}
 
 // bytes is what the copy counts for in its region.
 func (c *Copy) bytes() int64 { return max(c.Size, 0) }

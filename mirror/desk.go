@@ -24,6 +24,7 @@ type desk struct {
 	signal <-chan struct{} // there may be something to be copied
 	handed chan *job       // claimed by a reader who waits; see through
 	done   chan *job       // transfers that have ended
+	told   chan struct{}   // receives when it was written down how some have ended
 
 	small, large lane
 	looked       time.Time // for leases that have run out
@@ -36,6 +37,7 @@ type desk struct {
 	holdOff   time.Time // until when nothing is claimed
 
 	trouble int         // how often in a row the bucket has failed
+	pauses  int         // that were made for it
 	broken  atomic.Bool // so often that it is not the copies, for others to see
 }
 
@@ -63,7 +65,7 @@ const (
 
 func newDesk(k *copier, p *place) *desk {
 	return &desk{
-		copier: k, place: p, signal: k.mirror.db.Waits().Signal(topicWork), handed: make(chan *job), done: make(chan *job, p.Transfers), claims: make(chan claim, 1),
+		copier: k, place: p, signal: k.mirror.db.Waits().Signal(topicWork), handed: make(chan *job), done: make(chan *job, p.Transfers), claims: make(chan claim, 1), told: make(chan struct{}, 1),
 		large: lane{large: true},
 	}
 }
@@ -76,7 +78,7 @@ func (d *desk) work(s *shift) error {
 		d.run(s)
 		next := d.next()
 		var over <-chan struct{}
-		resting := d.idle(next)
+		resting := d.idle(s, next)
 		if resting {
 			s.idle.rest()
 			over = s.idle.over
@@ -98,8 +100,8 @@ func (d *desk) work(s *shift) error {
 
 // idle tells that there is nothing to do for so long that the shift need not go on
 // for it.
-func (d *desk) idle(next time.Time) bool {
-	return !d.claiming && d.running() == 0 && d.queued() == 0 && (d.failure != nil || time.Until(next) > d.copier.leaseTime)
+func (d *desk) idle(s *shift, next time.Time) bool {
+	return !d.claiming && d.running() == 0 && d.queued() == 0 && !s.holds(d.place) && (d.failure != nil || time.Until(next) > d.copier.leaseTime)
 }
 
 func (d *desk) running() int { return d.small.running + d.large.running }
@@ -151,6 +153,7 @@ func (d *desk) wait(s *shift, next time.Time, over <-chan struct{}) bool {
 		}
 	case c := <-d.claims:
 		d.claimed(s, c)
+	case <-d.told: // there may be nothing left to do
 	case <-d.signal:
 		d.small.more, d.large.more, d.signalled = true, true, true
 	case j := <-d.handed:
@@ -251,7 +254,7 @@ func (d *desk) transfers() int {
 // share is how many of the transfers may be large.
 func (d *desk) share() int {
 	n := d.transfers()
-	switch waiting := len(d.small.queue) > 0; {
+	switch waiting := len(d.small.queue) > 0 || d.small.more; {
 	case !waiting:
 		return n
 	case n == 1 && time.Since(d.large.ended) < smallTime:
@@ -334,13 +337,16 @@ func (d *desk) note(end error) {
 	var f *fault
 	switch {
 	case end == nil:
-		d.trouble = 0
+		d.trouble, d.pauses, d.holdOff = 0, 0, time.Time{}
 	case errors.As(end, &f) && f.bucket:
-		if d.trouble++; d.trouble >= seriousTrouble {
-			d.holdOff = time.Now().Add(backoff(d.trouble-seriousTrouble+1, maxTrouble))
+		// Those that were under way at the same time count as one.
+		if d.trouble++; d.trouble >= seriousTrouble && !time.Now().Before(d.holdOff) {
+			d.pauses++
+			d.holdOff = time.Now().Add(backoff(d.pauses, maxTrouble))
 		}
 	}
 	d.broken.Store(d.trouble >= seriousTrouble)
 }
 
-const maxTrouble = 30 * time.Second
+// maxTrouble is the longest pause.
+const maxTrouble = 20 * time.Second

@@ -155,11 +155,11 @@ func (j *job) settle(c, is *Copy) (err error, final bool) {
 // retry has the copy tried again, or gives it up.
 func (j *job) retry(c, is *Copy, f *fault) (final bool) {
 	now := timestamp.Now()
-	if is.Done > j.begun {
+	if is.Done > j.begun && !f.changed {
 		c.Attempts = 0 // it gets somewhere
 	}
 	c.Attempts++
-	c.Error = blame(f.err) + errorText(f.err)
+	c.Error = errorText(f.err)
 	if f.changed {
 		sum := c.SHA256
 		c.forget()

@@ -14,7 +14,7 @@ const (
 
 // expire is one pass of the loop mirror.expiry.
 func (m *Mirror) expire(ctx context.Context) (more bool, err error) {
-	for _, step := range []func(context.Context) (bool, error){m.expireOld, m.forgetFailures, m.evict} {
+	for _, step := range []func(context.Context) (bool, error){m.expireOld, m.forgetFailures, m.forgetRegions, m.evict} {
 		again, err := step(ctx)
 		if err != nil {
 			return false, err
@@ -67,6 +67,33 @@ func (m *Mirror) forgetFailures(ctx context.Context) (more bool, err error) {
 		return err
 	})
 	return more, err
+}
+
+// forgetRegions forgets copies that are leaving a region that is not configured any
+// more, where nobody deletes them. Should it come back, they are rubbish there.
+func (m *Mirror) forgetRegions(ctx context.Context) (more bool, err error) {
+	tallies, err := m.tallies(ctx)
+	if err != nil {
+		return false, err
+	}
+	for k, sum := range tallies {
+		if k.state != Leaving || sum.Objects <= 0 || m.region(k.region) != nil {
+			continue
+		}
+		err := m.change(ctx, func(ch *changes) error {
+			list, err := ch.list(`SELECT `+copyColumns+` FROM mirror_copy
+				 WHERE state = 'leaving' AND region = $1 ORDER BY id LIMIT $2 /*skip locked*/`, k.region, lifeBatch)
+			for _, c := range list {
+				ch.drop(c)
+			}
+			more = more || len(list) == lifeBatch
+			return err
+		})
+		if err != nil {
+			return false, err
+		}
+	}
+	return more, nil
 }
 
 // evict has those copies leave that were not read for longest, in regions that

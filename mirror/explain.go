@@ -1,6 +1,7 @@
 package mirror
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -121,9 +122,8 @@ func (m *Mirror) explain(ctx context.Context, text string, x *explanation) error
 	r := p.Route.view(m.guide.names)
 	x.Route = &r
 	x.say("It is on the route %s, with the policy %s.", r.Name, r.Policy)
-	if p.Off != "" {
-		x.answer(answerOrigin, "The answer is the origin: %s.", p.Off)
-		return nil
+	if p.None == "" && o.URL != "" {
+		p.None = m.crowded(ctx, x.Region)
 	}
 	c, err := m.find(ctx, x.Region, x.ID)
 	switch {
@@ -134,6 +134,11 @@ func (m *Mirror) explain(ctx context.Context, text string, x *explanation) error
 	default:
 		v := c.view()
 		x.Copy = &v
+	}
+	served := c != nil && c.State == Present && c.Expires > timestamp.Now()
+	if why := cmp.Or(p.Off, p.None); p.Off != "" || p.None != "" && !served {
+		x.answer(answerOrigin, "The answer is the origin: %s.", why)
+		return nil
 	}
 	if away := m.away(x.Region); away != "" {
 		x.answer(answerOrigin, "The answer is the origin, as %s.", away)
@@ -153,6 +158,9 @@ func (x *explanation) foretell(p plan, c *Copy) {
 	switch {
 	case c == nil:
 		x.say("There is no copy in %s yet.", x.Region)
+	case c.State == Present && c.Expires <= timestamp.Now():
+		x.answer(answerOrigin, "The answer is the origin: the copy in %s has expired, at %s.", x.Region, c.Expires)
+		return
 	case c.State == Present:
 		x.answer(answerCopy, "The answer is the copy, which has been in %s since %s.", x.Region, c.Requested)
 		return

@@ -69,6 +69,12 @@ func (g *guide) route(o Origin, a *Artifact, size int64) Route {
 	return defaultRoute
 }
 
+// mayBeOff tells that an artifact of that name may be on a route that makes no
+// copies, as may depend on what else is known of it.
+func (g *guide) mayBeOff(name string) bool {
+	return slices.ContainsFunc(g.routes, func(r Route) bool { return r.Policy == Off && r.URL == "" && matches(r.Artifact, name) })
+}
+
 // stored is the origin of an artifact.
 func (g *guide) stored(a *Artifact) Origin { return Origin{Bucket: g.artifacts, Key: a.Key} }
 

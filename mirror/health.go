@@ -17,7 +17,8 @@ import (
 // fails.
 type health struct {
 	away   atomic.Bool
-	failed int // probes in a row; the loop's own
+	moved  atomic.Bool // see unsure
+	failed int         // probes in a row; the loop's own
 }
 
 const (
@@ -27,7 +28,7 @@ const (
 )
 
 // probe is one pass of the loop mirror.health: it asks each bucket for something
-// that is not there.
+// that is not there, and the index which buckets it is of.
 func (m *Mirror) probe(ctx context.Context) (more bool, err error) {
 	var probes sync.WaitGroup
 	for _, p := range m.regions {
@@ -44,7 +45,7 @@ func (m *Mirror) probe(ctx context.Context) (more bool, err error) {
 		})
 	}
 	probes.Wait()
-	return false, nil
+	return false, m.findMoved(ctx)
 }
 
 func (p *place) probed(m *Mirror, err error) {
@@ -62,8 +63,13 @@ func (p *place) probed(m *Mirror, err error) {
 
 // away says why a region's bucket is not to be relied on; "": it is.
 func (m *Mirror) away(region string) string {
-	if p := m.region(region); p != nil && p.health.away.Load() {
+	switch p := m.region(region); {
+	case p == nil:
+		return ""
+	case p.health.away.Load():
 		return fmt.Sprintf("the bucket %s of %s does not answer", p.Bucket.Name(), region)
+	case p.unsure():
+		return fmt.Sprintf("the bucket %s of %s is another than before, and was not compared with the index yet", p.Bucket.Name(), region)
 	}
 	return ""
 }

@@ -30,8 +30,7 @@ func (l *life) remove(ctx context.Context) (more bool, err error) {
 
 // remove deletes copies that are leaving a region. Bytes go before the row that
 // names them: a crash in between leaves a row whose bytes are deleted again. What
-// is left of earlier attempts at the copy goes with it, or a sweep would find it
-// when the row is gone, and take it for a copy whose row was lost.
+// is left of earlier attempts at the copy goes with it.
 func (m *Mirror) remove(ctx context.Context, p *place) (more bool, err error) {
 	var list []*Copy
 	err = m.db.ViewOnce(ctx, func(tx *store.Tx) error {
@@ -42,7 +41,7 @@ func (m *Mirror) remove(ctx context.Context, p *place) (more bool, err error) {
 	if err != nil || len(list) == 0 {
 		return false, err
 	}
-	r, err := p.removeBytes(ctx, list)
+	r, err := m.removeBytes(ctx, p, list)
 	if err != nil {
 		return false, err
 	}
@@ -85,7 +84,10 @@ type removal struct {
 
 // removeBytes deletes what there is of copies: of all at once; or, if that fails,
 // of one after another. An error says that it is not for the copies that it fails.
-func (p *place) removeBytes(ctx context.Context, list []*Copy) (*removal, error) {
+//
+// Rows are read again after their objects were listed: another replica may have
+// removed a copy meanwhile and made a new one, whose object was listed, too.
+func (m *Mirror) removeBytes(ctx context.Context, p *place, list []*Copy) (*removal, error) {
 	r := &removal{keys: map[*Copy][]string{}, gone: map[name]bool{}, stuck: map[name]error{}}
 	if err := each(ctx, list, func(ctx context.Context, c *Copy) error {
 		keys, err := p.keysOf(ctx, c)
@@ -100,8 +102,20 @@ func (p *place) removeBytes(ctx context.Context, list []*Copy) (*removal, error)
 	}); err != nil {
 		return nil, err
 	}
+	ids := map[string]bool{}
+	for c := range r.keys {
+		ids[c.ID] = true
+	}
+	now, err := m.withIDs(ctx, p, ids)
+	if err != nil {
+		return nil, err
+	}
 	var all []string
-	for _, some := range r.keys {
+	for c, some := range r.keys {
+		if is := now[c.ID]; is == nil || is.State != Leaving || is.Token != c.Token {
+			delete(r.keys, c)
+			continue
+		}
 		all = append(all, some...)
 	}
 	together := p.Bucket.Delete(ctx, all...)
@@ -138,7 +152,7 @@ func (p *place) keysOf(ctx context.Context, c *Copy) (keys []string, err error) 
 			return nil, err
 		}
 	}
-	for o, err := range p.Bucket.List(ctx, keyPrefix+c.ID+"/") {
+	for o, err := range p.Bucket.List(ctx, keysOf(c.ID)+".") {
 		if err != nil {
 			return nil, err
 		}

@@ -47,7 +47,7 @@ func (m *Mirror) lifeLoops() []loop.Loop {
 			When: loop.Every(time.Minute), Pass: l.scrub, Limit: 15 * time.Minute,
 		},
 		{
-			Name: "mirror.sweep", Doc: "Compares buckets with the index, once a day or when the index is empty: adopts copies, deletes what is left of attempts.",
+			Name: "mirror.sweep", Doc: "Compares buckets with the index, once a day and when one of the two is another: deletes what is left of attempts, has lost copies made anew, and makes a lost index anew.",
 			When: loop.Every(time.Minute), Pass: l.sweep, Limit: time.Hour,
 		},
 	}

@@ -408,3 +408,67 @@ func TestEachStopsAtAFailure(t *testing.T) {
 		t.Errorf("with a context that has ended: %v", err)
 	}
 }
+
+// A replica that stands still while it removes a copy does not take the one that
+// was made meanwhile.
+func TestRemovingAFormerCopy(t *testing.T) {
+	storetest.EachReal(t, func(t *testing.T, db *store.DB) {
+		w := newTest(t, db)
+		o := w.made(1, 100, far)[0]
+		if err := w.purge(t.Context(), o.ID(), far); err != nil {
+			t.Fatal(err)
+		}
+		stood := false
+		w.wire.set(func(r *http.Request, on func() (*http.Response, error)) (*http.Response, error) {
+			if strings.Contains(r.URL.Query().Get("prefix"), o.ID()) && !stood {
+				stood = true
+				all(t, newLife(w.Mirror).remove)
+				w.wanting(wish(far, o))
+				w.settle(w.Mirror)
+			}
+			return on()
+		})
+		all(t, newLife(w.Mirror).remove)
+		w.wire.set(nil)
+		if got, _ := w.served(far, o); !stood || !bytes.Equal(got, noise(0, 100)) {
+			t.Errorf("it is %q", got)
+		}
+		w.noLitter()
+	})
+}
+
+// What leaves a region that is not configured any more is forgotten, and what comes
+// to light when it is configured again is not taken for a copy.
+func TestLeavingARegionThatIsNotConfiguredAnyMore(t *testing.T) {
+	storetest.EachReal(t, func(t *testing.T, db *store.DB) {
+		w := newTest(t, db)
+		all(t, newLife(w.Mirror).sweep)
+		list := w.made(3, 100, near, far)
+		failed := w.remote("/gone", faulty.Object{Size: 10, Always: []faulty.Fault{faulty.Missing}})
+		w.wanting(wish(far, failed))
+		w.settle(w.Mirror)
+		both := w.config.Regions
+		w.config.Regions = both[:1]
+		m := w.start()
+		for _, id := range []string{list[0].ID(), list[1].ID()} {
+			if err := m.purge(t.Context(), id, "all"); err != nil {
+				t.Fatal(err)
+			}
+		}
+		w.edit("due = $1", "state = 'failed'", timestamp.Now().Add(-forgetAfter))
+		all(t, m.expire)
+		if got := w.count(); len(got) != 3 || got[tallied{far, Present}].Objects != 1 || got[tallied{near, Leaving}].Objects != 2 {
+			t.Errorf("there are %v", got)
+		}
+		w.config.Regions = both
+		w.Mirror = w.start()
+		life := newLife(w.Mirror)
+		all(t, life.remove)
+		life.grace = 0
+		w.sweepNow(life)
+		if got := w.count(); got[tallied{far, Present}].Objects != 1 {
+			t.Errorf("there are %v", got)
+		}
+		w.noLitter()
+	})
+}

@@ -34,10 +34,10 @@ func newMetrics(r prometheus.Registerer) *metrics {
 			Help:    "How long attempts took that made a copy.",
 			Buckets: prometheus.ExponentialBuckets(0.01, 4, 10), // 10 ms to 44 min
 		}, []string{"region"}),
-		answers:  counter("answers_total", "What callers were told that asked for a copy: copy, origin, stream, or why they got neither.", "outcome"),
+		answers:  counter("answers_total", "What callers were told that asked for a copy: copy, stream (the bytes meanwhile), refused, or why they got the origin: off (no copy is made), behind (it is made meanwhile), late, failed, leaving or away (its bucket does not answer).", "outcome"),
 		removed:  counter("removed_total", "Copies that went, by reason: expired, unread, failed or purged.", "reason"),
 		scrubbed: counter("scrubbed_bytes_total", "Bytes of copies that were read again to compare them."),
-		found:    counter("found_total", "What differed between index and bucket: adopted, missing, changed, orphan (an object) or upload.", "what"),
+		found:    counter("found_total", "What differed between index and bucket: adopted, missing, changed, outdated (the origin was written again), orphan (an object) or upload.", "what"),
 	}
 	if r != nil {
 		r.MustRegister(m.attempts, m.copied, m.seconds, m.answers, m.removed, m.scrubbed, m.found)
@@ -74,7 +74,7 @@ var (
 	objectsMetric = prometheus.NewDesc("taskfleet_mirror_objects", "Copies, by region and state.", []string{"region", "state"}, nil)
 	bytesMetric   = prometheus.NewDesc("taskfleet_mirror_bytes", "Bytes of copies, by region and state, where their size is known.", []string{"region", "state"}, nil)
 	waitingMetric = prometheus.NewDesc("taskfleet_mirror_waiting_seconds", "For how long the copy that has been waiting for longest has been; 0 where none waits.", []string{"region"}, nil)
-	upMetric      = prometheus.NewDesc("taskfleet_mirror_region_up", "Whether the region's bucket answers this replica: 1 or 0.", []string{"region"}, nil)
+	upMetric      = prometheus.NewDesc("taskfleet_mirror_region_up", "Whether this replica sends readers to the region's bucket: 1, or 0 where it does not answer, or is another than before and not swept yet.", []string{"region"}, nil)
 	limitMetric   = prometheus.NewDesc("taskfleet_mirror_limit_bytes", "Bytes of copies beyond which unread ones go; 0 means no limit.", []string{"region"}, nil)
 )
 

@@ -25,7 +25,7 @@
 //
 //   - What is served was verified: its size, the checksum of the store, and the
 //     SHA-256 where it is known.
-//   - An attempt writes to a key of its own, "copies/<id>/<token>", which
+//   - An attempt writes to a key of its own, "copies/<…>/<id>.<token>", which
 //     becomes the copy by the transaction that says present. A copier that comes
 //     back from the dead spoils nothing.
 //   - A row outlives its bytes: it goes after them, and what is in a bucket
@@ -154,6 +154,7 @@ type place struct {
 	Region
 	desk   *desk
 	health health
+	crowd  crowd
 }
 
 const defaultTransfers = 16
@@ -180,6 +181,9 @@ func New(ctx context.Context, c Config) (*Mirror, error) {
 	}
 	m.finds = store.NewBatch(m.db.ViewOnce, findLanes, findLimit, m.findAll)
 	m.wants = store.NewBatch(m.db.Do, 1, wantLimit, m.wantAll)
+	if err := m.findMoved(ctx); err != nil {
+		return nil, err
+	}
 	if c.Metrics != nil {
 		c.Metrics.MustRegister(stock{m})
 	}

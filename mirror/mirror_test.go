@@ -378,3 +378,11 @@ type pools map[string][]string
 func (p pools) Regions(_ context.Context, taskQueueID string) ([]string, error) {
 	return p[taskQueueID], nil
 }
+
+// newServer serves until the end of the test, and returns its URL.
+func newServer(t testing.TB, h http.Handler) string {
+	t.Helper()
+	server := httptest.NewServer(h)
+	t.Cleanup(server.Close)
+	return server.URL
+}

@@ -17,7 +17,8 @@ import (
 type plan struct {
 	Want  Want
 	Route Route  // that the origin is on
-	Off   string // why no copy is made; "": one is
+	Off   string // why the answer is the origin, copy or not; "": it need not be
+	None  string // why no copy is made, though one that is there is served; "": one is
 }
 
 // plan says what becomes of a request for an origin, which is an artifact unless
@@ -42,7 +43,7 @@ func (m *Mirror) plan(o Origin, a *Artifact, region string) plan {
 	case p.Route.Policy == Off:
 		p.Off = fmt.Sprintf("the route %s makes no copies", p.Route.Name)
 	case !p.Route.reaches(region):
-		p.Off = fmt.Sprintf("the route %s makes no copies in %s", p.Route.Name, region)
+		p.None = fmt.Sprintf("the route %s makes no copies in %s", p.Route.Name, region)
 	}
 	return p
 }
@@ -76,15 +77,20 @@ func (m *Mirror) decide(ctx context.Context, p plan) (d decision, err error) {
 		return decision{Outcome: outcomeOff}, nil
 	}
 	id := p.Want.Origin.ID()
-	c, err := m.find(ctx, p.Want.Region, id)
+	looking, cancel := context.WithTimeout(ctx, p.Route.MaxWait+lookLimit)
+	defer cancel()
+	c, err := within(looking, func() (*Copy, error) { return m.find(looking, p.Want.Region, id) })
 	switch {
 	case errors.Is(err, store.ErrNotFound):
 	case err != nil:
 		return d, err
 	case c.State == Present && c.Expires <= timestamp.Now():
 		return decision{Outcome: outcomeLeaving, Copy: c}, nil // what it is of may have changed
-	case c.State == Present || c.State == Leaving || c.State == Failed && c.Due > timestamp.Now():
+	case c.State == Present, p.None == "" && (c.State == Leaving || c.State == Failed && c.Due > timestamp.Now()):
 		return m.conclude(ctx, c)
+	}
+	if p.None != "" {
+		return decision{Outcome: outcomeOff, Copy: c}, nil
 	}
 	away := m.away(p.Want.Region) != ""
 	if p.Route.Policy == Stream && !away {
@@ -92,7 +98,7 @@ func (m *Mirror) decide(ctx context.Context, p plan) (d decision, err error) {
 		d.URL, err = m.streamURL(p.Want)
 		return d, err
 	}
-	list, err := m.want(ctx, p.Want)
+	list, err := within(looking, func() ([]*Copy, error) { return m.want(looking, p.Want) })
 	if err != nil {
 		return d, err
 	}

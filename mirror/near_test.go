@@ -188,7 +188,7 @@ func TestNearIsWhereTheCallerIs(t *testing.T) {
 			{"by header", "10.1.2.3:1", "", "ap", a, "", "copies-ap"},
 			{"that may be written", "10.1.2.3:1", "", "", open, "", ""},
 			{"off", "10.1.2.3:1", "", "", off, "", ""},
-			{"in other regions", "10.1.2.3:1", "", "", ap, "", ""},
+			{"of a route in other regions, there all the same", "10.1.2.3:1", "", "", ap, "", "copies-eu"},
 			{"a URL", "10.1.2.3:1", "", "", Artifact{}, "HTTPS://Archive.Test:443/pub/x", "copies-eu"},
 			{"a URL that is not allowed", "10.1.2.3:1", "", "", Artifact{}, "https://archive.test/private/x", ""},
 			{"a URL that is none", "10.1.2.3:1", "", "", Artifact{}, "https://", ""},

@@ -77,7 +77,7 @@ func fromObject(o blob.Object, readOrigin func() (string, error)) (*Copy, error)
 	}
 	id, token, kind := parseKey(o.Key)
 	if kind != copyObject {
-		return bad("its key is not %s<id>/<token>", keyPrefix)
+		return bad("its key is not %s<id>.<token>", keyPrefix)
 	}
 	text, err := url.PathUnescape(o.Metadata[metaOrigin])
 	if err != nil {
@@ -130,12 +130,12 @@ const (
 // parseKey takes a key apart. Whatever does not look exactly as ours do was put
 // there by somebody else.
 func parseKey(key string) (id, token string, kind objectKind) {
-	rest, ok := strings.CutPrefix(key, keyPrefix)
-	id, token, found := strings.Cut(rest, "/")
+	_, rest, _ := strings.Cut(strings.TrimPrefix(key, keyPrefix), "/")
+	id, token, _ = strings.Cut(rest, ".")
 	token, origin := strings.CutSuffix(token, originSuffix)
 	b, err := hex.DecodeString(id)
 	switch {
-	case !ok || !found || err != nil || len(b) != 32 || strings.ToLower(id) != id || !slugid.Valid(token):
+	case !strings.HasPrefix(key, keysOf(id)+".") || err != nil || len(b) != 32 || strings.ToLower(id) != id || !slugid.Valid(token):
 		return "", "", foreign
 	case origin:
 		return id, token, originObject

@@ -86,7 +86,7 @@ func TestAnObjectThatIsNoCopyIsNotTakenForOne(t *testing.T) {
 		"with other bytes":     func(o *blob.Object) { o.SHA256 = sumOf("y") },
 		"with a short SHA-256": func(o *blob.Object) { o.Metadata[metaSHA256] = "abcd" },
 		"with an odd expiry":   func(o *blob.Object) { o.Metadata[metaExpires] = "tomorrow" },
-		"under another key":    func(o *blob.Object) { o.Key = "copies/" + long.ID() + "/" + whole.Token },
+		"under another key":    func(o *blob.Object) { o.Key = keysOf(long.ID()) + "." + whole.Token },
 		"whose origin is gone": func(o *blob.Object) { o.Metadata[metaOriginObject] = "1" },
 		"elsewhere":            func(o *blob.Object) { o.Key = "other/" + o.Key },
 	} {
@@ -109,19 +109,21 @@ func TestAnObjectThatIsNoCopyIsNotTakenForOne(t *testing.T) {
 func TestOnlyKeysOfOurFormAreOurs(t *testing.T) {
 	id, token := Origin{URL: "https://example.com/"}.ID(), slugid.New()
 	for key, want := range map[string]objectKind{
-		"copies/" + id + "/" + token:                  copyObject,
-		"copies/" + id + "/" + token + ".origin":      originObject,
-		"copies/" + id + "/" + token + ".other":       foreign,
-		"copies/" + id + "/" + token + "/x":           foreign,
-		"copies/" + id + "/" + token + "x":            foreign,
-		"copies/" + id + "/":                          foreign,
-		"copies/" + id:                                foreign,
-		"copies/" + strings.ToUpper(id) + "/" + token: foreign,
-		"copies/" + id[:63] + "/" + token:             foreign,
-		"copies/" + id[:63] + "g/" + token:            foreign,
-		"copies//" + token:                            foreign,
-		"x/copies/" + id + "/" + token:                foreign,
-		id + "/" + token:                              foreign,
+		"copies/" + id[:2] + "/" + id + "." + token:             copyObject,
+		"copies/" + id[:2] + "/" + id + "." + token + ".origin": originObject,
+		"copies/" + id[:2] + "/" + id + "." + token + ".other":  foreign,
+		"copies/" + id[:2] + "/" + id + "." + token + "/x":      foreign,
+		"copies/" + id[:2] + "/" + id + "." + token + "x":       foreign,
+		"copies/" + id[:2] + "/" + id + ".":                     foreign,
+		"copies/" + id[:2] + "/" + id:                           foreign,
+		"copies/zz/" + id + "." + token:                         foreign,
+		"copies/" + id + "." + token:                            foreign,
+		keysOf(strings.ToUpper(id)) + "." + token:               foreign,
+		keysOf(id[:63]) + "." + token:                           foreign,
+		keysOf(id[:63]+"g") + "." + token:                       foreign,
+		"copies//." + token:                                     foreign,
+		"x/copies/" + id[:2] + "/" + id + "." + token:           foreign,
+		id[:2] + "/" + id + "." + token:                         foreign,
 	} {
 		i, s, kind := parseKey(key)
 		if kind != want || kind != foreign && (i != id || s != token) {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -31,7 +32,8 @@ func (m *Mirror) sign(ctx context.Context, c *Copy) (string, error) {
 		return url, nil
 	}
 	url, err := p.Bucket.PresignGet(ctx, c.key(), signedFor, blob.Headers{})
-	if err == nil {
+	// With credentials that are temporary the URL ends when they do.
+	if err == nil && !strings.Contains(url, "X-Amz-Security-Token=") {
 		m.signed.keep(key, url)
 	}
 	return url, err

@@ -6,16 +6,21 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"slices"
 	"sync"
+	"time"
 
 	"github.com/taskfleet/taskfleet/api"
 	"github.com/taskfleet/taskfleet/blob"
 	"github.com/taskfleet/taskfleet/timestamp"
 )
 
-// An index that was lost, or restored from a time ago, is made anew by the sweep
-// from what objects say of themselves (object.go). An object becomes a copy if
+// An index that was lost is made anew by the sweep from what objects say of
+// themselves (object.go): by the first sweep of a region, and none after it, as
+// then what the index does not have was given up. One that was restored from a
+// time ago is not lost: what it does not have is deleted, and copied again when
+// somebody asks. An object becomes a copy if
 //
 //   - no copy of its origin is there or being made,
 //   - its origin is one that would be copied, and has not expired: an artifact
@@ -25,13 +30,36 @@ import (
 //
 // Pins are only in the index, and are lost with it.
 
+const (
+	adoptBatch = 100
+	adoptBytes = 4 << 30
+)
+
 // adopt makes copies of those objects that are some, one of each id. left are the
-// others.
+// others. It does so a few at a time, so that a pass that ends meanwhile has done
+// something however much there is to be read.
 func (m *Mirror) adopt(ctx context.Context, p *place, open map[string][]blob.Object, rows map[string]*Copy) (adopted map[string]string, left []blob.Object, err error) {
-	var ids []string
-	for id := range open {
-		ids = append(ids, id)
+	adopted = map[string]string{}
+	ids := slices.Sorted(maps.Keys(open))
+	for len(ids) > 0 {
+		n, bytes := 0, int64(0)
+		for n < min(len(ids), adoptBatch) && bytes < adoptBytes {
+			for _, o := range open[ids[n]] {
+				bytes += o.Size
+			}
+			n++
+		}
+		some, others, err := m.adoptSome(ctx, p, ids[:n], open, rows)
+		if err != nil {
+			return nil, nil, err
+		}
+		maps.Copy(adopted, some)
+		left, ids = append(left, others...), ids[n:]
 	}
+	return adopted, left, nil
+}
+
+func (m *Mirror) adoptSome(ctx context.Context, p *place, ids []string, open map[string][]blob.Object, rows map[string]*Copy) (adopted map[string]string, left []blob.Object, err error) {
 	var mu sync.Mutex
 	found := map[name]*Copy{}
 	err = each(ctx, ids, func(ctx context.Context, id string) error {
@@ -119,7 +147,8 @@ func (m *Mirror) examine(ctx context.Context, p *place, o blob.Object, row *Copy
 		return nil, err
 	}
 	now := timestamp.Now()
-	c.Region, c.Priority, c.Requested, c.Due, c.Read, c.Verified = p.Name, Ahead, now, now, timestamp.Of(o.Modified), now
+	stored := timestamp.Of(o.Modified)
+	c.Region, c.Priority, c.Requested, c.Due, c.Read, c.Verified = p.Name, Ahead, stored, now, stored, now
 	if err := m.vouch(ctx, c); err != nil {
 		return nil, err
 	}
@@ -133,8 +162,12 @@ func (m *Mirror) examine(ctx context.Context, p *place, o blob.Object, row *Copy
 		if c.Size > rereadBytes {
 			return nil, fmt.Errorf("%w: object %q is too large to be read", errNotACopy, o.Key)
 		}
-		d, err := p.reread(ctx, c)
-		if err != nil {
+		limited, cancel := context.WithTimeout(ctx, rereadTime)
+		defer cancel()
+		d, err := p.reread(limited, c)
+		if err != nil && limited.Err() != nil && ctx.Err() == nil {
+			return nil, fmt.Errorf("%w: object %q cannot be read within %s", errNotACopy, o.Key, rereadTime)
+		} else if err != nil {
 			return nil, err
 		}
 		if d != nil {
@@ -172,8 +205,12 @@ func (m *Mirror) vouch(ctx context.Context, c *Copy) error {
 	return nil
 }
 
-// rereadBytes are no more than can be read in a pass.
-const rereadBytes = 64 << 30
+// What is read of an object in a pass, which has an hour: what takes more is
+// copied again.
+const (
+	rereadBytes = 64 << 30
+	rereadTime  = 30 * time.Minute
+)
 
 // maxText is more than any origin has.
 const maxText = 64 << 10

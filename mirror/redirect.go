@@ -1,14 +1,16 @@
 package mirror
 
 import (
+	"cmp"
 	"context"
-	"errors"
+	"fmt"
 	"net/http"
 	"strconv"
 	"strings"
+	"sync/atomic"
+	"time"
 
 	"github.com/taskfleet/taskfleet/api"
-	"github.com/taskfleet/taskfleet/store"
 	"github.com/taskfleet/taskfleet/timestamp"
 )
 
@@ -56,7 +58,7 @@ redirects to one that may not, 403; and one whose server has refused it, the sta
 	if err := m.mayRead(ctx, c.Credential(), o); err != nil {
 		return nil, err
 	}
-	return m.redirect(ctx, o, region)
+	return m.redirect(ctx, c.Credential(), o, region)
 })
 
 // mayRead checks that whoever makes a request may read an origin.
@@ -85,30 +87,22 @@ func (m *Mirror) mayRead(ctx context.Context, evidence api.Credential, o Origin)
 
 // redirect finds the place for a caller in a region to download an origin from,
 // which the caller may read.
-func (m *Mirror) redirect(ctx context.Context, o Origin, region string) (api.Reply, error) {
-	if region == m.guide.home {
-		return m.sendToOrigin(ctx, o, region, outcomeOff, "")
-	}
-	c, err := m.find(ctx, region, o.ID())
-	if err == nil && c.State == Present && c.Expires > timestamp.Now() {
-		switch d, err := m.conclude(ctx, c); {
-		case err != nil:
-			return m.sendAfterError(ctx, o, region, err)
-		case d.Outcome != outcomeCopy:
-			return m.sendToOrigin(ctx, o, region, d.Outcome, excuse(plan{}, d))
-		default:
-			m.metrics.answer(region, string(d.Outcome))
-			return sent{Have: string(Present), URL: d.URL}, nil
-		}
-	}
-	if err != nil && !errors.Is(err, store.ErrNotFound) {
-		return m.sendAfterError(ctx, o, region, err)
+func (m *Mirror) redirect(ctx context.Context, evidence api.Credential, o Origin, region string) (api.Reply, error) {
+	if location := m.copyAtOnce(ctx, o, region); location != "" {
+		m.metrics.answer(region, string(outcomeCopy))
+		return sent{Have: string(Present), URL: location}, nil
 	}
 	a, err := m.artifact(ctx, o)
 	if err != nil {
-		return nil, err // the artifact does not exist: neither does the origin
+		// The artifact does not exist, or nobody knows: no URL of it is signed.
+		return nil, err
 	}
 	p := m.plan(o, a, region)
+	if o.URL != "" && p.None == "" {
+		if p.None = m.crowded(ctx, region); p.None != "" && m.holds(ctx, evidence, "mirror:copy:"+region) {
+			p.None = ""
+		}
+	}
 	d, err := m.decide(ctx, p)
 	if err != nil {
 		return m.sendAfterError(ctx, o, region, err)
@@ -129,11 +123,69 @@ func (m *Mirror) redirect(ctx context.Context, o Origin, region string) (api.Rep
 	return m.sendToOrigin(ctx, o, region, d.Outcome, excuse(p, d))
 }
 
+// copyAtOnce is the URL of an artifact's copy that is there, without asking the
+// catalog: it is of an artifact that was there, and expires with it. "" means that
+// there is more to find out.
+func (m *Mirror) copyAtOnce(ctx context.Context, o Origin, region string) string {
+	name, ok := artifactName(o.Key)
+	if !ok || !m.guide.regions[region] || m.guide.mayBeOff(name) {
+		return ""
+	}
+	looking, cancel := context.WithTimeout(ctx, defaultMaxWait)
+	defer cancel()
+	c, err := within(looking, func() (*Copy, error) { return m.find(looking, region, o.ID()) })
+	if err != nil || c.State != Present || c.Expires <= timestamp.Now() {
+		return ""
+	}
+	d, _ := m.conclude(ctx, c) // what fails is tried again, and told then
+	return d.URL
+}
+
+// holds tells that whoever makes a request has a scope.
+func (m *Mirror) holds(ctx context.Context, evidence api.Credential, scope string) bool {
+	if m.auth == nil {
+		return false
+	}
+	who, err := m.auth.Authenticate(ctx, evidence)
+	return err == nil && who.Scopes.Has(scope)
+}
+
+// A crowd is how many copies wait in a region, as of a moment. Anybody can ask for
+// an allowed URL with another query each time, each of which is another copy to be
+// made.
+type crowd struct{ looked, waiting atomic.Int64 }
+
+const (
+	maxCrowd   = 10_000
+	crowdEvery = time.Second
+)
+
+// crowded says why no more copies are made in a region for anybody; "": they are.
+func (m *Mirror) crowded(ctx context.Context, region string) string {
+	p := m.region(region)
+	if p == nil {
+		return ""
+	}
+	now, last := time.Now().UnixNano(), p.crowd.looked.Load()
+	if now-last >= int64(crowdEvery) && p.crowd.looked.CompareAndSwap(last, now) {
+		looking, cancel := context.WithTimeout(ctx, lookLimit)
+		defer cancel()
+		if t, err := within(looking, func() (tally, error) { return m.tallies(looking) }); err == nil { // else it is as it was
+			p.crowd.waiting.Store(t[tallied{region, Waiting}].Objects)
+		}
+	}
+	n := p.crowd.waiting.Load()
+	if n < maxCrowd {
+		return ""
+	}
+	return fmt.Sprintf("%d copies wait in %s, and so none is made of a URL for callers without the scope mirror:copy:%s", n, region, region)
+}
+
 // excuse says why a caller gets the origin.
 func excuse(p plan, d decision) string {
 	switch d.Outcome {
 	case outcomeOff:
-		return "There is no copy: " + p.Off
+		return "There is no copy: " + cmp.Or(p.Off, p.None)
 	case outcomeBehind:
 		return "The copy is being made, redirecting to original"
 	case outcomeLate:

@@ -23,6 +23,12 @@ const (
 	verifyEvery = 7 * 24 * time.Hour // a copy's size and ETag are compared that often, and its bytes no more often
 	verifyBatch = 200                // copies of a region in a pass
 
+	// firstLook is when a copy is compared for the first time, since what the queue
+	// has signed for a worker to put an artifact with is good for three quarters of
+	// an hour, and that after the run has ended, too. It stands in freshCopies and
+	// in an index as well.
+	firstLook = time.Hour
+
 	// What the scrubber reads of each region's copies, to compare their SHA-256:
 	// 32 GiB an hour are 9 MiB a second, or five terabytes a week.
 	scrubHourly = 32 << 30
@@ -50,7 +56,29 @@ type damage struct{ what, detail string }
 var (
 	objectGone     = &damage{"missing", "the object is not in the bucket any more"}
 	objectReplaced = &damage{"changed", "the object was replaced by another"}
+	originWritten  = &damage{"outdated", "the origin was written again since it was copied"}
 )
+
+// fresh tells that a copy was not compared yet since it was old enough.
+func (c *Copy) fresh() bool { return c.Verified < c.Requested.Add(firstLook) }
+
+// look compares a present copy with what the bucket says of it and, if it is of an
+// object of ours, with what is there now.
+func (m *Mirror) look(ctx context.Context, p *place, c *Copy) (*damage, error) {
+	if d, err := p.look(ctx, c); d != nil || err != nil || c.Origin.URL != "" || c.ETag == "" {
+		return d, err
+	}
+	o, err := m.guide.bucket.Stat(ctx, c.Origin.Key)
+	switch {
+	case errors.Is(err, blob.ErrNotFound): // it has expired, and so will the copy
+		return nil, nil
+	case err != nil:
+		return nil, err
+	case o.ETag != c.ETag:
+		return originWritten, nil
+	}
+	return nil, nil
+}
 
 // look compares what the bucket says of a present copy with what is known of it.
 func (p *place) look(ctx context.Context, c *Copy) (*damage, error) {
@@ -99,10 +127,13 @@ func (m *Mirror) mend(ctx context.Context, found map[*Copy]*damage) error {
 			d, pinned := found[seen], c.Pinned
 			c.leave()
 			c.Again, c.Pinned, c.Error = true, pinned, d.detail
+			if d == originWritten {
+				c.Size = -1
+			}
 			ch.tx.Wake(topicLeaving, 1)
 			ch.tx.AfterCommit(func() {
 				m.metrics.found.WithLabelValues(c.Region, d.what).Inc()
-				m.log.Error("a copy was damaged and is made anew", "region", c.Region, "id", c.ID, "key", seen.key(), "reason", d.detail)
+				m.log.Error("a copy is not what it is to be, and is made anew", "region", c.Region, "id", c.ID, "key", seen.key(), "reason", d.detail)
 			})
 		}
 		return err
@@ -124,14 +155,35 @@ func (m *Mirror) sound(ctx context.Context, list []*Copy) error {
 	})
 }
 
-// lookAtOldest compares those copies of a region whose comparison is longest ago
-// and due.
+const (
+	freshCopies = `SELECT ` + copyColumns + ` FROM mirror_copy
+		WHERE state = 'present' AND verified < requested + 3600000 AND region = $1 AND requested <= $2 ORDER BY requested LIMIT $3`
+	oldestCopies = `SELECT ` + copyColumns + ` FROM mirror_copy
+		WHERE state = 'present' AND region = $1 AND verified <= $2 ORDER BY verified LIMIT $3`
+)
+
+// lookAtOldest compares those copies of a region that are to be for the first time,
+// and those whose comparison is longest ago and due.
 func (m *Mirror) lookAtOldest(ctx context.Context, p *place) (more bool, err error) {
 	var list []*Copy
-	err = m.db.ViewOnce(ctx, func(tx *store.Tx) error {
-		list, err = copies(tx, `SELECT `+copyColumns+` FROM mirror_copy
-			 WHERE state = 'present' AND region = $1 AND verified <= $2 ORDER BY verified LIMIT $3`, p.Name, timestamp.Now().Add(-verifyEvery), verifyBatch)
-		return err
+	now := timestamp.Now()
+	err = m.db.View(ctx, func(tx *store.Tx) error {
+		fresh, err := copies(tx, freshCopies, p.Name, now.Add(-firstLook), verifyBatch)
+		if err != nil {
+			return err
+		}
+		oldest, err := copies(tx, oldestCopies, p.Name, now.Add(-verifyEvery), verifyBatch)
+		if err != nil {
+			return err
+		}
+		more = len(fresh) == verifyBatch || len(oldest) == verifyBatch
+		seen := map[name]bool{}
+		list = slices.DeleteFunc(append(fresh, oldest...), func(c *Copy) bool {
+			again := seen[c.name()]
+			seen[c.name()] = true
+			return again
+		})
+		return nil
 	})
 	if err != nil || len(list) == 0 {
 		return false, err
@@ -141,7 +193,7 @@ func (m *Mirror) lookAtOldest(ctx context.Context, p *place) (more bool, err err
 	damaged := map[*Copy]*damage{}
 	var failures []error
 	err = each(ctx, list, func(ctx context.Context, c *Copy) error {
-		d, err := p.look(ctx, c)
+		d, err := m.look(ctx, p, c)
 		mu.Lock()
 		defer mu.Unlock()
 		switch {
@@ -156,7 +208,7 @@ func (m *Mirror) lookAtOldest(ctx context.Context, p *place) (more bool, err err
 		}
 		return nil
 	})
-	return err == nil && len(list) == verifyBatch && len(failures) == 0, errors.Join(err, m.mend(ctx, damaged), m.sound(ctx, sound), errors.Join(failures...))
+	return more && err == nil && len(failures) == 0, errors.Join(err, m.mend(ctx, damaged), m.sound(ctx, sound), errors.Join(failures...))
 }
 
 // A reading is how far the scrubber is in a region: a row of mirror_scrub. It
@@ -232,6 +284,9 @@ func (m *Mirror) readOn(ctx context.Context, p *place, at *reading, c *Copy, lim
 		at.token, at.done, at.hash = "", 0, nil
 		if d != nil {
 			return read, true, m.mend(ctx, map[*Copy]*damage{c: d})
+		}
+		if c.fresh() {
+			return read, true, nil // the first look is to come, at the origin as well
 		}
 		return read, true, m.sound(ctx, []*Copy{c})
 	}
@@ -327,7 +382,7 @@ func (m *Mirror) verify(ctx context.Context, region, id string) (*Copy, error) {
 	if p == nil {
 		return nil, fmt.Errorf("mirror: verify the copy of %s: there is no region %q in the configuration", c.Origin.public(), region)
 	}
-	d, err := p.look(ctx, c)
+	d, err := m.look(ctx, p, c)
 	if err == nil && d == nil && c.SHA256 != "" && c.Size <= verifyBytes {
 		d, err = p.reread(ctx, c)
 	}

@@ -99,10 +99,9 @@ func (w *world) overwrite(b *blob.Bucket, key string, body []byte) {
 func (w *world) rot(key string, body []byte) {
 	w.Helper()
 	rotten := false
-	_, token, _ := parseKey(key)
 	// The stores have their directories beside each other.
 	err := filepath.WalkDir(filepath.Dir(w.TempDir()), func(path string, d os.DirEntry, err error) error {
-		if err != nil || d.IsDir() || d.Name() != token {
+		if err != nil || d.IsDir() || d.Name() != filepath.Base(key) {
 			return err
 		}
 		was, err := os.ReadFile(path)
@@ -142,7 +141,7 @@ func TestWhatIsSoundStaysAndIsNotLookedAtAgainSoon(t *testing.T) {
 			t.Errorf("the bucket was asked for %d copies that were compared just now", asked)
 		}
 		c, err := w.verify(t.Context(), near, list[0].ID())
-		if err != nil || c.State != Present || asked != 1 {
+		if err != nil || c.State != Present || asked != 2 { // at the copy and at the origin
 			t.Errorf("%+v, %v, asked %d times", c, err, asked)
 		}
 	})
@@ -261,4 +260,55 @@ func refusing(key, method string) func(*http.Request, func() (*http.Response, er
 		}
 		return on()
 	}
+}
+
+// What a worker has written again, after it was copied, is found an hour later.
+func TestAnOriginThatIsWrittenAgain(t *testing.T) {
+	storetest.EachReal(t, func(t *testing.T, db *store.DB) {
+		w := newTest(t, db)
+		life := newLife(w.Mirror)
+		list := w.made(3, 1000, near, far)
+		scrub := func() {
+			t.Helper()
+			all(t, life.scrub)
+			all(t, life.remove)
+			w.settle(w.Mirror)
+		}
+		w.overwrite(w.artifacts, list[1].Key, []byte("another"))
+		if err := w.artifacts.Delete(t.Context(), list[2].Key); err != nil {
+			t.Fatal(err)
+		}
+		old := w.copyOf(far, list[1])
+		scrub()
+		if c := w.copyOf(far, list[1]); c.Token != old.Token {
+			t.Error("it was looked at before it is an hour old")
+		}
+		const hour = int64(firstLook / time.Millisecond)
+		w.edit("requested = requested - $1, verified = verified - $1", "TRUE", hour)
+		scrub()
+		for _, region := range []string{near, far} {
+			if got, _ := w.served(region, list[1]); string(got) != "another" {
+				t.Errorf("in %s it is %d bytes", region, len(got))
+			}
+			for _, o := range []Origin{list[0], list[2]} {
+				if c := w.copyOf(region, o); c.State != Present || c.fresh() {
+					t.Errorf("%+v", c)
+				}
+			}
+		}
+		// Then it is time for that once a week.
+		w.overwrite(w.artifacts, list[0].Key, []byte("another"))
+		w.edit("requested = requested - $1", "TRUE", hour)
+		old = w.copyOf(far, list[0])
+		scrub()
+		if c := w.copyOf(far, list[0]); c.Token != old.Token {
+			t.Error("it was looked at twice in a week")
+		}
+		w.edit("verified = $1", "TRUE", timestamp.Now().Add(-verifyEvery))
+		scrub()
+		if got, _ := w.served(far, list[0]); string(got) != "another" {
+			t.Errorf("after a week it is %d bytes", len(got))
+		}
+		w.count()
+	})
 }

@@ -20,6 +20,7 @@ type statusReport struct {
 type regionStatus struct {
 	Region    string        `json:"region"`
 	Bucket    string        `json:"bucket"`
+	Away      bool          `json:"away"`            // it does not answer this replica
 	Limit     int64         `json:"limit,omitempty"` // of bytes
 	Transfers int           `json:"transfers"`
 	States    map[State]sum `json:"states"`
@@ -91,7 +92,7 @@ one state, and all are counted at one moment.`,
 func (m *Mirror) regionStatus(h *holding) regionStatus {
 	p := m.region(h.region)
 	r := regionStatus{
-		Region: h.region, Bucket: p.Bucket.Name(), Limit: h.limit, Transfers: p.Transfers,
+		Region: h.region, Bucket: p.Bucket.Name(), Away: p.health.away.Load(), Limit: h.limit, Transfers: p.Transfers,
 		States: map[State]sum{}, OldestWaiting: h.oldest, WaitingFor: h.age().Seconds(),
 	}
 	for _, s := range states {

@@ -87,8 +87,10 @@ redirects lead here.`,
 	case err == nil && have.settled():
 		return m.sendAsItIs(ctx, w, have)
 	}
-	if c.HTTP.Method == http.MethodHead || c.HTTP.Header.Get("Range") != "" {
-		// Who wants a part of it gets that where all of it is.
+	endless := w.Size < 0 && !c.HTTP.ProtoAtLeast(1, 1)
+	if c.HTTP.Method == http.MethodHead || c.HTTP.Header.Get("Range") != "" || endless {
+		// Who wants a part of it gets that where all of it is. So does who could not
+		// tell its end from a connection that breaks off.
 		return m.sendToOrigin(ctx, w.Origin, w.Region, outcomeBehind, "")
 	}
 	return api.Stream(func(rw http.ResponseWriter, r *http.Request) error { return m.pour(r, rw, w) }), nil
@@ -196,9 +198,8 @@ func (o *outflow) Write(p []byte) (int, error) {
 	if len(p) == 0 {
 		return 0, nil
 	}
-	if now := time.Now(); now.Sub(o.patient) > time.Second { // a recorder in tests has no deadline to set
-		o.control.SetWriteDeadline(now.Add(stall))
-		o.patient = now
+	if now := time.Now(); now.Sub(o.patient) > time.Second {
+		o.wait(now)
 	}
 	if _, err := o.to.Write(o.held); err != nil {
 		return 0, err
@@ -212,8 +213,16 @@ func (o *outflow) Write(p []byte) (int, error) {
 	return len(p), nil
 }
 
-// finish gives the client the last byte.
+// wait has the client be waited for from now on. A recorder in tests has no deadline
+// to set.
+func (o *outflow) wait(now time.Time) {
+	o.control.SetWriteDeadline(now.Add(stall))
+	o.patient = now
+}
+
+// finish gives the client the last byte, for which it may have waited long.
 func (o *outflow) finish() error {
+	o.wait(time.Now())
 	_, err := o.to.Write(o.held)
 	o.held = nil
 	return err

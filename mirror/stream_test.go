@@ -1,9 +1,12 @@
 package mirror
 
 import (
+	"bufio"
 	"bytes"
 	"encoding/json"
+	"fmt"
 	"io"
+	"net"
 	"net/http"
 	"net/http/httptest"
 	"net/url"
@@ -28,7 +31,7 @@ func TestStreams(t *testing.T) {
 		w.copying()
 		for i, size := range []int{0, 1, 5000, partSize + 5} {
 			body := noise(i, size)
-			o := w.artifact("T", "public/a"+strings.Repeat("x", i), body)
+			o := w.artifact(someTask, "public/a"+strings.Repeat("x", i), body)
 			p := w.redirected(far, o.String())
 			if p.status != 302 || !strings.HasPrefix(p.location, w.root+"/api/mirror/v1/stream/") {
 				t.Fatalf("%d bytes: %d %s", size, p.status, p.text)
@@ -117,7 +120,7 @@ func TestWhoCannotBeStreamedToIsRedirected(t *testing.T) {
 	storetest.EachReal(t, func(t *testing.T, db *store.DB) {
 		w := openWindow(t, db, streamed)
 		body := noise(1, 1000)
-		o := w.artifact("T", "public/a", body)
+		o := w.artifact(someTask, "public/a", body)
 		place := w.redirected(far, o.String()).location
 		for _, change := range []func(*http.Request){
 			func(r *http.Request) { r.Method = "HEAD" },
@@ -136,6 +139,24 @@ func TestWhoCannotBeStreamedToIsRedirected(t *testing.T) {
 			if a.StatusCode != 302 || w.get("GET", a.Header.Get("Location"), nil).text != string(body) {
 				t.Errorf("%s %s: %d to %s", r.Method, r.Header, a.StatusCode, a.Header.Get("Location"))
 			}
+		}
+		// HTTP/1.0 has no end but that of the connection, where the size is not known.
+		unsized := w.remote("/pub/chunked", faulty.Object{Size: 1000, Always: []faulty.Fault{faulty.Chunked}})
+		var oldPlace string
+		if u, err := url.Parse(w.redirected(far, unsized.URL).location); err != nil {
+			t.Fatal(err)
+		} else {
+			oldPlace = u.Path
+		}
+		conn, err := net.Dial("tcp", strings.TrimPrefix(w.root, "http://"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer conn.Close()
+		fmt.Fprintf(conn, "GET %s HTTP/1.0\r\n\r\n", oldPlace)
+		old, err := http.ReadResponse(bufio.NewReader(conn), nil)
+		if err != nil || old.StatusCode != 302 || old.Header.Get("Location") != unsized.URL {
+			t.Errorf("by HTTP/1.0: %+v, %v", old, err)
 		}
 		// Another makes the copy already: who comes second waits for it.
 		w.wanting(wish(far, o))
@@ -160,7 +181,7 @@ func TestWhoCannotBeStreamedToIsRedirected(t *testing.T) {
 func TestTickets(t *testing.T) {
 	storetest.EachReal(t, func(t *testing.T, db *store.DB) {
 		w := openWindow(t, db, streamed)
-		o := w.artifact("T", "private/a", []byte("a"))
+		o := w.artifact(someTask, "private/a", []byte("a"))
 		place, err := w.streamURL(wish(far, o))
 		if err != nil {
 			t.Fatal(err)

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strings"
 	"time"
 
 	"github.com/taskfleet/taskfleet/blob"
@@ -15,6 +16,7 @@ const (
 	sweepEvery = 24 * time.Hour
 	emptyEvery = 10 * time.Minute // where the index has nothing: it may have been lost
 	abortAfter = 48 * time.Hour   // by the store itself, should there be nobody to sweep
+	saveLimit  = 10 * time.Second
 
 	// grace is how old what belongs to no copy has to be to be deleted: clocks
 	// differ, and who looks at it does so some time after it was listed.
@@ -28,7 +30,59 @@ type sweep struct {
 	digits       int
 	share        int
 	began, ended timestamp.Time
-	blank        bool // the index has nothing
+	bucket       string // that it is of
+	sure         bool   // the index is known to be of that bucket
+	blank        bool   // the index never had anything
+}
+
+// rebuilds tells that objects that the index does not have become copies, and are
+// not rubbish: only as long as no sweep of the region has come to its end. Later,
+// what the index does not have was purged, say, while a copier was at it, and must
+// not come back.
+func (s *sweep) rebuilds() bool { return s.ended.IsZero() }
+
+// takes tells that an object may become a copy. What was stored since the sweep
+// began has a row, or had one.
+func (s *sweep) takes(o blob.Object) bool {
+	return s.rebuilds() && timestamp.Of(o.Modified) <= s.began
+}
+
+// address is what tells a region's bucket from others.
+func (p *place) address() string { return p.Bucket.URLForms()[0] }
+
+// unsure tells that the region has got another bucket in the configuration, and
+// nobody has compared the index with it yet: copies may not be there.
+func (p *place) unsure() bool { return p.health.moved.Load() }
+
+// findMoved finds out which regions are unsure.
+func (m *Mirror) findMoved(ctx context.Context) error {
+	moved := map[string]bool{}
+	err := m.db.ViewOnce(ctx, func(tx *store.Tx) error {
+		clear(moved)
+		rows, err := tx.Query(`SELECT region, bucket, sure FROM mirror_sweep`)
+		if err != nil {
+			return err
+		}
+		for rows.Next() {
+			var region, bucket string
+			var sure bool
+			if err := rows.Scan(&region, &bucket, &sure); err != nil {
+				return err
+			}
+			p := m.region(region)
+			moved[region] = p != nil && (!sure || bucket != p.address())
+		}
+		return rows.Err()
+	})
+	if err != nil {
+		return fmt.Errorf("mirror: find regions whose bucket was changed: %w", err)
+	}
+	for _, p := range m.regions {
+		if p.health.moved.Swap(moved[p.Name]) != moved[p.Name] && moved[p.Name] {
+			m.log.Warn("the bucket of a region was changed in the configuration: readers get the origin until the sweep has compared it with the index", "region", p.Name, "bucket", p.Bucket.Name())
+		}
+	}
+	return nil
 }
 
 // sweep is one pass of the loop mirror.sweep.
@@ -56,7 +110,7 @@ func (l *life) sweepRegion(ctx context.Context, p *place) (more bool, err error)
 		}
 	}
 	for looked := 0; s.share < s.shares(); {
-		n, err := l.sweepShare(ctx, p, s.prefix())
+		n, err := l.sweepShare(ctx, p, s, s.prefix())
 		if err != nil {
 			return false, errors.Join(err, l.m.saveSweep(ctx, p, s))
 		}
@@ -68,7 +122,7 @@ func (l *life) sweepRegion(ctx context.Context, p *place) (more bool, err error)
 	if err := l.abortUploads(ctx, p); err != nil {
 		return false, errors.Join(err, l.m.saveSweep(ctx, p, s))
 	}
-	s.ended = timestamp.Now()
+	s.ended, s.sure = timestamp.Now(), true
 	return false, l.m.saveSweep(ctx, p, s)
 }
 
@@ -100,13 +154,23 @@ func (l *life) prepare(ctx context.Context, p *place) error {
 	err := p.Bucket.SetLifecycle(ctx, blob.Lifecycle{ID: "taskfleet-mirror", Prefix: keyPrefix, AbortAfter: abortAfter})
 	if err != nil && !errors.Is(err, blob.ErrUnsupported) {
 		// The sweep does the same, so it is no reason not to go on.
-		l.m.log.Warn("the life-cycle rules of a bucket of the mirror cannot be set: allow s3:GetLifecycleConfiguration and s3:PutLifecycleConfiguration, or have uploads under "+keyPrefix+" aborted by a rule of your own",
+		l.m.log.Warn("the life-cycle rules of a bucket of the mirror cannot be set: allow s3:GetLifecycleConfiguration and s3:PutLifecycleConfiguration, or have uploads under "+namePrefix()+" aborted by a rule of your own",
 			"region", p.Name, "err", err)
 	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.ruled[p.Name] = true
 	return nil
+}
+
+// namePrefix is what the names of our objects begin with as others see them in a
+// bucket.
+func namePrefix() string {
+	name, err := blob.Spell(keyPrefix + "x")
+	if err != nil {
+		panic("mirror: " + err.Error())
+	}
+	return strings.TrimSuffix(name, "x")
 }
 
 func (s *sweep) shares() int { return 1 << (4 * s.digits) }
@@ -129,51 +193,66 @@ func digitsFor(copies int64, known bool) int {
 
 // sweepState is the sweep that is under way, or the one that is due.
 func (m *Mirror) sweepState(ctx context.Context, p *place) (s *sweep, due bool, err error) {
-	var copies int64
+	var copies, counted int64
+	here := p.address()
 	err = m.db.View(ctx, func(tx *store.Tx) error {
-		s = &sweep{}
-		err := tx.QueryRow(`SELECT digits, share, began, ended FROM mirror_sweep WHERE region = $1`, p.Name).Scan(&s.digits, &s.share, &s.began, &s.ended)
+		s = &sweep{bucket: here, sure: true}
+		err := tx.QueryRow(`SELECT digits, share, began, ended, bucket, sure FROM mirror_sweep WHERE region = $1`, p.Name).Scan(&s.digits, &s.share, &s.began, &s.ended, &s.bucket, &s.sure)
 		if err != nil && !errors.Is(err, store.ErrNotFound) {
 			return err
 		}
-		return tx.QueryRow(`SELECT COALESCE(SUM(objects), 0) FROM mirror_tally WHERE region = $1`, p.Name).Scan(&copies)
+		return tx.QueryRow(`SELECT COALESCE(SUM(objects), 0), COUNT(*) FROM mirror_tally WHERE region = $1`, p.Name).Scan(&copies, &counted)
 	})
 	if err != nil {
 		return nil, false, err
 	}
-	s.blank = copies == 0
+	s.blank = counted == 0 // of what was there once the tally says that there is nothing
 	now := timestamp.Now()
 	since := now.Sub(s.ended)
 	switch {
+	case s.bucket != here: // it was changed
+		s.sure = false
 	case s.began > s.ended: // under way
 		return s, true, nil
-	case since < sweepEvery && (copies > 0 || since < emptyEvery):
+	case since < sweepEvery && (!s.blank || since < emptyEvery):
 		return nil, false, nil
 	}
-	return &sweep{digits: digitsFor(copies, !s.ended.IsZero()), began: now, ended: s.ended, blank: s.blank}, true, nil
+	next := &sweep{digits: digitsFor(copies, !s.ended.IsZero()), began: now, ended: s.ended, bucket: here, sure: s.sure, blank: s.blank}
+	if s.blank {
+		next.ended = 0 // it may have been lost
+	}
+	return next, true, nil
 }
 
+// saveSweep puts down how far a sweep is, also when the pass is over.
 func (m *Mirror) saveSweep(ctx context.Context, p *place, s *sweep) error {
-	return m.db.Do(ctx, func(tx *store.Tx) error {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), saveLimit)
+	defer cancel()
+	err := m.db.Do(ctx, func(tx *store.Tx) error {
 		_, err := tx.Exec(`
-			INSERT INTO mirror_sweep (region, digits, share, began, ended) VALUES ($1, $2, $3, $4, $5)
-			ON CONFLICT (region) DO UPDATE SET digits = excluded.digits, share = excluded.share, began = excluded.began, ended = excluded.ended`,
-			p.Name, s.digits, s.share, s.began, s.ended)
+			INSERT INTO mirror_sweep (region, digits, share, began, ended, bucket, sure) VALUES ($1, $2, $3, $4, $5, $6, $7)
+			ON CONFLICT (region) DO UPDATE SET digits = excluded.digits, share = excluded.share, began = excluded.began, ended = excluded.ended,
+			  bucket = excluded.bucket, sure = excluded.sure`,
+			p.Name, s.digits, s.share, s.began, s.ended, s.bucket, s.sure)
 		return err
 	})
+	if err == nil {
+		p.health.moved.Store(!s.sure)
+	}
+	return err
 }
 
 // sweepShare compares a share of the bucket with that of the index, and returns
 // how many objects it has seen. Rows are read first, since what is present stays
 // where it is: one whose object is then not listed has lost it.
-func (l *life) sweepShare(ctx context.Context, p *place, prefix string) (looked int, err error) {
+func (l *life) sweepShare(ctx context.Context, p *place, s *sweep, prefix string) (looked int, err error) {
 	known, err := l.m.present(ctx, p, prefix)
 	if err != nil {
 		return 0, err
 	}
 	damaged := map[*Copy]*damage{}
 	var strays []blob.Object
-	for o, err := range p.Bucket.List(ctx, keyPrefix+prefix) {
+	for o, err := range p.Bucket.List(ctx, keysOf(prefix)) {
 		if err != nil {
 			return looked, err
 		}
@@ -193,7 +272,7 @@ func (l *life) sweepShare(ctx context.Context, p *place, prefix string) (looked 
 			delete(known, id)
 		}
 		if len(strays) == lifeBatch {
-			if err := l.settle(ctx, p, strays); err != nil {
+			if err := l.settle(ctx, p, s, strays); err != nil {
 				return looked, err
 			}
 			strays = nil
@@ -202,7 +281,7 @@ func (l *life) sweepShare(ctx context.Context, p *place, prefix string) (looked 
 	for _, c := range known {
 		damaged[c] = objectGone
 	}
-	return looked, errors.Join(l.m.mend(ctx, damaged), l.settle(ctx, p, strays))
+	return looked, errors.Join(l.m.mend(ctx, damaged), l.settle(ctx, p, s, strays))
 }
 
 // present are the copies of a share that are there, as far as the index knows.
@@ -247,9 +326,9 @@ func (m *Mirror) withIDs(ctx context.Context, p *place, ids map[string]bool) (ro
 
 // settle decides on objects that are not those of present copies. What an attempt
 // has written that a row names is its own affair, and what leaves is deleted with
-// its row. The rest becomes a copy if the index has none and it is one
-// (rebuild.go), or is what attempts have left.
-func (l *life) settle(ctx context.Context, p *place, strays []blob.Object) error {
+// its row. The rest becomes a copy where an index is made anew that has none and it
+// is one (rebuild.go), or is what attempts have left.
+func (l *life) settle(ctx context.Context, p *place, s *sweep, strays []blob.Object) error {
 	if len(strays) == 0 {
 		return nil
 	}
@@ -269,7 +348,7 @@ func (l *life) settle(ctx context.Context, p *place, strays []blob.Object) error
 		c := rows[id]
 		switch {
 		case c != nil && (c.Token == token || c.State == Leaving):
-		case kind == copyObject && (c == nil || c.State == Waiting || c.State == Failed):
+		case kind == copyObject && s.takes(o) && (c == nil || c.State == Waiting || c.State == Failed):
 			open[id] = append(open[id], o)
 		default:
 			rubbish = append(rubbish, o)

@@ -192,7 +192,7 @@ func TestWhatIsNoCopyAnyMoreIsNotAdopted(t *testing.T) {
 			c.ID = c.Origin.ID()
 			put(c, "x")
 		}
-		foreign := []string{"mine", "copies/readme.txt", "copies/" + list[0].ID() + "/notes", "copies/" + list[4].ID() + "/" + slugid.New() + ".bak"}
+		foreign := []string{"mine", "copies/readme.txt", keysOf(list[0].ID()) + ".notes", keysOf(list[4].ID()) + "." + slugid.New() + ".bak"}
 		for _, key := range foreign {
 			w.overwrite(b, key, []byte("somebody's own"))
 		}
@@ -334,7 +334,7 @@ func TestASweepGoesOnWhereItWas(t *testing.T) {
 		w.lose()
 		away := func(r *http.Request, on func() (*http.Response, error)) (*http.Response, error) {
 			prefix := r.URL.Query().Get("prefix")
-			if strings.Contains(r.URL.Path, "copies-far") && prefix >= "copies~/80" {
+			if strings.Contains(r.URL.Path, "copies-far") && prefix >= "copies~/80~/80" {
 				return answer(r, 403, `<Error><Code>AccessDenied</Code><Message>no</Message></Error>`)
 			}
 			return on()
@@ -349,8 +349,8 @@ func TestASweepGoesOnWhereItWas(t *testing.T) {
 		}
 		listed := 0
 		w.wire.set(func(r *http.Request, on func() (*http.Response, error)) (*http.Response, error) {
-			if prefix := r.URL.Query().Get("prefix"); strings.HasPrefix(prefix, "copies~/") && len(prefix) == len("copies~/00") {
-				if listed++; prefix < "copies~/80" {
+			if prefix := r.URL.Query().Get("prefix"); strings.HasPrefix(prefix, "copies~/") && len(prefix) == len("copies~/00~/00") {
+				if listed++; prefix < "copies~/80~/80" {
 					t.Errorf("%s is listed again", prefix)
 				}
 			}
@@ -456,4 +456,167 @@ func TestAPassIsBounded(t *testing.T) {
 			t.Errorf("left are %v and %d objects", w.count(), len(w.keys(near)))
 		}
 	})
+}
+
+// What was purged while a copier was at it does not come back, though the object
+// that the copier has put afterwards says what it is.
+func TestWhatWasGivenUpIsNotAdopted(t *testing.T) {
+	storetest.EachReal(t, func(t *testing.T, db *store.DB) {
+		w := newTest(t, db)
+		life := newLife(w.Mirror)
+		all(t, life.sweep)
+		o := w.made(1, 100, far)[0]
+		late := w.copyOf(far, o)
+		if err := w.purge(t.Context(), o.ID(), far); err != nil {
+			t.Fatal(err)
+		}
+		all(t, life.remove)
+		put := func() {
+			t.Helper()
+			late.Token = slugid.New()
+			if _, err := w.region(far).Bucket.PutBytes(t.Context(), late.key(), noise(0, 100), blob.Headers{Metadata: late.metadata()}); err != nil {
+				t.Fatal(err)
+			}
+		}
+		put()
+		for range 2 { // though the index has nothing any more
+			w.sweepNow(life)
+			if s := w.state(far, o); s != "" {
+				t.Fatalf("it is %s again", s)
+			}
+		}
+		if n := len(w.keys(far)); n != 1 {
+			t.Errorf("while it is young there are %d objects", n)
+		}
+		life.grace = 0
+		w.sweepNow(life)
+		w.noLitter()
+
+		// Nor while an index is made anew, if it was put since that began.
+		w.lose()
+		s, _, err := w.sweepState(t.Context(), w.region(far))
+		if err != nil || !s.rebuilds() {
+			t.Fatalf("%+v, %v", s, err)
+		}
+		s.began = timestamp.Now().Add(-time.Hour)
+		if err := w.saveSweep(t.Context(), w.region(far), s); err != nil {
+			t.Fatal(err)
+		}
+		put()
+		all(t, life.sweep)
+		if s := w.state(far, o); s != "" {
+			t.Errorf("while the index is made anew it is %s again", s)
+		}
+	})
+}
+
+// Where a region has got another bucket nobody is sent to copies that are not
+// there, and they are made anew.
+func TestAnotherBucket(t *testing.T) {
+	storetest.EachReal(t, func(t *testing.T, db *store.DB) {
+		w := newTest(t, db)
+		list := w.made(5, 100, near, far)
+		all(t, newLife(w.Mirror).sweep)
+		if w.away(far) != "" {
+			t.Error(w.away(far))
+		}
+		before := w.region(far).Bucket
+		w.config.Regions[1].Bucket = w.bucket(w.store(), "copies-elsewhere")
+		old, m := w.Mirror, w.start()
+		unsure := func(m *Mirror, want bool) {
+			t.Helper()
+			if p := m.region(far); p.unsure() != want || m.region(near).unsure() {
+				t.Errorf("that is unsure: %v and %v", p.unsure(), m.region(near).unsure())
+			}
+			d, err := m.conclude(t.Context(), w.copyOf(far, list[0]))
+			if err != nil || want && (d.Outcome == outcomeCopy || m.away(far) == "") {
+				t.Errorf("%+v, %v", d, err)
+			}
+		}
+		unsure(m, true)
+		unsure(w.start(), true)
+		life := newLife(m)
+		// A sweep that has not come to its end makes nothing sure.
+		w.wire.set(func(r *http.Request, on func() (*http.Response, error)) (*http.Response, error) {
+			if r.URL.Query().Has("uploads") && strings.Contains(r.URL.Path, "copies-elsewhere") {
+				return answer(r, 403, `<Error><Code>AccessDenied</Code><Message>no</Message></Error>`)
+			}
+			return on()
+		})
+		if _, err := life.sweep(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		w.wire.set(nil)
+		unsure(m, true)
+		unsure(w.start(), true)
+		life = newLife(m)
+		all(t, life.sweep)
+		unsure(m, false)
+		unsure(w.start(), false)
+		if _, err := old.probe(t.Context()); err != nil { // a replica that has the old configuration still
+			t.Fatal(err)
+		}
+		unsure(old, true)
+		for _, o := range list {
+			if c := w.copyOf(far, o); c.State != Leaving || !c.Again {
+				t.Errorf("%+v", c)
+			}
+			if s := w.state(near, o); s != Present {
+				t.Errorf("in another region it is %s", s)
+			}
+		}
+		all(t, life.remove)
+		w.Mirror = m
+		w.settle(m)
+		if got, _ := w.served(far, list[1]); !bytes.Equal(got, noise(1, 100)) {
+			t.Errorf("it is %q", got)
+		}
+		w.noLitter()
+		if ours, err := (&place{Region: Region{Bucket: before}}).hasObjects(t.Context()); !ours || err != nil {
+			t.Errorf("in the bucket of before there is nothing any more: %v", err)
+		}
+	})
+}
+
+// A pass that ends, having no time left, has got somewhere.
+func TestAPassThatEndsHasDoneSomething(t *testing.T) {
+	storetest.EachReal(t, func(t *testing.T, db *store.DB) {
+		w := newTest(t, db)
+		const n = 2*adoptBatch + 10
+		w.made(n, 100, far)
+		w.lose()
+		life, p := newLife(w.Mirror), w.region(far)
+		ctx, stop := context.WithCancel(t.Context())
+		asked := 0
+		heads := counting(&asked, "HEAD")
+		w.wire.set(func(r *http.Request, on func() (*http.Response, error)) (*http.Response, error) {
+			a, err := heads(r, on)
+			if r.Method == "HEAD" && asked >= adoptBatch+20 {
+				stop()
+			}
+			return a, err
+		})
+		s := &sweep{began: timestamp.Now()}
+		if _, err := life.sweepShare(ctx, p, s, ""); err == nil {
+			t.Error("it has not ended")
+		}
+		w.wire.set(nil)
+		if got := w.count()[tallied{far, Present}].Objects; got != adoptBatch {
+			t.Errorf("%d copies are adopted", got)
+		}
+		// How far it is was written down, too.
+		s.share = 7
+		if err := w.saveSweep(ctx, p, s); err != nil {
+			t.Error(err)
+		}
+		if _, err := life.sweepShare(t.Context(), p, s, ""); err != nil || w.count()[tallied{far, Present}].Objects != n {
+			t.Errorf("%v, %v", w.count(), err)
+		}
+	})
+}
+
+func TestWhatOperatorsSeeOfKeys(t *testing.T) {
+	if got := namePrefix(); got != "copies~/" {
+		t.Error(got)
+	}
 }

@@ -17,8 +17,6 @@ import (
 var errBusy = errors.New("the copy is not one that waits to be made")
 
 const (
-	handLimit = 5 * time.Second // until the copier has taken a job that is handed to it
-
 	// spoutSize is how far the copy may be ahead of its reader. One that takes longer
 	// than spoutLimit, in all, to make room is not waited for any more: it gets the
 	// rest from the copy, once that is there.
@@ -80,7 +78,9 @@ func (m *Mirror) rest(ctx context.Context, p *place, c *Copy, offset int64, to i
 
 // claimFor claims the copy that is wanted.
 func (k *copier) claimFor(ctx context.Context, p *place, w Want) (j *job, err error) {
+	var busy bool
 	err = k.mirror.change(ctx, func(ch *changes) error {
+		j, busy = nil, false
 		list, err := ch.named(w.name())
 		if err != nil {
 			return err
@@ -91,7 +91,10 @@ func (k *copier) claimFor(ctx context.Context, p *place, w Want) (j *job, err er
 			c = w.copy(w.Origin.ID())
 			ch.add(c)
 		case list[0].State != Waiting || list[0].Due > timestamp.Now() || list[0].Upload != nil:
-			return errBusy
+			// Not as an error: that would not wait for the commit, and the row may be
+			// of a transaction that shares it. Who looks for it next is to find it.
+			busy = true
+			return nil
 		default:
 			c = list[0]
 			w.apply(c)
@@ -99,6 +102,9 @@ func (k *copier) claimFor(ctx context.Context, p *place, w Want) (j *job, err er
 		j = k.claim(p, c)
 		return nil
 	})
+	if err == nil && busy {
+		err = errBusy
+	}
 	return j, err
 }
 
@@ -107,7 +113,7 @@ func (k *copier) claimFor(ctx context.Context, p *place, w Want) (j *job, err er
 func (d *desk) hand(ctx context.Context, j *job) error {
 	db := d.copier.mirror.db
 	db.Waits().Wake(topicWork, store.Everybody)
-	late := time.NewTimer(handLimit)
+	late := time.NewTimer(d.copier.handLimit)
 	defer late.Stop()
 	select {
 	case d.handed <- j:

@@ -26,11 +26,6 @@ const (
 	// larger is put at once.
 	partSize = 8 << 20
 
-	// copySize is what the store copies in one go, and the size of the parts of what
-	// is larger. It is less than the 5 GiB that S3 allows, since parts are copied at
-	// the same time, and resumed.
-	copySize = 1 << 30
-
 	// inlineSize is up to where it is not left to the store: an answer with all
 	// bytes costs no more than one without, and they come with their SHA-256.
 	inlineSize = 64 << 10
@@ -139,7 +134,7 @@ func (t *transfer) direct(ctx context.Context) error {
 	}
 	t.job.wrote = true
 	var made blob.Object
-	if f.size <= copySize {
+	if f.size <= t.copier.copySize {
 		made, err = t.copyWhole(ctx, f)
 	} else {
 		made, err = t.copyParts(ctx, f)
@@ -177,7 +172,7 @@ func isMD5(etag string) bool {
 
 // copyParts has the store copy a large object in parts.
 func (t *transfer) copyParts(ctx context.Context, f found) (blob.Object, error) {
-	size := copySize + max(0, (f.size+blob.MaxParts-1)/blob.MaxParts-copySize)
+	size := max(t.copier.copySize, (f.size+blob.MaxParts-1)/blob.MaxParts)
 	up, err := t.begin(ctx, f, size, nil)
 	if err != nil {
 		return blob.Object{}, err

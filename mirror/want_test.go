@@ -127,7 +127,9 @@ func TestWant(t *testing.T) {
 			t.Errorf("after it has left, it is %+v", c)
 		}
 
-		w.set(near, thing, func(c *Copy) { c.State, c.Due, c.Attempts, c.Error = Failed, timestamp.Now().Add(time.Minute), 8, "it is broken" })
+		w.set(near, thing, func(c *Copy) {
+			c.State, c.Due, c.Attempts, c.Error = Failed, timestamp.Now().Add(time.Minute), 8, "it is broken"
+		})
 		if c := again(); c.State != Failed {
 			t.Errorf("failed just now, it became %s", c.State)
 		}

@@ -71,52 +71,64 @@ func (r reader) skipsCopies() bool {
 // the artifact itself. Whatever is wrong with copies is no reason for a download
 // to fail.
 func (q *Queue) place(ctx context.Context, r reader, a *artifact, of *record) (string, error) {
-	origin, err := q.url(ctx, a)
-	if err != nil || q.nearby == nil || r.skipsCopies() {
-		return origin, err
+	if q.nearby == nil || r.skipsCopies() {
+		return q.url(ctx, a)
 	}
 	s := a.stored(of)
-	if a.StorageType == "object" {
-		// What the object service has in the same bucket. A finished object is
-		// never written again.
-		u, err := url.Parse(origin)
-		if err != nil {
-			return origin, nil
-		}
-		if key, ok := q.artifacts.ParseURL(u); ok {
-			s.Key = key
-		}
+	if near := q.near(ctx, r, s); near != "" {
+		return near, nil // for which the artifact's own URL need not be signed
 	}
+	origin, err := q.url(ctx, a)
+	if err != nil || a.StorageType != "object" {
+		return origin, err
+	}
+	// What the object service has in the same bucket. A finished object is never
+	// written again.
+	if u, err := url.Parse(origin); err == nil {
+		s.Key, _ = q.artifacts.ParseURL(u)
+	}
+	return cmp.Or(q.near(ctx, r, s), origin), nil
+}
+
+// near is the URL of a copy near a reader; "": there is none.
+func (q *Queue) near(ctx context.Context, r reader, s StoredArtifact) string {
 	if s.Key == "" && s.URL == "" {
-		return origin, nil
+		return ""
 	}
-	near, err := q.nearby.Near(ctx, r.request, r.clientID, s)
+	location, err := q.nearby.Near(ctx, r.request, r.clientID, s)
 	if err != nil && ctx.Err() == nil {
-		q.log.Warn("no copy could be found of an artifact; its reader was sent to the artifact itself", "taskId", a.TaskID, "runId", a.RunID, "name", a.Name, "err", err)
+		q.log.Warn("no copy could be found of an artifact; its reader was sent to the artifact itself", "taskId", s.TaskID, "runId", s.RunID, "name", s.Name, "err", err)
 	}
-	return cmp.Or(near, origin), nil
+	return location
 }
 
 // ArtifactAt is the artifact whose bytes are under a key of the artifact bucket.
 // Where there is none (any more) the error is an *api.Error with the code
 // ResourceNotFound or ResourceExpired.
 func (q *Queue) ArtifactAt(ctx context.Context, key string) (s StoredArtifact, err error) {
-	taskID, rest, _ := strings.Cut(key, "/")
-	run, name, _ := strings.Cut(rest, "/")
-	runID, err := strconv.Atoi(run)
-	if err != nil || runID < 0 || name == "" {
+	storage := "s3"
+	taskID, runID, name, ok := parseKey(key)
+	if !ok {
+		// The object service has an object under a key that ends in its name.
+		if _, named, found := strings.Cut(key, "/t/"); found && q.objects != nil {
+			storage = "object"
+			taskID, runID, name, ok = parseKey(named)
+		}
+	}
+	if !ok {
 		return s, api.Errorf(api.ResourceNotFound, "No artifact has the key %q; that of an artifact is <taskId>/<runId>/<name>.", key)
 	}
+	var a *artifact
 	err = q.db.View(ctx, func(tx *store.Tx) error {
 		of, run, err := pick(tx, taskID, runID)
 		if err != nil {
 			return err
 		}
-		a, err := loadArtifact(tx, taskID, run, name)
+		a, err = loadArtifact(tx, taskID, run, name)
 		switch {
 		case err != nil:
 			return err
-		case a.StorageType != "s3" || a.unfinished():
+		case a.StorageType != storage || a.unfinished():
 			return noArtifact(taskID, run, name)
 		case a.Expires <= now():
 			return a.expired()
@@ -124,7 +136,28 @@ func (q *Queue) ArtifactAt(ctx context.Context, key string) (s StoredArtifact, e
 		s = a.stored(of)
 		return nil
 	})
-	return s, err
+	if err != nil || storage == "s3" {
+		return s, err
+	}
+	location, err := q.objectURL(ctx, a)
+	if err != nil {
+		return s, err
+	}
+	if u, err := url.Parse(location); err == nil {
+		s.Key, _ = q.artifacts.ParseURL(u)
+	}
+	if s.Key != key { // it is elsewhere
+		return s, noArtifact(taskID, runID, name)
+	}
+	return s, nil
+}
+
+// parseKey takes apart what artifact.key makes.
+func parseKey(key string) (taskID string, runID int, name string, ok bool) {
+	taskID, rest, _ := strings.Cut(key, "/")
+	run, name, _ := strings.Cut(rest, "/")
+	runID, err := strconv.Atoi(run)
+	return taskID, runID, name, err == nil && runID >= 0 && name != ""
 }
 
 // StoredArtifacts are those of a task's latest run whose bytes are in the artifact

@@ -89,6 +89,13 @@ func TestReadersAreSentToCopies(t *testing.T) {
 			t.Errorf("a reference: %s, %+v", at, near.asked)
 		}
 
+		// Where there is a copy no URL of the artifact itself is signed.
+		s.queue.artifacts = nil
+		if at := s.location(task + "/artifacts/public/a"); at != "http://copies.test/public/a" {
+			t.Errorf("without a bucket to sign URLs of: %s", at)
+		}
+		s.queue.artifacts = b
+
 		near.asked = nil
 		for _, v := range []string{"true", "1", "True"} {
 			if at := s.location(task+"/artifacts/public/a", "x-taskcluster-skip-cache", v); strings.Contains(at, "copies.test") {
@@ -131,8 +138,16 @@ func TestAnObjectInTheArtifactBucketIsCopiedToo(t *testing.T) {
 			t.Errorf("an object that is elsewhere: %+v", near.asked)
 		}
 		s.objects.in = b
-		if at := s.location("/task/" + s.id("A") + "/artifacts/public/o"); at != "http://copies.test/public/o" || near.asked[0].Key != name || near.asked[0].Open {
+		if at := s.location("/task/" + s.id("A") + "/artifacts/public/o"); at != "http://copies.test/public/o" || near.asked[0].Key != "object/slug/"+name || near.asked[0].Open {
 			t.Errorf("an object in the bucket: %s, %+v", at, near.asked)
+		}
+		if a, err := s.queue.ArtifactAt(t.Context(), near.asked[0].Key); err != nil || a != near.asked[0] {
+			t.Errorf("%+v, %v, want %+v", a, err, near.asked[0])
+		}
+		for _, key := range []string{"object/other/" + name, "object/slug/" + name + "x", "object/slug/t/public/o", "object/slug"} {
+			if a, err := s.queue.ArtifactAt(t.Context(), key); err == nil {
+				t.Errorf("%s is %+v", key, a)
+			}
 		}
 	})
 }

@@ -52,7 +52,7 @@ func (s *shelf) URL(ctx context.Context, name string, life time.Duration) (strin
 		return "", api.Errorf(api.ResourceNotFound, "There is no object %s.", name)
 	}
 	if s.in != nil {
-		return s.in.PresignGet(ctx, name, life, blob.Headers{})
+		return s.in.PresignGet(ctx, "object/slug/"+name, life, blob.Headers{})
 	}
 	return "http://objects.test/" + name, nil
 }

@@ -321,7 +321,9 @@ type WantCopiesRequestCopy struct {
 	// themselves. Left out, it is as long as the deployment says.
 	Expires timestamp.Time `json:"expires,omitzero"`
 
-	// Of all bytes. A copy with another is never served.
+	// Of all bytes. A copy that is made for the request is compared with it before it is
+	// served. One that is there already, and is not known to have it, is deleted and made
+	// anew; that one is compared when the request is made again.
 	Sha256 string `json:"sha256,omitzero"`
 
 	// In bytes, if that is known. It is only for estimates.

@@ -7,7 +7,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"log/slog"
 	"net/http"
 	"strings"
 	"sync"
@@ -59,9 +58,8 @@ func (p *mirrorPlan) fill(ctx context.Context, c Config, s3 blob.Config, to *mir
 
 // A mirroring is the mirror with what it needs around it.
 type mirroring struct {
-	mirror  *mirror.Mirror
-	finder  *region.Finder
-	buckets *bucketMaker
+	mirror *mirror.Mirror
+	finder *region.Finder
 }
 
 // openMirror starts the mirror; nil where none is configured.
@@ -80,15 +78,12 @@ func (p *platform) openMirror(ctx context.Context, c Config, s3 blob.Config, con
 	if err != nil {
 		return nil, err
 	}
-	b := &bucketMaker{missing: map[string]*blob.Bucket{}, log: conf.Log}
-	for _, r := range conf.Regions {
-		b.missing[r.Name] = r.Bucket
-	}
-	// A region that cannot be reached keeps nobody from what is elsewhere.
-	if _, err := b.pass(ctx); err != nil {
+	// A region that cannot be reached keeps nobody from what is elsewhere. The mirror
+	// makes its bucket later.
+	if err := ensureBuckets(ctx, conf.Regions); err != nil {
 		conf.Log.Error("not all buckets of the mirror can be reached; nothing is copied there until they can", "err", err)
 	}
-	return &mirroring{m, conf.Finder, b}, nil
+	return &mirroring{m, conf.Finder}, nil
 }
 
 // Loops are the work of the mirror, and of what is around it.
@@ -96,53 +91,27 @@ func (m *mirroring) Loops() []loop.Loop {
 	if m == nil {
 		return nil
 	}
-	return append(append(m.mirror.Loops(), m.finder.Loops()...), m.buckets.loop())
-}
-
-// A bucketMaker makes those buckets of regions that do not exist yet, as soon as
-// their store answers.
-type bucketMaker struct {
-	log *slog.Logger
-
-	mu      sync.Mutex
-	missing map[string]*blob.Bucket // by region
-}
-
-func (b *bucketMaker) loop() loop.Loop {
-	return loop.Loop{
-		Name: "mirror.buckets", Doc: "Makes the buckets of regions that could not be reached when this process started.",
-		When: loop.Every(time.Minute), Pass: b.pass, EveryReplica: true,
-	}
+	return append(m.mirror.Loops(), m.finder.Loops()...)
 }
 
 // bucketLimit is how long a store may take to say that it has a bucket.
 const bucketLimit = 10 * time.Second
 
-func (b *bucketMaker) pass(ctx context.Context) (more bool, err error) {
-	b.mu.Lock()
-	defer b.mu.Unlock()
+// ensureBuckets makes those buckets of regions that do not exist yet.
+func ensureBuckets(ctx context.Context, regions []mirror.Region) error {
 	ctx, cancel := context.WithTimeout(ctx, bucketLimit)
 	defer cancel()
-	failed := map[string]error{}
-	var mu sync.Mutex
+	failed := make([]error, len(regions))
 	var all sync.WaitGroup
-	for name, bucket := range b.missing {
+	for i, r := range regions {
 		all.Go(func() {
-			err := bucket.Ensure(ctx)
-			mu.Lock()
-			defer mu.Unlock()
-			failed[name] = err
+			if err := r.Bucket.Ensure(ctx); err != nil {
+				failed[i] = fmt.Errorf("the mirror's bucket in %s: %w", r.Name, err)
+			}
 		})
 	}
 	all.Wait()
-	for name, e := range failed {
-		if e == nil {
-			delete(b.missing, name)
-			continue
-		}
-		err = errors.Join(err, fmt.Errorf("the mirror's bucket in %s: %w", name, e))
-	}
-	return false, err
+	return errors.Join(failed...)
 }
 
 // nearby has the queue send readers to copies. The mirror is put in when it is

@@ -32,9 +32,10 @@ CREATE INDEX mirror_copy_order ON mirror_copy (region, large, priority DESC, req
 CREATE INDEX mirror_copy_lease ON mirror_copy (region, lease_until) WHERE state = 'copying';
 CREATE INDEX mirror_copy_failed ON mirror_copy (due) WHERE state = 'failed';
 CREATE INDEX mirror_copy_leaving ON mirror_copy (region, id) WHERE state = 'leaving';
-CREATE INDEX mirror_copy_expires ON mirror_copy (expires);
-CREATE INDEX mirror_copy_read ON mirror_copy (region, read) WHERE state = 'present';
+CREATE INDEX mirror_copy_expires ON mirror_copy (expires) WHERE state <> 'leaving';
+CREATE INDEX mirror_copy_read ON mirror_copy (region, read) WHERE state = 'present' AND NOT pinned;
 CREATE INDEX mirror_copy_verified ON mirror_copy (region, verified) WHERE state = 'present';
+CREATE INDEX mirror_copy_fresh ON mirror_copy (region, requested) WHERE state = 'present' AND verified < requested + 3600000;
 CREATE INDEX mirror_copy_attempts ON mirror_copy (region, due) WHERE attempts > 0;
 
 -- How many copies there are and what they hold, written with what changes it.
@@ -44,4 +45,27 @@ CREATE TABLE mirror_tally (
   objects BIGINT NOT NULL,
   bytes   BIGINT NOT NULL,
   PRIMARY KEY (region, state)
+);
+
+-- How far the sweep of a region's bucket is. A region without a row was never
+-- swept, or its index was lost.
+CREATE TABLE mirror_sweep (
+  region TEXT /*bytewise*/ PRIMARY KEY,
+  digits BIGINT  NOT NULL, -- of the ids, that a share is told from others by
+  share  BIGINT  NOT NULL, -- the next one
+  began  BIGINT  NOT NULL,
+  ended  BIGINT  NOT NULL, -- the sweep before; 0: none, and objects without a row are copies
+  bucket TEXT    NOT NULL, -- that it is of: endpoint and name
+  sure   BOOLEAN NOT NULL  -- the index is known to be of that bucket
+);
+
+-- How far the scrubber is that reads a region's copies again.
+CREATE TABLE mirror_scrub (
+  region TEXT /*bytewise*/ PRIMARY KEY,
+  id     TEXT   NOT NULL, -- of the copy that was read last, or is being read
+  token  TEXT   NOT NULL, -- of its object, of which done bytes were read; '': it is done with
+  done   BIGINT NOT NULL,
+  hash   TEXT   NOT NULL, -- the state of SHA-256 after them, in base64
+  paid   BIGINT NOT NULL, -- until when the budget is spent
+  round  BIGINT NOT NULL  -- when the first copy was read that has the smallest id
 );

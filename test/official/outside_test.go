@@ -51,13 +51,18 @@ func startOutside(t *testing.T) *outside {
 	return o
 }
 
+// mirroring keeps copies of artifacts in another region, where all clients are.
+const mirroring = `
+mirror: {regions: [{name: away}], ipRanges: none, networks: {127.0.0.0/8: away, "::1": away}}
+`
+
 // config has the platform use it, and the imitation of AWS's STS at the URL moto.
 func (o *outside) config(t *testing.T, moto string) string {
 	_, port, err := net.SplitHostPort(o.mail.Addr().String())
 	if err != nil {
 		t.Fatal(err)
 	}
-	return fmt.Sprintf(`
+	return fmt.Sprintf(mirroring+`
 notify:
   smtp: {host: 127.0.0.1, port: %[1]s, security: none, from: "Taskfleet <taskfleet@example.com>"}
   slack: {token: xoxb-official, url: "%[2]s/slack"}

@@ -16,6 +16,7 @@ import (
 	"github.com/taskfleet/taskfleet/hooks"
 	"github.com/taskfleet/taskfleet/index"
 	"github.com/taskfleet/taskfleet/loop"
+	"github.com/taskfleet/taskfleet/mirror"
 	"github.com/taskfleet/taskfleet/notify"
 	objects "github.com/taskfleet/taskfleet/object"
 	"github.com/taskfleet/taskfleet/provisioner"
@@ -79,6 +80,7 @@ func unpublished() []method {
 	return slices.Concat(
 		leftOut(auth.API), leftOut(queue.API), leftOut(provisioner.API), leftOut(provisioner.Operations), leftOut(event.API), leftOut(loop.API),
 		leftOut(hooks.API), leftOut(index.API), leftOut(secrets.API), leftOut(purgecache.API), leftOut(objects.API), leftOut(notify.API),
+		leftOut(mirror.API),
 	)
 }
 

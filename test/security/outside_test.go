@@ -15,7 +15,8 @@ import (
 
 // An outside is all that the platform talks to, at its worst: a mail server,
 // Slack, Matrix, STS, Azure, Google Cloud, GitHub and a broker that refuse
-// whatever they are asked, and repeat what they were sent as they do.
+// whatever they are asked, and repeat what they were sent as they do. Some files
+// can be had.
 type outside struct {
 	mail, broker net.Listener
 	web          *httptest.Server
@@ -31,6 +32,10 @@ func startOutside(t *testing.T) *outside {
 		_, _ = io.WriteString(c, "HTTP/1.1 400 Bad Request\r\n\r\n") // it may have gone
 	})
 	o.web = httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if strings.HasPrefix(r.URL.Path, "/files/") {
+			files(w, r)
+			return
+		}
 		o.calls.Add(1)
 		text, err := httputil.DumpRequest(r, true)
 		if err != nil {

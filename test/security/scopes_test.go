@@ -23,6 +23,8 @@ var open = map[string]string{
 	"auth.testAuthenticate":           "it tells clients whether they sign well, and makes up the client it tests with",
 	"auth.testAuthenticateGet":        "likewise",
 	"hooks.triggerHookWithToken":      "the token in the URL is what entitles",
+	"mirror.redirect":                 "it leads to what anybody may read, and asks the queue's scopes of the caller for artifacts",
+	"mirror.stream":                   "the ticket in the URL is what entitles",
 	"worker-manager.registerWorker":   "the proof of identity is what entitles",
 	"ping, lbheartbeat and heartbeat": "they tell monitors that the process answers",
 	"version":                         "it tells which build that is",
@@ -38,8 +40,13 @@ func isOpen(m method) bool {
 	return open[m.String()] != ""
 }
 
+// mirroring has a region for copies.
+const mirroring = `
+mirror: {regions: [{name: away}]}
+`
+
 // notifying has all that can be notified by, none of which is there.
-const notifying = `
+const notifying = mirroring + `
 notify:
   smtp: {host: 127.0.0.1, port: 9, security: none, from: fleet@example.com}
   slack: {token: nobodys, url: "http://127.0.0.1:9"}
@@ -143,12 +150,12 @@ func late(name string) int {
 // secrets, definitions of pools, or whatever is not public of artifacts.
 func TestAnonymousCallersOnlyRead(t *testing.T) {
 	t.Parallel()
-	each(t, server.Options{}, func(t *testing.T, p *platform) {
+	each(t, server.Options{Config: mirroring}, func(t *testing.T, p *platform) {
 		f := furnish(p)
 		private := []string{
 			"secrets.", "object.", "hooks.getTriggerToken", "auth.awsS3Credentials", "auth.azure", "auth.gcpCredentials", "auth.sentryDSN", "auth.websocktunnelToken",
 			"auth.getEntityHistory", "auth.listAuditHistory", "worker-manager.workerPool", "worker-manager.listWorkerPool", "notify.", "index.findArtifactFromTask",
-			"queue.getArtifact", "queue.getLatestArtifact", "queue.artifact", "queue.latestArtifact", "provisioner.",
+			"queue.getArtifact", "queue.getLatestArtifact", "queue.artifact", "queue.latestArtifact", "provisioner.", "mirror.",
 		}
 		// Those that tell of artifacts, not what is in them.
 		tells := []string{"queue.artifactInfo", "queue.latestArtifactInfo"}
@@ -254,6 +261,7 @@ func (f *furniture) shared(service string) map[string]string {
 		"bucket": "builds", "prefix": "a/b", "level": "read-only", "account": "account", "table": "Table", "container": "box",
 		"project": "project", "projectId": "project", "serviceAccount": "builder@example.com", "appName": "app", "owner": "acme",
 		"wstAudience": "tunnels", "wstClient": "worker", "name": "security/one",
+		"service": "s3", "region": "away", "url": "https://example.com/a", "id": strings.Repeat("a1", 32),
 	}
 	maps.Copy(all, map[string]map[string]string{
 		"queue":  {"name": "private/link.txt"},
@@ -371,6 +379,10 @@ func (f *furniture) samples() map[string]sample {
 		"object.createUpload":  {path: map[string]string{"name": "security/object"}, body: f.uploading(), vars: scope.Vars{"projectId": "project"}},
 		"object.finishUpload":  {body: object{"projectId": "project", "uploadId": f.upload, "hashes": object{}}, vars: scope.Vars{"projectId": "project"}},
 		"object.startDownload": {body: object{"acceptDownloadMethods": object{"simple": true}}},
+
+		"mirror.wantCopies": {
+			body: object{"region": "away", "pinned": true, "copies": []object{{"url": "https://example.com/a"}}}, vars: scope.Vars{"region": "away", "pinned": true},
+		},
 
 		"notify.email":              {body: object{"address": "nobody@example.com", "subject": "s", "content": "c"}, vars: scope.Vars{"address": "nobody@example.com"}},
 		"notify.pulse":              {body: object{"routingKey": "a.b", "message": object{}}, vars: scope.Vars{"routingKey": "a.b"}},

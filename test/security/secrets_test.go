@@ -53,6 +53,7 @@ func TestNoSecretIsToldOrKeptReadable(t *testing.T) {
 		}
 		b := &burglar{platform: p, plants: s, outside: out}
 		b.live()
+		b.mirror()
 		b.stumble()
 		b.work()
 		b.lookAtProcesses()
@@ -108,6 +109,7 @@ func secretConfig(t *testing.T, s *plants, out *outside) (config, metricsToken s
 	})
 	return quote(object{
 		"metricsToken": metricsToken,
+		"mirror":       mirrorConfig(out),
 		"clients":      []object{{"clientId": "static/planted", "accessToken": s.token("a static client's token"), "scopes": []string{"queue:*"}}},
 		"notify": object{
 			"smtp":   object{"host": "127.0.0.1", "port": port(out.mail), "security": "none", "username": "fleet", "password": s.new("the SMTP password"), "from": "fleet@example.com"},
@@ -380,6 +382,7 @@ func (b *burglar) commands() {
 	good := write("good.yml", string(config))
 	token := "TASKCLUSTER_ACCESS_TOKEN=" + b.token("a token in the environment")
 	root := "TASKCLUSTER_ROOT_URL=" + b.RootURL
+	secretURL := func() string { return b.outside.web.URL + "/files/a?secret=" + url.QueryEscape(b.new(originQuery)) }
 	nowhere := "127.0.0.1:" + strconv.Itoa(port(listenAndClose(b.t)))
 	others := 0
 	other := func() string {
@@ -406,6 +409,8 @@ func (b *burglar) commands() {
 		{nil, []string{"serve", other(), "--listen", strings.TrimPrefix(b.RootURL, "http://"), "--config", good}, false},
 		{[]string{"TASKFLEET_S3_ENDPOINT=http://" + nowhere, "TASKFLEET_S3_REGION=us-east-1", "TASKFLEET_S3_ACCESS_KEY_ID=AKIA", "TASKFLEET_S3_SECRET_ACCESS_KEY=" + b.new("the S3 secret"), "AWS_MAX_ATTEMPTS=1"}, []string{"serve", other(), "--listen=127.0.0.1:0", "--log-level=debug"}, false},
 		{[]string{root, token, "TASKCLUSTER_CLIENT_ID=static/planted"}, []string{"loops"}, false},
+		{[]string{root, token, "TASKCLUSTER_CLIENT_ID=static/planted"}, []string{"mirror", "explain", secretURL(), "--region", "away"}, false},
+		{[]string{root, token, "TASKCLUSTER_CLIENT_ID=static/planted"}, []string{"mirror", "purge", secretURL(), "--region", "away"}, false},
 		{[]string{root, token, "TASKCLUSTER_CLIENT_ID=static/planted"}, []string{"task", "status", slugid.New()}, false},
 		{[]string{root, token, "TASKCLUSTER_CLIENT_ID=static/planted", "TASKCLUSTER_CERTIFICATE={" + b.token("a certificate in the environment")}, []string{"loops"}, false},
 		{[]string{"TASKCLUSTER_ROOT_URL=http://u:" + password() + "@" + nowhere, token, "TASKCLUSTER_CLIENT_ID=static/planted"}, []string{"loops"}, false},
@@ -561,7 +566,11 @@ func (b *burglar) lookAtDatabase(database string) {
 			}
 			rows += len(list)
 			// Payloads are kept until their tasks are created.
-			b.find("the table "+table, []byte(strings.Join(list, "\n")), "a hook's payload")
+			but := []string{"a hook's payload"}
+			if table == "mirror_copy" { // a copy may have to be made again
+				but = append(but, originQuery)
+			}
+			b.find("the table "+table, []byte(strings.Join(list, "\n")), but...)
 		}
 		return nil
 	})
@@ -616,11 +625,11 @@ func (b *burglar) lookAtFiles() {
 		var but []string
 		switch top, _, _ := strings.Cut(name, string(filepath.Separator)); {
 		case top == "s3": // where data is kept
-			but = []string{"an object's data"}
+			but = []string{"an object's data", originQuery} // which copies have with them
 		case strings.HasPrefix(top, "taskfleet.db"):
 			// Payloads are kept until their tasks are created, and what is
 			// deleted is written over when there is need of the room.
-			but = []string{"a hook's payload"}
+			but = []string{"a hook's payload", originQuery}
 		}
 		b.find("the file "+name, text, but...)
 		return nil

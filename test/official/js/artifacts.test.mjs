@@ -1,37 +1,11 @@
 // What a task leaves: bytes in S3, references, links and errors, and how they are found again.
 
 import assert from 'node:assert/strict';
-import { Writable } from 'node:stream';
 import { describe, test } from 'node:test';
-import taskcluster from 'taskcluster-client';
+import { download, expires, upload } from './artifacts.mjs';
 import { anonymous, as, claim, failure, fromNowJSON, needs, pages, root, rootUrl, runningTask, slugid, withScopes } from './platform.mjs';
 
 const { queue } = root;
-const expires = fromNowJSON('1 hour');
-
-// Uploads as a worker does.
-const upload = async ({ queue: own, taskId, runId }, name, content, contentType) => {
-  const artifact = await own.createArtifact(taskId, runId, name, { storageType: 's3', contentType, expires });
-  assert.equal(artifact.storageType, 's3');
-  assert.equal(artifact.contentType, contentType);
-  const put = await fetch(artifact.putUrl, { method: 'PUT', headers: { 'content-type': contentType }, body: content });
-  assert.equal(put.status, 200, await put.text());
-};
-
-// Downloads as the client does it.
-const download = async (taskId, name, runId) => {
-  const chunks = [];
-  const contentType = await taskcluster.downloadArtifact({
-    taskId, name, runId, queue, retries: 0,
-    streamFactory: async () => new Writable({
-      write(chunk, _, done) {
-        chunks.push(chunk);
-        done();
-      },
-    }),
-  });
-  return { content: Buffer.concat(chunks).toString(), contentType };
-};
 
 const redirect = async url => {
   const response = await fetch(url, { redirect: 'manual' });

@@ -210,6 +210,15 @@ class Artifacts(PlatformTest):
         self.assertEqual(redirect.json(), {"storageType": "s3", "url": redirect.headers["location"]})
         self.assertEqual(requests.get(url).content, content)
 
+    def test_a_copy_is_downloaded(self):
+        """The platform believes that this machine is in another region than the artifacts."""
+        running = running_task()
+        content = bytes(range(256)) * 40_000
+        self.upload(running, "public/copied.bin", content, "application/x-copied")
+        running.queue.reportCompleted(running.task_id, 0)
+        self.assertIn("/mirror-away/", queue.latestArtifact(running.task_id, "public/copied.bin")["url"])
+        self.assertEqual(self.download(running.task_id, "public/copied.bin"), (content, "application/x-copied"))
+
     def test_references_links_and_errors(self):
         running = running_task()
         self.upload(running, "public/real.txt", b"real", "text/plain")
