@@ -78,7 +78,7 @@ func (t *transfer) open(ctx context.Context, c *Copy, offset int64) (io.ReadClos
 
 // putAll puts what is small at once.
 func (t *transfer) putAll(ctx context.Context, f found, body io.Reader) error {
-	b, err := t.copier.buffer(ctx, f.size)
+	b, err := t.buffer(ctx, f.size)
 	if err != nil {
 		return err
 	}
@@ -242,7 +242,7 @@ type piece struct {
 
 // read reads the next part. The last one may be shorter, or empty.
 func (t *transfer) read(ctx context.Context, body io.Reader, size int64) (*piece, error) {
-	b, err := t.copier.buffer(ctx, size)
+	b, err := t.buffer(ctx, size)
 	if err != nil {
 		return nil, err
 	}
@@ -269,16 +269,26 @@ func endsHere(body io.Reader) bool {
 // A buffer is memory that was asked for.
 type buffer struct {
 	copier *copier
+	remote bool
 	bytes  []byte
 	whole  []byte
 }
 
 // buffer waits until there is memory for a buffer.
-func (k *copier) buffer(ctx context.Context, size int64) (buffer, error) {
+func (t *transfer) buffer(ctx context.Context, size int64) (buffer, error) {
+	k := t.copier
+	b := buffer{copier: k, remote: t.job.state().Origin.URL != ""}
+	if b.remote {
+		if err := k.remote.Acquire(ctx, size); err != nil {
+			return buffer{}, fmt.Errorf("wait for memory: %w", err)
+		}
+	}
 	if err := k.memory.Acquire(ctx, size); err != nil {
+		if b.remote {
+			k.remote.Release(size)
+		}
 		return buffer{}, fmt.Errorf("wait for memory: %w", err)
 	}
-	b := buffer{copier: k}
 	if size == partSize {
 		select {
 		case b.whole = <-k.spare:
@@ -300,6 +310,9 @@ func (b *buffer) free() {
 		}
 	}
 	b.copier.memory.Release(int64(len(b.whole)))
+	if b.remote {
+		b.copier.remote.Release(int64(len(b.whole)))
+	}
 	b.whole, b.bytes = nil, nil
 }
 

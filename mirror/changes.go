@@ -118,7 +118,9 @@ func (ch *changes) drop(c *Copy) { ch.rows[c.name()].dropped = true }
 // or else the copy is made anew, as it was wanted meanwhile.
 func (ch *changes) left(c *Copy) {
 	if c.Again {
+		wanted := c.SHA256
 		c.restart()
+		c.SHA256 = wanted
 	} else {
 		ch.drop(c)
 	}
@@ -192,6 +194,9 @@ func (ch *changes) writeRows(order []*row) error {
 			dropped = append(dropped, []any{r.copy.Region, r.copy.ID})
 		default:
 			text, values := r.update()
+			if len(values) == 2 { // the name alone
+				continue
+			}
 			if text != statement {
 				if err := flush(); err != nil {
 					return err
@@ -210,7 +215,7 @@ func (ch *changes) writeRows(order []*row) error {
 	if len(added) == 0 {
 		return nil
 	}
-	n, err := ch.tx.ExecRows(insertCopy, added)
+	n, err := ch.tx.ExecEach(insertCopy, added)
 	if err == nil && n < int64(len(added)) {
 		err = store.ErrAgain
 	}
@@ -225,6 +230,9 @@ func (r *row) update() (statement string, values []any) {
 			mask |= 1 << i
 			values = append(values, is)
 		}
+	}
+	if mask == 0 {
+		return "", values
 	}
 	if text, ok := updates.Load(mask); ok {
 		return text.(string), values
@@ -276,7 +284,7 @@ var insertCopy = func() string {
 	for i, c := range columns {
 		names, places = names+", "+c.name, fmt.Sprintf("%s, $%d", places, i+4)
 	}
-	return `INSERT INTO mirror_copy (` + names + `) VALUES /*row*/(` + places + `)/*row*/ ON CONFLICT (region, id) DO NOTHING`
+	return `INSERT INTO mirror_copy (` + names + `) VALUES (` + places + `) ON CONFLICT (region, id) DO NOTHING`
 }()
 
 func (c *Copy) values() []any {

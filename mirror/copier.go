@@ -31,6 +31,7 @@ import (
 type copier struct {
 	mirror *Mirror
 	memory *semaphore.Weighted // of buffers
+	remote *semaphore.Weighted // of those that URLs are read into
 	spare  chan []byte         // buffers of partSize bytes
 
 	copySize   int64 // tests make these smaller
@@ -52,11 +53,15 @@ const (
 
 	// memoryLimit is what the buffers of all transfers may take together.
 	memoryLimit = 96 << 20
+
+	// remoteLimit is what of it those may take that are filled as slowly as servers
+	// like that are not ours: no less than the largest part.
+	remoteLimit = 64 << 20
 )
 
 func newCopier(m *Mirror) *copier {
 	return &copier{
-		mirror: m, memory: semaphore.NewWeighted(memoryLimit), spare: make(chan []byte, memoryLimit/partSize),
+		mirror: m, memory: semaphore.NewWeighted(memoryLimit), remote: semaphore.NewWeighted(remoteLimit), spare: make(chan []byte, memoryLimit/partSize),
 		copySize: copySize, leaseTime: 30 * time.Second, renewAfter: 10 * time.Second, saveAfter: 2 * time.Second, handLimit: 5 * time.Second,
 	}
 }

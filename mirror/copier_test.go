@@ -7,6 +7,7 @@ import (
 	"net/http"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -183,11 +184,11 @@ func TestTheOriginChanges(t *testing.T) {
 		old, young := noise(1, size), noise(2, size)
 		for _, where := range []string{near, far} {
 			o := w.artifact("t", where, old)
-			parts := 0
+			var parts atomic.Int32
 			w.wire.set(func(r *http.Request, on func() (*http.Response, error)) (*http.Response, error) {
 				a, err := on()
 				if r.Method == "PUT" && r.URL.Query().Has("partNumber") {
-					if parts++; parts == 1 {
+					if parts.Add(1) == 1 {
 						w.wire.set(nil)
 						w.artifact("t", where, young)
 						return answer(r, 403, "<Error><Code>AccessDenied</Code></Error>")

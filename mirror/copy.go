@@ -124,10 +124,10 @@ func (c *Copy) forget() {
 }
 
 // leave has the copy not be served any more. Its bytes go, and then its row,
-// unless it is wanted again by then (changes.left). A copier that is at work on it
+// unless it is wanted again by then (changes.left), with the SHA-256 that it has then. A copier that is at work on it
 // finds out when it wants to finish.
 func (c *Copy) leave() {
-	c.State, c.Again, c.Pinned = Leaving, false, false
+	c.State, c.Again, c.Pinned, c.SHA256 = Leaving, false, false, ""
 	c.Lease, c.LeaseUntil, c.Due = "", 0, 0
 }
 

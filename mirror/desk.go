@@ -101,7 +101,7 @@ func (d *desk) work(s *shift) error {
 // idle tells that there is nothing to do for so long that the shift need not go on
 // for it.
 func (d *desk) idle(s *shift, next time.Time) bool {
-	return !d.claiming && d.running() == 0 && d.queued() == 0 && !s.holds(d.place) && (d.failure != nil || time.Until(next) > d.copier.leaseTime)
+	return !d.claiming && d.running() == 0 && d.queued() == 0 && !s.holds(d.place) && len(d.signal) == 0 && (d.failure != nil || time.Until(next) > d.copier.leaseTime)
 }
 
 func (d *desk) running() int { return d.small.running + d.large.running }
@@ -140,8 +140,16 @@ func (d *desk) next() time.Time {
 
 // wait waits for something to happen. It returns false if the shift is over.
 func (d *desk) wait(s *shift, next time.Time, over <-chan struct{}) bool {
-	if look := d.looked.Add(fallback); !d.claiming && look.Before(next) {
+	look := d.looked.Add(fallback)
+	if look.Before(d.holdOff) { // until when it is no use
+		look = d.holdOff
+	}
+	if !d.claiming && look.Before(next) {
 		next = look
+	}
+	handed := d.handed
+	if d.running() >= d.transfers() || d.broken.Load() {
+		handed = nil // who hands something over does not wait for long
 	}
 	timer := time.NewTimer(max(0, time.Until(next)))
 	defer timer.Stop()
@@ -156,7 +164,7 @@ func (d *desk) wait(s *shift, next time.Time, over <-chan struct{}) bool {
 	case <-d.told: // there may be nothing left to do
 	case <-d.signal:
 		d.small.more, d.large.more, d.signalled = true, true, true
-	case j := <-d.handed:
+	case j := <-handed:
 		s.hold([]*job{j})
 		d.begin(s, j)
 	case <-timer.C:

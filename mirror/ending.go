@@ -223,8 +223,15 @@ func (s *shift) discard(l leftover) {
 
 // tidy deletes what was discarded.
 func (s *shift) tidy() {
+	var over time.Time // once the shift has ended
 	for l := range s.litter {
-		// For a while also after the shift has ended.
+		switch {
+		case s.ctx.Err() == nil:
+		case over.IsZero():
+			over = time.Now().Add(tidyLimit)
+		case time.Now().After(over):
+			continue // nobody is to wait for that
+		}
 		ctx, cancel := context.WithTimeout(context.WithoutCancel(s.ctx), tidyLimit)
 		var err error
 		if l.upload != "" {

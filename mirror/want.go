@@ -109,11 +109,11 @@ func (w *Want) apply(c *Copy) {
 		if w.SHA256 != "" && w.SHA256 != c.SHA256 {
 			pinned := c.Pinned
 			c.leave()
-			c.Again, c.Pinned = true, pinned
+			c.Again, c.Pinned, c.SHA256 = true, pinned, w.SHA256
 		}
 		return
 	case Leaving:
-		c.Again = true
+		c.Again, c.SHA256 = true, cmp.Or(w.SHA256, c.SHA256)
 		return
 	case Failed:
 		if c.Due > timestamp.Now() {

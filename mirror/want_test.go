@@ -24,7 +24,7 @@ import (
 
 // newQuiet is a world without a network, for tests in which nothing is copied. It
 // can be in a bubble.
-func newQuiet(t *testing.T, db *store.DB) *world {
+func newQuiet(t testing.TB, db *store.DB) *world {
 	t.Helper()
 	log := slog.New(slog.DiscardHandler)
 	events, err := event.New(t.Context(), db, log)
