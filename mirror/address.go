@@ -42,9 +42,9 @@ func (a address) check(r *http.Request) error {
 // percent-encoded.
 func checkEncoded(r *http.Request, slashes int) error {
 	parts := strings.SplitN(r.URL.EscapedPath(), "/", slashes+1)
-	query := r.URL.Query()
+	query, err := url.ParseQuery(r.URL.RawQuery)
 	query.Del("bewit") // which is the caller's, and not part of the URL
-	if !strings.Contains(parts[len(parts)-1], "/") && len(query) == 0 {
+	if !strings.Contains(parts[len(parts)-1], "/") && err == nil && len(query) == 0 {
 		return nil
 	}
 	return api.Errorf(api.InputError, "URL Must be URL Encoded! It is one segment of the path: percent-encode all of it, as in https%%3A%%2F%%2Fexample.com%%2Ffile, which is what encodeURIComponent makes. If you did, a proxy in front of the server has decoded it and must be told not to.")

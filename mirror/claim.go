@@ -67,8 +67,12 @@ func (d *desk) claim(s *shift, c claim) claim {
 		if !c.lost {
 			return nil
 		}
-		_, err := d.take(ch, &c, now, d.place.Transfers, lostCopies, d.place.Name, now)
-		if err == nil {
+		n, err := d.take(ch, &c, now, d.place.Transfers, lostCopies, d.place.Name, now)
+		switch {
+		case err != nil:
+		case n == d.place.Transfers: // there may be more, for as soon as there is room
+			c.leases = time.Now()
+		default:
 			c.leases, err = ch.moment(nextLease, d.place.Name, now)
 		}
 		return err

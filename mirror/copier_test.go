@@ -266,10 +266,11 @@ func TestLargeAndSmallAreFair(t *testing.T) {
 		small := make(chan struct{}, len(list))
 		release := make(chan struct{})
 		w.wire.set(func(r *http.Request, on func() (*http.Response, error)) (*http.Response, error) {
-			if r.Method != "PUT" || r.Header.Get("X-Amz-Meta-Taskfleet-Origin") == "" {
+			said := r.Header.Get("X-Amz-Meta-Taskfleet-Copy")
+			if r.Method != "PUT" || said == "" {
 				return on()
 			}
-			if strings.Contains(r.Header.Get("X-Amz-Meta-Taskfleet-Origin"), "/small") {
+			if strings.Contains(said, "/small") {
 				small <- struct{}{}
 				return on()
 			}

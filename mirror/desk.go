@@ -126,7 +126,9 @@ func (d *desk) next() time.Time {
 		sooner(d.holdOff)
 		return next
 	}
-	sooner(d.leases)
+	if d.roomForLost() {
+		sooner(d.leases)
+	}
 	for _, l := range []*lane{&d.small, &d.large} {
 		switch {
 		case !l.more:
@@ -138,13 +140,16 @@ func (d *desk) next() time.Time {
 	return next
 }
 
+// roomForLost tells whether copies that others have lost can be taken on.
+func (d *desk) roomForLost() bool { return d.queued() < d.place.Transfers }
+
 // wait waits for something to happen. It returns false if the shift is over.
 func (d *desk) wait(s *shift, next time.Time, over <-chan struct{}) bool {
 	look := d.looked.Add(fallback)
 	if look.Before(d.holdOff) { // until when it is no use
 		look = d.holdOff
 	}
-	if !d.claiming && look.Before(next) {
+	if !d.claiming && d.roomForLost() && look.Before(next) {
 		next = look
 	}
 	handed := d.handed
@@ -279,7 +284,7 @@ func (d *desk) fill(s *shift) {
 	}
 	c := claim{
 		small: d.room(&d.small, now), large: d.room(&d.large, now),
-		lost: !d.leases.IsZero() && !now.Before(d.leases) || now.Sub(d.looked) >= fallback,
+		lost: d.roomForLost() && (!d.leases.IsZero() && !now.Before(d.leases) || now.Sub(d.looked) >= fallback),
 	}
 	if c.small == 0 && c.large == 0 && !c.lost {
 		return

@@ -4,7 +4,9 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"maps"
 	"net/url"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -13,16 +15,21 @@ import (
 	"github.com/taskfleet/taskfleet/timestamp"
 )
 
-// The metadata of a copy's object, from which its row can be made anew. Values
-// are percent-encoded where they are not printable ASCII.
+// metaCopy is the metadata of a copy's object: what follows, as "name=value" with
+// spaces between. Where metadata is attributes of files, one costs a fraction of
+// many.
+const metaCopy = "taskfleet-copy"
+
+// What an object says of itself, from which its row can be made anew. Values are
+// percent-encoded where they are not printable ASCII.
 const (
-	metaOrigin       = "taskfleet-origin"        // its text
-	metaOriginObject = "taskfleet-origin-object" // "1" instead: it is the object originKey, being too long
-	metaETag         = "taskfleet-etag"          // of the origin, where it has one
-	metaSHA256       = "taskfleet-sha256"        // where it was known when the copy was begun; so, too:
-	metaSize         = "taskfleet-size"
-	metaExpires      = "taskfleet-expires"
-	metaStored       = "taskfleet-stored" // when it was begun
+	metaOrigin       = "origin"        // its text
+	metaOriginObject = "origin-object" // "1" instead: it is the object originKey, being too long
+	metaETag         = "etag"          // of the origin, where it has one
+	metaSHA256       = "sha256"        // where it was known when the copy was begun; so, too:
+	metaSize         = "size"
+	metaExpires      = "expires"
+	metaStored       = "stored" // when it was begun
 )
 
 const (
@@ -55,6 +62,23 @@ func (c *Copy) metadata() map[string]string {
 	if !c.Expires.IsZero() {
 		m[metaExpires] = c.Expires.String()
 	}
+	return packMeta(m)
+}
+
+func packMeta(m map[string]string) map[string]string {
+	var said []string
+	for _, name := range slices.Sorted(maps.Keys(m)) {
+		said = append(said, name+"="+m[name])
+	}
+	return map[string]string{metaCopy: strings.Join(said, " ")}
+}
+
+func unpackMeta(metadata map[string]string) map[string]string {
+	m := map[string]string{}
+	for _, said := range strings.Fields(metadata[metaCopy]) {
+		name, value, _ := strings.Cut(said, "=")
+		m[name] = value
+	}
 	return m
 }
 
@@ -79,11 +103,12 @@ func fromObject(o blob.Object, readOrigin func() (string, error)) (*Copy, error)
 	if kind != copyObject {
 		return bad("its key is not %s<id>.<token>", keyPrefix)
 	}
-	text, err := url.PathUnescape(o.Metadata[metaOrigin])
+	said := unpackMeta(o.Metadata)
+	text, err := url.PathUnescape(said[metaOrigin])
 	if err != nil {
 		return bad("its metadata %s is not percent-encoded", metaOrigin)
 	}
-	if o.Metadata[metaOriginObject] != "" {
+	if said[metaOriginObject] != "" {
 		if text, err = readOrigin(); errors.Is(err, blob.ErrNotFound) {
 			return bad("its origin, an object of its own, is gone")
 		} else if err != nil {
@@ -94,11 +119,11 @@ func fromObject(o blob.Object, readOrigin func() (string, error)) (*Copy, error)
 	if err != nil || origin.ID() != id {
 		return bad("its origin is not the one of its key")
 	}
-	c := &Copy{ID: id, Origin: origin, State: Present, Size: o.Size, Token: token, Stored: o.ETag, SHA256: o.Metadata[metaSHA256]}
-	if size := o.Metadata[metaSize]; size != "" && size != strconv.FormatInt(o.Size, 10) {
+	c := &Copy{ID: id, Origin: origin, State: Present, Size: o.Size, Token: token, Stored: o.ETag, SHA256: said[metaSHA256]}
+	if size := said[metaSize]; size != "" && size != strconv.FormatInt(o.Size, 10) {
 		return bad("it has %d bytes instead of %s", o.Size, size)
 	}
-	if c.ETag, err = url.PathUnescape(o.Metadata[metaETag]); err != nil {
+	if c.ETag, err = url.PathUnescape(said[metaETag]); err != nil {
 		return bad("its metadata %s is not percent-encoded", metaETag)
 	}
 	if b, err := hex.DecodeString(c.SHA256); err != nil || len(b) != 32 && len(b) != 0 {
@@ -110,7 +135,7 @@ func fromObject(o blob.Object, readOrigin func() (string, error)) (*Copy, error)
 	if c.SHA256 == "" {
 		c.SHA256 = o.SHA256
 	}
-	if text := o.Metadata[metaExpires]; text != "" {
+	if text := said[metaExpires]; text != "" {
 		if err := c.Expires.UnmarshalText([]byte(text)); err != nil {
 			return bad("its metadata %s is no time", metaExpires)
 		}

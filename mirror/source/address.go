@@ -51,7 +51,7 @@ func judge(a netip.Addr, permitted []netip.Prefix) error {
 	shown := a.String()
 	a = a.Unmap().WithZone("")
 	if slices.Contains(metadata, a) {
-		return &forbidden{shown, "it hands out credentials of the machine that asks, and is never allowed"}
+		return &forbidden{shown, neverAllowed}
 	}
 	within := func(p netip.Prefix) bool { return p.Contains(a) }
 	if slices.ContainsFunc(permitted, within) {
@@ -79,9 +79,15 @@ func judge(a netip.Addr, permitted []netip.Prefix) error {
 	return nil
 }
 
+// neverAllowed is why addresses are refused that no configuration allows.
+const neverAllowed = "it hands out credentials of the machine that asks, and is never allowed"
+
 type forbidden struct{ address, why string }
 
 func (e *forbidden) Error() string {
+	if e.why == neverAllowed {
+		return fmt.Sprintf("origins may not be at %s: %s", e.address, e.why)
+	}
 	return fmt.Sprintf("origins may not be at %s: %s. If this one is on your own network, add its range to the mirror's addresses", e.address, e.why)
 }
 func (e *forbidden) Is(target error) bool { return target == ErrForbiddenAddress }

@@ -54,7 +54,7 @@ type thing struct {
 }
 
 const (
-	manyCopies = 1000
+	manyCopies = 600
 	perMille   = 250 // requests of the origin that go wrong
 	oneIn      = 25  // requests of the S3 that go wrong
 	readers    = 2   // in each region
