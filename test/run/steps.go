@@ -19,7 +19,8 @@ const module = "github.com/taskfleet/taskfleet"
 // raced are the packages in which goroutines share memory: they are tested under the race detector too, on SQLite
 // alone, since a race is in our code, not in the database's.
 var raced = []string{
-	"./queue/...", // which takes longest
+	"./mirror/...", // these take longest
+	"./queue/...",
 	"./provisioner",
 	"./provisioner/aws/...",
 	"./provisioner/fleet/...",
@@ -31,7 +32,6 @@ var raced = []string{
 	"./hooks/...",
 	"./index/...",
 	"./loop/...",
-	"./mirror/...",
 	"./notify/...",
 	"./object/...",
 	"./purgecache/...",
@@ -107,7 +107,7 @@ func (c *checkout) vet(ctx context.Context, out io.Writer) error {
 
 // first are the packages whose tests take longest. They begin first, so that none of them is left over when all others
 // have ended, with a processor that has nothing to do.
-var first = []string{module + "/queue", module + "/provisioner", module + "/blob/gateway"}
+var first = []string{module + "/mirror", module + "/queue", module + "/provisioner", module + "/blob/gateway"}
 
 // unitTests are all but those under test/, which run the built binary.
 func (c *checkout) unitTests(ctx context.Context, out io.Writer) error {
