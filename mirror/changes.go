@@ -81,22 +81,23 @@ func (ch *changes) list(statement string, args ...any) ([]*Copy, error) {
 }
 
 // named reads the copies of those names that there are, to be changed.
-func (ch *changes) named(names ...name) ([]*Copy, error) {
+func (ch *changes) named(names ...name) (list []*Copy, err error) {
 	names = slices.Clone(names)
 	slices.SortFunc(names, compareNames)
-	keys := make([][]any, 0, len(names))
-	for _, n := range slices.Compact(names) {
-		keys = append(keys, []any{n.region, n.id})
-	}
-	var list []*Copy
-	err := ch.tx.QueryEach(`SELECT `+copyColumns+` FROM mirror_copy WHERE region = $1 AND id = $2 /*for update*/`, keys, func(_ int, s store.Scanner) error {
-		c, err := scanCopy(s)
-		if err == nil {
-			list = append(list, ch.remember(c))
+	names = slices.Compact(names)
+	for len(names) > 0 {
+		region, ids := names[0].region, []string{}
+		for len(names) > 0 && names[0].region == region {
+			ids, names = append(ids, names[0].id), names[1:]
 		}
-		return err
-	})
-	return list, err
+		some, err := ch.list(`SELECT `+copyColumns+` FROM mirror_copy
+			WHERE region = $1 AND id IN (SELECT value FROM json_each($2)) ORDER BY id /*for update*/`, region, ids)
+		if err != nil {
+			return nil, err
+		}
+		list = append(list, some...)
+	}
+	return list, nil
 }
 
 func (ch *changes) remember(c *Copy) *Copy {

@@ -65,8 +65,8 @@ const (
 
 func newDesk(k *copier, p *place) *desk {
 	return &desk{
-		copier: k, place: p, signal: k.mirror.db.Waits().Signal(topicWork), handed: make(chan *job), done: make(chan *job, p.Transfers), claims: make(chan claim, 1), told: make(chan struct{}, 1),
-		large: lane{large: true},
+		copier: k, place: p, signal: k.mirror.db.Waits().Signal(topicWork), handed: make(chan *job), done: make(chan *job, p.Transfers),
+		told: make(chan struct{}, 1), claims: make(chan claim, 1), large: lane{large: true},
 	}
 }
 
@@ -101,7 +101,10 @@ func (d *desk) work(s *shift) error {
 // idle tells that there is nothing to do for so long that the shift need not go on
 // for it.
 func (d *desk) idle(s *shift, next time.Time) bool {
-	return !d.claiming && d.running() == 0 && d.queued() == 0 && !s.holds(d.place) && len(d.signal) == 0 && (d.failure != nil || time.Until(next) > d.copier.leaseTime)
+	if d.claiming || d.running() > 0 || d.queued() > 0 || s.holds(d.place) || len(d.signal) > 0 {
+		return false
+	}
+	return d.failure != nil || time.Until(next) > d.copier.leaseTime
 }
 
 func (d *desk) running() int { return d.small.running + d.large.running }

@@ -129,7 +129,7 @@ func (w *Want) apply(c *Copy) {
 
 const (
 	findLanes = 4
-	findLimit = 128
+	findLimit = 256
 )
 
 // find returns a copy as it is, or store.ErrNotFound. It is shared with others
