@@ -287,7 +287,7 @@ func TestLargeAndSmallAreFair(t *testing.T) {
 		w.wanting(list...)
 		var done sync.WaitGroup
 		done.Go(func() { w.settle(m) })
-		for range 40 {
+		for range 30 { // so that others still wait
 			<-small
 		}
 		mu.Lock()
@@ -295,6 +295,9 @@ func TestLargeAndSmallAreFair(t *testing.T) {
 			t.Errorf("while small ones waited %d of 4 transfers were large", most)
 		}
 		mu.Unlock()
+		for range 10 {
+			<-small
+		}
 		close(release)
 		done.Wait()
 		if got := w.count(); got[tallied{near, Present}].Objects != 48 {

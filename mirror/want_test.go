@@ -52,7 +52,7 @@ func newQuiet(t testing.TB, db *store.DB) *world {
 	return w
 }
 
-// edit changes a copy, as whoever has a reason to.
+// set changes a copy, as whoever has a reason to.
 func (w *world) set(region string, o Origin, f func(c *Copy)) {
 	w.Helper()
 	err := w.change(w.Context(), func(ch *changes) error {

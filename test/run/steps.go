@@ -120,7 +120,7 @@ func (c *checkout) unitTests(ctx context.Context, out io.Writer) error {
 
 // testCommand is for what was vetted before.
 func testCommand(flags, packages []string) []string {
-	return slices.Concat([]string{"test", "-vet=off", "-p", "3", "-timeout", "15m"}, flags, packages)
+	return slices.Concat([]string{"test", "-vet=off", "-p", "3", "-timeout", "30m"}, flags, packages)
 }
 
 func (c *checkout) packages(ctx context.Context) ([]string, error) {
