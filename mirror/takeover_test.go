@@ -294,11 +294,15 @@ func TestKilledAtAnyPoint(t *testing.T) {
 			w.wanting(list...)
 			child := exec.CommandContext(t.Context(), os.Args[0], "-test.run=^TestKilledProcess$")
 			child.Env = append(os.Environ(), killed+"="+database+" "+server)
-			proxy.arm(at, at%2 == 0, child)
-			out, err := child.CombinedOutput()
+			var out bytes.Buffer
+			child.Stdout, child.Stderr = &out, &out
+			if err := proxy.arm(at, at%2 == 0, child); err != nil {
+				t.Fatal(err)
+			}
+			err := child.Wait()
 			over := !proxy.disarm()
 			if over && err != nil {
-				t.Fatalf("the process that was not killed: %v\n%s", err, out)
+				t.Fatalf("the process that was not killed: %v\n%s", err, &out)
 			}
 			hasty(w.Mirror)
 			// PostgreSQL may take a moment to notice that the process is gone, which has
@@ -334,10 +338,12 @@ type killer struct {
 	done   bool
 }
 
-func (k *killer) arm(at int, before bool, child *exec.Cmd) {
+// arm starts the process that is to be killed.
+func (k *killer) arm(at int, before bool, child *exec.Cmd) error {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	k.left, k.before, k.child, k.done = at, before, child, false
+	return child.Start()
 }
 
 // disarm tells whether somebody was killed.

@@ -49,6 +49,7 @@ var alone = []string{
 	"^TestAPassThatBreaksOff$",
 	"^TestFiresAreListedInPagesAndBounded$",
 	"^TestTextsMadeToBeSlowAreSentAsTheyAre$",
+	"^TestKilledAtAnyPoint$", // processes of their own
 	"^TestConformance$/./^a-large-body-is-put-in-parts$",
 }
 
