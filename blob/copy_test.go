@@ -143,7 +143,7 @@ func TestTheReasonWhyACopyFailed(t *testing.T) {
 		{404, "NoSuchUpload", "", blob.ErrNoUpload},
 		{400, "InvalidRequest", "The specified copy source is larger than the maximum allowable size for a copy source: 5368709120", blob.ErrTooLarge},
 		{400, "InvalidArgument", "Range specified is not valid for source object of size: 10", blob.ErrRange},
-		{501, "NotImplemented", "A header you provided implies functionality that is not implemented", blob.ErrUnsupported},
+		{501, "NotImplemented", "this store has no such copies", blob.ErrUnsupported},
 	} {
 		requests := 0
 		b := open(t, blob.Config{Transport: service(func(r *http.Request) (*http.Response, error) {

@@ -206,7 +206,7 @@ func TestRedirects(t *testing.T) {
 		for _, text := range []string{signed, bare, o.String(), w.root + "/api/queue/v1/task/" + someTask + "/runs/0/artifacts/public%2Flogs%2Fa%20b.log"} {
 			w.demandCopy(far, text, body)
 		}
-		if n := w.count()[tallied{far, Present}]; n != (Sum{1, 5000}) {
+		if n := w.count()[tallied{far, Present}]; n != (sum{1, 5000}) {
 			t.Errorf("there are %v", n)
 		}
 		if p := w.redirected(home, bare); p.status != 302 || w.get("GET", p.location, nil).text != string(body) {

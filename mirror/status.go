@@ -34,11 +34,6 @@ type regionStatus struct {
 	Errors []failing `json:"errors"`
 }
 
-type sum struct {
-	Objects int64 `json:"objects"`
-	Bytes   int64 `json:"bytes"`
-}
-
 // A rate is what was copied lately, and how fast.
 type rate struct {
 	Seconds          float64 `json:"seconds"`

@@ -12,7 +12,7 @@ CREATE TABLE mirror_copy (
   large       BOOLEAN NOT NULL, -- of that size, or it is not known
   etag        TEXT    NOT NULL, -- of the origin, or ''
   sha256      TEXT    NOT NULL, -- or ''
-  token       TEXT    NOT NULL, -- of the object in the bucket: copies/<id>/<token>
+  token       TEXT    NOT NULL, -- of the object in the bucket: see Copy.key
   stored      TEXT    NOT NULL, -- its ETag, once it is there
   upload      TEXT    NOT NULL, -- JSON: the upload under way, or ''
   done        BIGINT  NOT NULL, -- bytes of it
