@@ -206,7 +206,7 @@ func TestRedirects(t *testing.T) {
 		for _, text := range []string{signed, bare, o.String(), w.root + "/api/queue/v1/task/" + someTask + "/runs/0/artifacts/public%2Flogs%2Fa%20b.log"} {
 			w.demandCopy(far, text, body)
 		}
-		if n := w.count()[tallied{far, Present}]; n != (sum{1, 5000}) {
+		if n := w.count()[tallied{far, Present}]; n != (Sum{1, 5000}) {
 			t.Errorf("there are %v", n)
 		}
 		if p := w.redirected(home, bare); p.status != 302 || w.get("GET", p.location, nil).text != string(body) {
@@ -570,10 +570,10 @@ func TestStatus(t *testing.T) {
 			t.Fatal(err)
 		}
 		a, b := s.Regions[0], s.Regions[1]
-		if s.Home != home || a.Region != near || a.States[Present] != (sum{1, 500}) || a.Backlog != (sum{}) || a.Rate.Bytes != 500 || a.Rate.Objects != 1 || len(a.Errors) != 0 {
+		if s.Home != home || a.Region != near || a.States[Present] != (Sum{1, 500}) || a.Backlog != (Sum{}) || a.Rate.Bytes != 500 || a.Rate.Objects != 1 || len(a.Errors) != 0 {
 			t.Errorf("near: %s", text)
 		}
-		if b.States[Failed].Objects != 1 || b.Backlog != (sum{1, 70}) || b.OldestWaiting.IsZero() || len(b.Errors) != 1 {
+		if b.States[Failed].Objects != 1 || b.Backlog != (Sum{1, 70}) || b.OldestWaiting.IsZero() || len(b.Errors) != 1 {
 			t.Fatalf("far: %s", text)
 		}
 		if e := b.Errors[0]; e.State != Failed || e.Attempts != 1 || !strings.Contains(e.Error, "404") || strings.Contains(text, "secret") {

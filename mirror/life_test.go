@@ -152,7 +152,7 @@ func TestTheLeastRecentlyReadMakeRoom(t *testing.T) {
 		}
 		w.edit("due = 0", "state = 'leaving'")
 		all(t, life.remove)
-		if got := w.count()[tallied{near, Present}]; got != (sum{5, 500}) {
+		if got := w.count()[tallied{near, Present}]; got != (Sum{5, 500}) {
 			t.Errorf("what is left is %+v", got)
 		}
 		w.noLitter()
@@ -161,7 +161,7 @@ func TestTheLeastRecentlyReadMakeRoom(t *testing.T) {
 		w.edit("pinned = TRUE", "region = $1 AND id IN ($2, $3)", near, list[1].ID(), list[9].ID())
 		w.region(near).MaxBytes = 150
 		all(t, w.expire)
-		if got := w.count()[tallied{near, Present}]; got != (sum{3, 300}) {
+		if got := w.count()[tallied{near, Present}]; got != (Sum{3, 300}) {
 			t.Errorf("what is left besides pins: %+v", got)
 		}
 	})

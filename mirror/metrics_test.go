@@ -188,7 +188,7 @@ func (w *world) oneMoment() {
 			}
 			for rows.Next() {
 				var k tallied
-				var s sum
+				var s Sum
 				if err := rows.Scan(&k.region, &k.state, &s.Objects, &s.Bytes); err != nil {
 					return err
 				}

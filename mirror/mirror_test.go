@@ -242,7 +242,7 @@ func (w *world) count() tally {
 		}
 		for rows.Next() {
 			var k tallied
-			var s sum
+			var s Sum
 			if err := rows.Scan(&k.region, &k.state, &s.Objects, &s.Bytes); err != nil {
 				return err
 			}
@@ -256,7 +256,7 @@ func (w *world) count() tally {
 	if err != nil {
 		w.Fatal(err)
 	}
-	maps.DeleteFunc(told, func(_ tallied, s sum) bool { return s == sum{} })
+	maps.DeleteFunc(told, func(_ tallied, s Sum) bool { return s == Sum{} })
 	if !maps.Equal(told, counted) {
 		w.Errorf("the tallies are %v, and there are %v", told, counted)
 	}

@@ -23,8 +23,8 @@ type regionStatus struct {
 	Away      bool          `json:"away"`            // it does not answer this replica
 	Limit     int64         `json:"limit,omitempty"` // of bytes
 	Transfers int           `json:"transfers"`
-	States    map[State]sum `json:"states"`
-	Backlog   sum           `json:"backlog"`
+	States    map[State]Sum `json:"states"`
+	Backlog   Sum           `json:"backlog"`
 
 	// Since when the copy waits that has for longest.
 	OldestWaiting timestamp.Time `json:"oldestWaiting,omitempty"`
@@ -88,10 +88,10 @@ func (m *Mirror) regionStatus(h *holding) regionStatus {
 	p := m.region(h.region)
 	r := regionStatus{
 		Region: h.region, Bucket: p.Bucket.Name(), Away: p.health.away.Load(), Limit: h.limit, Transfers: p.Transfers,
-		States: map[State]sum{}, OldestWaiting: h.oldest, WaitingFor: h.age().Seconds(),
+		States: map[State]Sum{}, OldestWaiting: h.oldest, WaitingFor: h.age().Seconds(),
 	}
 	for _, s := range states {
-		r.States[s] = sum{h.objects[s], h.bytes[s]}
+		r.States[s] = Sum{h.objects[s], h.bytes[s]}
 	}
 	r.Backlog.Objects, r.Backlog.Bytes = h.backlog()
 	return r

@@ -11,16 +11,16 @@ import (
 
 // A tally is copies counted by region and state: what a transaction adds to
 // mirror_tally, or what is there.
-type tally map[tallied]sum
+type tally map[tallied]Sum
 
 type tallied struct {
 	region string
 	state  State
 }
 
-// A sum is how many copies there are, and what they hold. Those whose size is not
+// A Sum is how many copies there are, and what they hold. Those whose size is not
 // known yet count as empty.
-type sum struct {
+type Sum struct {
 	Objects int64 `json:"objects"`
 	Bytes   int64 `json:"bytes"`
 }
@@ -28,7 +28,7 @@ type sum struct {
 func (t tally) count(c *Copy, n int64) {
 	key := tallied{c.Region, c.State}
 	s := t[key]
-	t[key] = sum{s.Objects + n, s.Bytes + n*c.bytes()}
+	t[key] = Sum{s.Objects + n, s.Bytes + n*c.bytes()}
 }
 
 // write adds it to the table, in the order in which everybody locks its rows.
@@ -37,7 +37,7 @@ func (t tally) write(tx *store.Tx) error {
 	for _, k := range slices.SortedFunc(maps.Keys(t), func(a, b tallied) int {
 		return cmp.Or(cmp.Compare(a.region, b.region), cmp.Compare(a.state, b.state))
 	}) {
-		if s := t[k]; s != (sum{}) {
+		if s := t[k]; s != (Sum{}) {
 			rows = append(rows, []any{k.region, k.state, s.Objects, s.Bytes})
 		}
 	}
@@ -58,7 +58,7 @@ func (m *Mirror) tallies(ctx context.Context) (t tally, err error) {
 		}
 		for rows.Next() {
 			var k tallied
-			var s sum
+			var s Sum
 			if err := rows.Scan(&k.region, &k.state, &s.Objects, &s.Bytes); err != nil {
 				return err
 			}
