@@ -12,27 +12,60 @@ import (
 // endsTogether is how many ends of attempts are written down by a transaction.
 const endsTogether = 512
 
+// gatherEnds is how long ends are gathered for a transaction, as long as nobody is
+// known to wait for one of these copies. To write down a few each time takes more
+// of the database, and of its disk, than to make small copies does.
+const gatherEnds = 25 * time.Millisecond
+
 // write writes down how attempts have ended, as many as there are at a time.
 func (s *shift) write() {
 	defer close(s.litter)
 	for j := range s.ends {
-		list := []*job{j}
-		for more := true; more && len(list) < endsTogether; {
-			select {
-			case j, more = <-s.ends:
-				if more {
-					list = append(list, j)
-				}
-			default:
-				more = false
-			}
-		}
+		list := s.gather(j)
 		for _, l := range s.copier.finish(s.ctx, list) {
 			s.discard(l)
 		}
 		s.let(list)
 	}
 }
+
+// gather returns a job that has ended with others that have ended, or do so in a
+// moment.
+func (s *shift) gather(j *job) []*job {
+	list := []*job{j}
+	var over <-chan time.Time // nil: there is no time
+	if !j.urgent() {
+		timer := time.NewTimer(gatherEnds)
+		defer timer.Stop()
+		over = timer.C
+	}
+	for len(list) < endsTogether {
+		var more bool
+		if over == nil {
+			select {
+			case j, more = <-s.ends:
+			default:
+			}
+		} else {
+			select {
+			case j, more = <-s.ends:
+			case <-over:
+			}
+		}
+		if !more {
+			break
+		}
+		list = append(list, j)
+		if j.urgent() {
+			over = nil
+		}
+	}
+	return list
+}
+
+// urgent tells that somebody waits for the copy, as far as this replica knows, or
+// that it is more than one of many small ones.
+func (j *job) urgent() bool { return j.large || j.spout != nil || j.state().Priority >= Waited }
 
 // A verdict is what becomes of an attempt that has ended.
 type verdict struct {

@@ -142,11 +142,12 @@ type Mirror struct {
 	pools   Pools
 	metrics *metrics
 
-	finds  *store.Batch[name, *Copy]
-	wants  *store.Batch[[]Want, []*Copy]
-	copier *copier
-	signed signatures
-	reads  reads
+	finds   *store.Batch[name, *Copy]
+	wants   *store.Batch[[]Want, []*Copy]
+	copier  *copier
+	watches watches
+	signed  signatures
+	reads   reads
 }
 
 // A place is a region as it is worked with.
