@@ -111,6 +111,7 @@ type shift struct {
 	ctx    context.Context
 	ends   chan *job     // to be written down
 	litter chan leftover // to be deleted
+	work   chan func()   // transfers, for goroutines that have none
 	idle   idleness
 
 	mu   sync.Mutex
@@ -126,7 +127,7 @@ func (k *copier) shift(ctx context.Context) (more bool, err error) {
 	}
 	ctx, stop := context.WithCancel(ctx)
 	defer stop()
-	s := &shift{copier: k, ctx: ctx, ends: make(chan *job, endsTogether), litter: make(chan leftover, maxLitter), jobs: map[*job]bool{}}
+	s := &shift{copier: k, ctx: ctx, ends: make(chan *job, endsTogether), litter: make(chan leftover, maxLitter), work: make(chan func()), jobs: map[*job]bool{}}
 	s.idle.init(len(regions))
 	errs := make([]error, len(regions))
 	var desks, others sync.WaitGroup
@@ -181,7 +182,7 @@ func (s *shift) start(j *job, then func()) {
 		cancel(errLost)
 	}
 	j.mu.Unlock()
-	go func() {
+	s.do(func() {
 		defer then()
 		defer cancel(nil)
 		j.end = s.copier.attempt(ctx, j)
@@ -195,7 +196,26 @@ func (s *shift) start(j *job, then func()) {
 			j.spout.end()
 		}
 		s.ends <- j
-	}()
+	})
+}
+
+// do runs f beside the caller, in a goroutine that has run another before, if one
+// is free: the S3 client needs a deep stack, and a new one is grown step by step.
+func (s *shift) do(f func()) {
+	select {
+	case s.work <- f:
+	default:
+		go func() {
+			for {
+				f()
+				select {
+				case f = <-s.work:
+				case <-s.ctx.Done():
+					return
+				}
+			}
+		}()
+	}
 }
 
 // attempt makes a panic a failure.
