@@ -63,6 +63,7 @@ func (m *Mirror) waiting(t *testing.T) (list []string) {
 }
 
 func TestArtifactsAreCopiedAheadByRoutes(t *testing.T) {
+	t.Parallel()
 	storetest.Each(t, func(t *testing.T, db *store.DB) {
 		open, expired := made("A", "public/open"), made("A", "public/expired")
 		open.Open, expired.Expires = true, timestamp.Now()
@@ -97,6 +98,7 @@ func TestArtifactsAreCopiedAheadByRoutes(t *testing.T) {
 }
 
 func TestWhatTasksDependOnIsFetchedBeforeTheyRun(t *testing.T) {
+	t.Parallel()
 	storetest.Each(t, func(t *testing.T, db *store.DB) {
 		l := &library{
 			artifacts: map[string][]Artifact{"A": {made("A", "public/x"), made("A", "logs/x")}, "B": {made("B", "public/y")}},
@@ -143,6 +145,7 @@ func TestWhatTasksDependOnIsFetchedBeforeTheyRun(t *testing.T) {
 }
 
 func TestWhatIsCopiedAheadForATaskIsBounded(t *testing.T) {
+	t.Parallel()
 	storetest.Each(t, func(t *testing.T, db *store.DB) {
 		l := &library{artifacts: map[string][]Artifact{}, required: map[string][]string{}, regions: map[string][]string{"proj/eu": {"eu"}}}
 		for i := range maxAheadArtifacts + 10 {
@@ -178,6 +181,7 @@ func TestWhatIsCopiedAheadForATaskIsBounded(t *testing.T) {
 }
 
 func TestTheQueueIsFollowedOnlyWhereARouteSaysSo(t *testing.T) {
+	t.Parallel()
 	storetest.Each(t, func(t *testing.T, db *store.DB) {
 		for want, r := range map[bool]Route{false: {Name: "r"}, true: {Name: "r", Ahead: true}} {
 			_, bus := deskMirror(t, db, &library{}, r)

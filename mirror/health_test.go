@@ -7,13 +7,12 @@ import (
 	"time"
 
 	"github.com/taskfleet/taskfleet/store"
-	"github.com/taskfleet/taskfleet/store/storetest"
 	"github.com/taskfleet/taskfleet/timestamp"
 )
 
 // Readers are sent to a copy only as long as its bucket answers.
 func TestWhereTheBucketIsAwayReadersGetTheOrigin(t *testing.T) {
-	storetest.EachReal(t, func(t *testing.T, db *store.DB) {
+	atOnce(t, func(t *testing.T, db *store.DB) {
 		w := newTest(t, db)
 		there := w.artifact("T", "public/there", []byte("there"))
 		w.wanting(wish(near, there), wish(far, there))

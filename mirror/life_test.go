@@ -19,7 +19,6 @@ import (
 	"github.com/taskfleet/taskfleet/mirror/source/faulty"
 	"github.com/taskfleet/taskfleet/slugid"
 	"github.com/taskfleet/taskfleet/store"
-	"github.com/taskfleet/taskfleet/store/storetest"
 	"github.com/taskfleet/taskfleet/timestamp"
 )
 
@@ -86,7 +85,7 @@ func (w *world) made(n, size int, regions ...string) (list []Origin) {
 }
 
 func TestCopiesExpireWithTheirArtifact(t *testing.T) {
-	storetest.EachReal(t, func(t *testing.T, db *store.DB) {
+	atOnce(t, func(t *testing.T, db *store.DB) {
 		w := newTest(t, db)
 		life := newLife(w.Mirror)
 		list := w.made(4, 100, near, far)
@@ -123,7 +122,7 @@ func TestCopiesExpireWithTheirArtifact(t *testing.T) {
 }
 
 func TestTheLeastRecentlyReadMakeRoom(t *testing.T) {
-	storetest.EachReal(t, func(t *testing.T, db *store.DB) {
+	atOnce(t, func(t *testing.T, db *store.DB) {
 		w := newTest(t, db)
 		life := newLife(w.Mirror)
 		list := w.made(10, 100, near, far)
@@ -168,7 +167,7 @@ func TestTheLeastRecentlyReadMakeRoom(t *testing.T) {
 }
 
 func TestFailuresAreForgottenAfterADay(t *testing.T) {
-	storetest.EachReal(t, func(t *testing.T, db *store.DB) {
+	atOnce(t, func(t *testing.T, db *store.DB) {
 		w := newTest(t, db)
 		gone := w.remote("/gone", faulty.Object{Size: 10, Always: []faulty.Fault{faulty.Missing}})
 		w.wanting(wish(near, gone))
@@ -188,7 +187,7 @@ func TestFailuresAreForgottenAfterADay(t *testing.T) {
 
 // What is left of earlier attempts goes with a copy, or it might come back.
 func TestPurgedCopiesAreGoneEverywhere(t *testing.T) {
-	storetest.EachReal(t, func(t *testing.T, db *store.DB) {
+	atOnce(t, func(t *testing.T, db *store.DB) {
 		w := newTest(t, db)
 		life := newLife(w.Mirror)
 		list := w.made(3, 100, near, far)
@@ -228,7 +227,7 @@ func TestPurgedCopiesAreGoneEverywhere(t *testing.T) {
 // A copy that is wanted again while it is leaving is made anew afterwards, and
 // whoever waits gets it.
 func TestWantedWhileItLeaves(t *testing.T) {
-	storetest.EachReal(t, func(t *testing.T, db *store.DB) {
+	atOnce(t, func(t *testing.T, db *store.DB) {
 		w := newTest(t, db)
 		o := w.made(1, 1000, near)[0]
 		old := w.copyOf(near, o)
@@ -248,7 +247,7 @@ func TestWantedWhileItLeaves(t *testing.T) {
 // Neither a region that does not answer nor bytes that cannot be deleted hold up
 // others, and in the end all are gone.
 func TestBytesThatCannotBeDeleted(t *testing.T) {
-	storetest.EachReal(t, func(t *testing.T, db *store.DB) {
+	atOnce(t, func(t *testing.T, db *store.DB) {
 		w := newTest(t, db)
 		life := newLife(w.Mirror)
 		list := w.made(8, 100, near, far)
@@ -307,7 +306,7 @@ func TestBytesThatCannotBeDeleted(t *testing.T) {
 
 // Regions come and go with the configuration.
 func TestARegionThatIsNotConfiguredAnyMore(t *testing.T) {
-	storetest.EachReal(t, func(t *testing.T, db *store.DB) {
+	atOnce(t, func(t *testing.T, db *store.DB) {
 		w := newTest(t, db)
 		w.made(3, 100, near, far)
 		w.config.Regions = w.config.Regions[:1]
@@ -339,7 +338,7 @@ func (w *world) awaitEnd(region string, o Origin) {
 
 // Life goes on in all replicas, of which one at a time does the work.
 func TestLoopsOfTwoReplicas(t *testing.T) {
-	storetest.EachReal(t, func(t *testing.T, db *store.DB) {
+	atOnce(t, func(t *testing.T, db *store.DB) {
 		w := newTest(t, db)
 		ctx, stop := context.WithCancel(t.Context())
 		ended := make(chan error, 2)
@@ -412,7 +411,7 @@ func TestEachStopsAtAFailure(t *testing.T) {
 // A replica that stands still while it removes a copy does not take the one that
 // was made meanwhile.
 func TestRemovingAFormerCopy(t *testing.T) {
-	storetest.EachReal(t, func(t *testing.T, db *store.DB) {
+	atOnce(t, func(t *testing.T, db *store.DB) {
 		w := newTest(t, db)
 		o := w.made(1, 100, far)[0]
 		if err := w.purge(t.Context(), o.ID(), far); err != nil {
@@ -440,7 +439,7 @@ func TestRemovingAFormerCopy(t *testing.T) {
 // What leaves a region that is not configured any more is forgotten, and what comes
 // to light when it is configured again is not taken for a copy.
 func TestLeavingARegionThatIsNotConfiguredAnyMore(t *testing.T) {
-	storetest.EachReal(t, func(t *testing.T, db *store.DB) {
+	atOnce(t, func(t *testing.T, db *store.DB) {
 		w := newTest(t, db)
 		all(t, newLife(w.Mirror).sweep)
 		list := w.made(3, 100, near, far)

@@ -4,14 +4,18 @@ import (
 	"bytes"
 	"context"
 	"crypto/sha256"
+	"encoding/binary"
 	"encoding/hex"
+	"flag"
 	"fmt"
 	"io"
 	"log/slog"
 	"maps"
+	"math/rand/v2"
 	"net/http"
 	"net/http/httptest"
 	"net/url"
+	"os"
 	"slices"
 	"strings"
 	"sync"
@@ -27,8 +31,36 @@ import (
 	"github.com/taskfleet/taskfleet/mirror/source/faulty"
 	"github.com/taskfleet/taskfleet/seal"
 	"github.com/taskfleet/taskfleet/store"
+	"github.com/taskfleet/taskfleet/store/storetest"
 	"github.com/taskfleet/taskfleet/timestamp"
 )
+
+// Tests wait for leases and back-off most of the time, and do it together.
+func TestMain(m *testing.M) {
+	flag.Parse()
+	if err := flag.Set("test.parallel", "6"); err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		os.Exit(1)
+	}
+	os.Exit(m.Run())
+}
+
+// atOnce is storetest.EachReal, beside the other tests.
+func atOnce(t *testing.T, f func(t *testing.T, db *store.DB)) {
+	t.Helper()
+	t.Parallel()
+	storetest.EachURL(t, func(t *testing.T, url string) {
+		t.Parallel()
+		f(t, storetest.Open(t, url))
+	})
+}
+
+// onSQLite is atOnce for what does not depend on the database: how bytes go wrong.
+func onSQLite(t *testing.T, f func(t *testing.T, db *store.DB)) {
+	t.Helper()
+	t.Parallel()
+	f(t, storetest.Open(t, storetest.URL(t, "sqlite")))
+}
 
 // The regions of a world. In near the bucket is on the same store as the
 // artifacts, which copies by itself; in far it is on another, and bytes come by
@@ -62,13 +94,6 @@ func newTest(t testing.TB, db *store.DB) *world {
 	server := httptest.NewServer(w.origin)
 	t.Cleanup(server.Close)
 	w.originURL = server.URL
-	client, err := source.New(source.Config{
-		Allow: []string{server.URL + "/"}, Addresses: []string{"127.0.0.0/8"}, Stall: time.Second, RateWindow: time.Second,
-	})
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(client.Close)
 	finder, err := region.New(region.Config{Regions: []string{home, near, far}})
 	if err != nil {
 		t.Fatal(err)
@@ -87,10 +112,21 @@ func newTest(t testing.TB, db *store.DB) *world {
 		DB: db, Events: w.events, Keys: keys, Log: log, RootURL: "https://tasks.example.com",
 		Home: home, Artifacts: w.artifacts,
 		Regions: []Region{{Name: near, Bucket: w.bucket(here, "copies-near")}, {Name: far, Bucket: w.bucket(there, "copies-far")}},
-		HTTP:    client, Finder: finder, Catalog: w.catalog, Pools: w.pools,
+		HTTP:    w.client(15 * time.Second), Finder: finder, Catalog: w.catalog, Pools: w.pools,
 	}
 	w.Mirror = w.start()
 	return w
+}
+
+// client reads from the HTTP origin, and gives it up when it is slow for so long.
+func (w *world) client(stall time.Duration) *source.Client {
+	w.Helper()
+	c, err := source.New(source.Config{Allow: []string{w.originURL + "/"}, Addresses: []string{"127.0.0.0/8"}, Stall: stall, RateWindow: stall})
+	if err != nil {
+		w.Fatal(err)
+	}
+	w.Cleanup(c.Close)
+	return c
 }
 
 // start opens another mirror on the same database and buckets: another replica, or
@@ -309,12 +345,11 @@ func (w *world) noLitter() {
 
 // noise is bytes that are different for each seed.
 func noise(seed, size int) []byte {
-	out := make([]byte, 0, size+32)
-	for i := 0; len(out) < size; i++ {
-		sum := sha256.Sum256(fmt.Appendf(nil, "%d %d", seed, i))
-		out = append(out, sum[:]...)
-	}
-	return out[:size]
+	out := make([]byte, size)
+	var key [32]byte
+	binary.LittleEndian.PutUint64(key[:], uint64(seed))
+	rand.NewChaCha8(key).Read(out)
+	return out
 }
 
 func sha(b []byte) string {

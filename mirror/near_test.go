@@ -161,6 +161,7 @@ func (m *Mirror) stateOf(t testing.TB, region string, o Origin) string {
 }
 
 func TestNearIsWhereTheCallerIs(t *testing.T) {
+	t.Parallel()
 	storetest.Each(t, func(t *testing.T, db *store.DB) {
 		m, _ := deskMirror(t, db, &library{}, Route{Name: "off", Artifact: "off/*", Policy: Off}, Route{Name: "ap", Artifact: "ap/*", Regions: []string{"ap"}},
 			Route{Name: "rest", Policy: Redirect})
@@ -219,6 +220,7 @@ func mustSpell(t testing.TB, key string) string {
 }
 
 func TestPoliciesDecideWhatBecomesOfARequest(t *testing.T) {
+	t.Parallel()
 	storetest.Each(t, func(t *testing.T, db *store.DB) {
 		m, _ := deskMirror(t, db, &library{},
 			Route{Name: "wait", Artifact: "wait/*", MaxWait: 10 * time.Second}, Route{Name: "redirect", Artifact: "redirect/*", Policy: Redirect},
@@ -309,6 +311,7 @@ func TestPoliciesDecideWhatBecomesOfARequest(t *testing.T) {
 }
 
 func TestManyWhoWaitAreAnsweredTogether(t *testing.T) {
+	t.Parallel()
 	storetest.Each(t, func(t *testing.T, db *store.DB) {
 		m, _ := deskMirror(t, db, &library{})
 		a := deskArtifact("public/x")

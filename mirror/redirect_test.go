@@ -20,7 +20,7 @@ import (
 // Nothing is signed but what is an artifact, wherever the caller is and whatever
 // else fails.
 func TestOnlyArtifactsAreSigned(t *testing.T) {
-	storetest.EachReal(t, func(t *testing.T, db *store.DB) {
+	atOnce(t, func(t *testing.T, db *store.DB) {
 		w := openWindow(t, db, Route{Name: "behind", Policy: Redirect})
 		put := func(key string) string {
 			t.Helper()
@@ -65,7 +65,7 @@ func TestOnlyArtifactsAreSigned(t *testing.T) {
 // What is there is served though its route would not make it, but for routes that
 // are off.
 func TestWhatIsThereIsServed(t *testing.T) {
-	storetest.EachReal(t, func(t *testing.T, db *store.DB) {
+	atOnce(t, func(t *testing.T, db *store.DB) {
 		w := openWindow(t, db, Route{Name: "never", TaskQueue: "proj/*", Artifact: "*/never", Policy: Off}, Route{Name: "far", Artifact: "*/far", Regions: []string{far}})
 		never, elsewhere := w.artifact(someTask, "public/never", []byte("never")), w.artifact(someTask, "public/far", []byte("far"))
 		p := w.redirected(near, elsewhere.String())
@@ -86,7 +86,7 @@ func TestWhatIsThereIsServed(t *testing.T) {
 
 // Where many copies wait nobody adds to them who may not ask for copies.
 func TestACrowdIsNotAddedTo(t *testing.T) {
-	storetest.EachReal(t, func(t *testing.T, db *store.DB) {
+	atOnce(t, func(t *testing.T, db *store.DB) {
 		w := openWindow(t, db, Route{Name: "behind", Policy: Redirect})
 		there, other := w.remote("/pub/a", faulty.Object{Size: 500}), w.originURL+"/pub/b?v=1"
 		w.wanting(wish(near, there))
@@ -126,6 +126,7 @@ func TestACrowdIsNotAddedTo(t *testing.T) {
 
 // Where the database hangs nobody waits for longer than the route says.
 func TestAHangingDatabaseHoldsNobodyUp(t *testing.T) {
+	t.Parallel()
 	storetest.Each(t, func(t *testing.T, db *store.DB) {
 		// hangs is how many transactions go well before the rest do not end.
 		hangs := func(transact func(context.Context, func(*store.Tx) error) error, after int32) func(context.Context, func(*store.Tx) error) error {

@@ -13,13 +13,13 @@ import (
 
 	"github.com/taskfleet/taskfleet/blob"
 	"github.com/taskfleet/taskfleet/store"
-	"github.com/taskfleet/taskfleet/store/storetest"
 	"github.com/taskfleet/taskfleet/timestamp"
 )
 
 // What happens to objects behind the mirror's back is found by whoever looks: the
 // scrubber by what the bucket says or by the bytes, the sweep, and those who ask.
 func TestDamageIsFoundAndMended(t *testing.T) {
+	t.Parallel()
 	damages := map[string]func(w *world, b *blob.Bucket, key string, body []byte){
 		"replaced by the same length": func(w *world, b *blob.Bucket, key string, body []byte) {
 			w.overwrite(b, key, bytes.Repeat([]byte("x"), len(body)))
@@ -47,7 +47,7 @@ func TestDamageIsFoundAndMended(t *testing.T) {
 	}
 	for what, spoil := range damages {
 		t.Run(strings.ReplaceAll(what, " ", "-"), func(t *testing.T) {
-			storetest.EachReal(t, func(t *testing.T, db *store.DB) {
+			atOnce(t, func(t *testing.T, db *store.DB) {
 				w := newTest(t, db)
 				for how, find := range finders {
 					if how == "by the sweep" && what == "rotten on the disk" {
@@ -121,7 +121,7 @@ func (w *world) rot(key string, body []byte) {
 }
 
 func TestWhatIsSoundStaysAndIsNotLookedAtAgainSoon(t *testing.T) {
-	storetest.EachReal(t, func(t *testing.T, db *store.DB) {
+	atOnce(t, func(t *testing.T, db *store.DB) {
 		w := newTest(t, db)
 		life := newLife(w.Mirror)
 		list := w.made(5, 100, near, far)
@@ -150,7 +150,7 @@ func TestWhatIsSoundStaysAndIsNotLookedAtAgainSoon(t *testing.T) {
 // What the scrubber reads is bounded, also over restarts, and a large copy is read
 // in many passes.
 func TestBytesAreReadWithinABudget(t *testing.T) {
-	storetest.EachReal(t, func(t *testing.T, db *store.DB) {
+	atOnce(t, func(t *testing.T, db *store.DB) {
 		w := newTest(t, db)
 		w.made(1, 1_000_000, far)
 		w.made(3, 1000, far)
@@ -216,7 +216,7 @@ func TestBytesAreReadWithinABudget(t *testing.T) {
 // An object that cannot be read is passed over, and so is one that changes while
 // it is read.
 func TestReadingGoesOnBehindAFailure(t *testing.T) {
-	storetest.EachReal(t, func(t *testing.T, db *store.DB) {
+	atOnce(t, func(t *testing.T, db *store.DB) {
 		w := newTest(t, db)
 		list := w.made(4, 1000, far)
 		p := w.region(far)
@@ -264,7 +264,7 @@ func refusing(key, method string) func(*http.Request, func() (*http.Response, er
 
 // What a worker has written again, after it was copied, is found an hour later.
 func TestAnOriginThatIsWrittenAgain(t *testing.T) {
-	storetest.EachReal(t, func(t *testing.T, db *store.DB) {
+	atOnce(t, func(t *testing.T, db *store.DB) {
 		w := newTest(t, db)
 		life := newLife(w.Mirror)
 		list := w.made(3, 1000, near, far)

@@ -17,7 +17,6 @@ import (
 	"github.com/taskfleet/taskfleet/blob"
 	"github.com/taskfleet/taskfleet/mirror/source/faulty"
 	"github.com/taskfleet/taskfleet/store"
-	"github.com/taskfleet/taskfleet/store/storetest"
 	"github.com/taskfleet/taskfleet/timestamp"
 )
 
@@ -26,7 +25,7 @@ var streamed = Route{Name: "streamed", Policy: Stream}
 // Whoever is streamed to gets what is stored, with its headers, and there is a
 // copy then.
 func TestStreams(t *testing.T) {
-	storetest.EachReal(t, func(t *testing.T, db *store.DB) {
+	atOnce(t, func(t *testing.T, db *store.DB) {
 		w := openWindow(t, db, streamed)
 		w.copying()
 		for i, size := range []int{0, 1, 5000, partSize + 5} {
@@ -61,7 +60,7 @@ func TestStreams(t *testing.T) {
 
 // Nobody gets all of what turns out to be wrong.
 func TestWhatIsWrongIsNotStreamedWhole(t *testing.T) {
-	storetest.EachReal(t, func(t *testing.T, db *store.DB) {
+	atOnce(t, func(t *testing.T, db *store.DB) {
 		w := openWindow(t, db, streamed)
 		w.copying()
 		for _, f := range []faulty.Fault{faulty.WrongBytes, faulty.Truncate, faulty.LongLength} {
@@ -117,7 +116,7 @@ func TestTheLastByteIsHeldBack(t *testing.T) {
 }
 
 func TestWhoCannotBeStreamedToIsRedirected(t *testing.T) {
-	storetest.EachReal(t, func(t *testing.T, db *store.DB) {
+	atOnce(t, func(t *testing.T, db *store.DB) {
 		w := openWindow(t, db, streamed)
 		body := noise(1, 1000)
 		o := w.artifact(someTask, "public/a", body)
@@ -174,7 +173,7 @@ func TestWhoCannotBeStreamedToIsRedirected(t *testing.T) {
 }
 
 func TestTickets(t *testing.T) {
-	storetest.EachReal(t, func(t *testing.T, db *store.DB) {
+	atOnce(t, func(t *testing.T, db *store.DB) {
 		w := openWindow(t, db, streamed)
 		o := w.artifact(someTask, "private/a", []byte("a"))
 		place, err := w.streamURL(wish(far, o))

@@ -52,9 +52,13 @@ func puts(r *http.Request) bool { return r.Method == "PUT" }
 // A copier that stops, loses its lease and comes back later changes nothing, and
 // takes away what it has made.
 func TestACopierComesBackFromTheDead(t *testing.T) {
-	storetest.EachReal(t, func(t *testing.T, db *store.DB) {
+	atOnce(t, func(t *testing.T, db *store.DB) {
 		w := newTest(t, db)
-		for i, size := range []int{100, 2*blob.MinPartSize + 1, 3*partSize + 1} {
+		sizes := []int{100, partSize + 1, 2*partSize + 1}
+		if testing.Short() {
+			sizes = sizes[:2]
+		}
+		for i, size := range sizes {
 			for _, where := range []string{near, far} {
 				body := noise(i, size)
 				o := w.artifact("t", fmt.Sprint(where, i), body)
@@ -90,10 +94,10 @@ func TestACopierComesBackFromTheDead(t *testing.T) {
 
 // What is purged, or expires, while it is copied is not there afterwards.
 func TestACopyIsNotWantedAnyMore(t *testing.T) {
-	storetest.EachReal(t, func(t *testing.T, db *store.DB) {
+	atOnce(t, func(t *testing.T, db *store.DB) {
 		w := newTest(t, db)
 		hasty(w.Mirror)
-		for i, size := range []int{100, 2*blob.MinPartSize + 1} {
+		for i, size := range []int{100, partSize + 1} {
 			for _, where := range []string{near, far} {
 				for what, f := range map[string]func(c *Copy){
 					"purged":  func(c *Copy) { c.leave() },
@@ -131,7 +135,7 @@ func TestACopyIsNotWantedAnyMore(t *testing.T) {
 // A copier that is told to stop leaves its work to others at once, who go on with
 // the next part.
 func TestACopierStops(t *testing.T) {
-	storetest.EachReal(t, func(t *testing.T, db *store.DB) {
+	atOnce(t, func(t *testing.T, db *store.DB) {
 		w := newTest(t, db)
 		size := int64(8 * partSize)
 		o := w.remote("/large", faulty.Object{Size: size})
@@ -172,7 +176,9 @@ func TestACopierStops(t *testing.T) {
 
 // Two replicas share the work, and nothing is fetched twice.
 func TestTwoReplicasShareTheWork(t *testing.T) {
+	t.Parallel()
 	storetest.EachURL(t, func(t *testing.T, url string) {
+		t.Parallel()
 		w := newTest(t, storetest.Open(t, url))
 		replicas := []*Mirror{w.Mirror}
 		if strings.HasPrefix(url, "postgres") {
@@ -231,15 +237,15 @@ func TestKilledProcess(t *testing.T) {
 	}
 	database, endpoint, _ := strings.Cut(text, " ")
 	w := newQuiet(t, storetest.Open(t, database))
-	w.config.Artifacts, w.config.Regions = killedBuckets(t, endpoint)
+	w.config.Artifacts, w.config.Regions = killedBuckets(t, endpoint, os.Getenv(killed+"_KEY"))
 	m := w.start()
 	hasty(m)
 	w.settle(m)
 }
 
-func killedBuckets(t *testing.T, endpoint string) (*blob.Bucket, []Region) {
+func killedBuckets(t *testing.T, endpoint, secret string) (*blob.Bucket, []Region) {
 	open := func(endpoint string) *blob.Store {
-		s, err := blob.Open(t.Context(), blob.Config{Endpoint: endpoint, Region: "us-east-1", AccessKeyID: "test", SecretAccessKey: os.Getenv(killed + "_KEY"), PathStyle: true})
+		s, err := blob.Open(t.Context(), blob.Config{Endpoint: endpoint, Region: "us-east-1", AccessKeyID: "test", SecretAccessKey: secret, PathStyle: true})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -254,9 +260,10 @@ func killedBuckets(t *testing.T, endpoint string) (*blob.Bucket, []Region) {
 // store has got it and before its answer has come. Another one finishes the work,
 // and what it serves is right.
 func TestKilledAtAnyPoint(t *testing.T) {
+	t.Parallel()
 	storetest.EachURL(t, func(t *testing.T, database string) {
+		t.Parallel()
 		gateway := blobtest.Start(t, t.TempDir(), "127.0.0.1:0").Blob()
-		t.Setenv(killed+"_KEY", gateway.SecretAccessKey)
 		target, err := url.Parse(gateway.Endpoint)
 		if err != nil {
 			t.Fatal(err)
@@ -266,14 +273,14 @@ func TestKilledAtAnyPoint(t *testing.T) {
 			r.Out.Host = r.In.Host
 		}, ErrorLog: log.New(io.Discard, "", 0)}}
 		server := newServer(t, proxy)
-		buckets, regions := killedBuckets(t, server)
+		buckets, regions := killedBuckets(t, server, gateway.SecretAccessKey)
 		for _, b := range []*blob.Bucket{buckets, regions[0].Bucket, regions[1].Bucket} {
 			if err := b.Ensure(t.Context()); err != nil {
 				t.Fatal(err)
 			}
 		}
 		var bodies [][]byte
-		for i, size := range []int{1000, 2*blob.MinPartSize + 1} {
+		for i, size := range []int{1000, partSize + 1} {
 			bodies = append(bodies, noise(i, size))
 		}
 		for at := 1; ; at++ {
@@ -293,7 +300,7 @@ func TestKilledAtAnyPoint(t *testing.T) {
 			}
 			w.wanting(list...)
 			child := exec.CommandContext(t.Context(), os.Args[0], "-test.run=^TestKilledProcess$")
-			child.Env = append(os.Environ(), killed+"="+database+" "+server)
+			child.Env = append(os.Environ(), killed+"="+database+" "+server, killed+"_KEY="+gateway.SecretAccessKey)
 			var out bytes.Buffer
 			child.Stdout, child.Stderr = &out, &out
 			if err := proxy.arm(at, at%2 == 0, child); err != nil {
@@ -305,6 +312,8 @@ func TestKilledAtAnyPoint(t *testing.T) {
 				t.Fatalf("the process that was not killed: %v\n%s", err, &out)
 			}
 			hasty(w.Mirror)
+			// Its leases run out, without anybody having to wait for that.
+			w.edit("lease_until = $1", "state = 'copying'", timestamp.Now())
 			// PostgreSQL may take a moment to notice that the process is gone, which has
 			// rows locked until then; the loop looks now and then.
 			for more := true; more; {

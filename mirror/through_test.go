@@ -16,7 +16,6 @@ import (
 	"github.com/taskfleet/taskfleet/loop"
 	"github.com/taskfleet/taskfleet/mirror/source/faulty"
 	"github.com/taskfleet/taskfleet/store"
-	"github.com/taskfleet/taskfleet/store/storetest"
 )
 
 // copying runs the copier until the end of the test.
@@ -51,7 +50,7 @@ func (r *reader) Write(p []byte) (int, error) {
 
 // The bytes come while they are stored, from wherever and however large.
 func TestThrough(t *testing.T) {
-	storetest.EachReal(t, func(t *testing.T, db *store.DB) {
+	atOnce(t, func(t *testing.T, db *store.DB) {
 		w := newTest(t, db)
 		w.copying()
 		for i, size := range []int{0, 10, partSize + 1} {
@@ -82,7 +81,7 @@ func TestThrough(t *testing.T) {
 
 // One reader gets the bytes, the others are told that they are being copied.
 func TestThroughForOne(t *testing.T) {
-	storetest.EachReal(t, func(t *testing.T, db *store.DB) {
+	atOnce(t, func(t *testing.T, db *store.DB) {
 		w := newTest(t, db)
 		w.copying()
 		o := w.remote("/popular", faulty.Object{Size: 100_000})
@@ -116,7 +115,7 @@ func TestThroughForOne(t *testing.T) {
 // A reader that is slow gets the rest from the copy, and one that is gone is not
 // waited for.
 func TestThroughForASlowReader(t *testing.T) {
-	storetest.EachReal(t, func(t *testing.T, db *store.DB) {
+	onSQLite(t, func(t *testing.T, db *store.DB) {
 		w := newTest(t, db)
 		w.copying()
 		size := int64(2*partSize + 3)
@@ -150,7 +149,7 @@ func TestThroughForASlowReader(t *testing.T) {
 
 // A reader of what turns out to be wrong is told so.
 func TestThroughOfWhatIsWrong(t *testing.T) {
-	storetest.EachReal(t, func(t *testing.T, db *store.DB) {
+	onSQLite(t, func(t *testing.T, db *store.DB) {
 		w := newTest(t, db)
 		w.copying()
 		for _, f := range []faulty.Fault{faulty.Truncate, faulty.WrongBytes, faulty.InternalError, faulty.Missing} {
@@ -175,7 +174,7 @@ func TestThroughOfWhatIsWrong(t *testing.T) {
 
 // Where no copier is at work the copy is left to others.
 func TestThroughWithoutACopier(t *testing.T) {
-	storetest.EachReal(t, func(t *testing.T, db *store.DB) {
+	atOnce(t, func(t *testing.T, db *store.DB) {
 		w := newTest(t, db)
 		w.copier.handLimit = 10 * time.Millisecond
 		o := w.artifact("t", "x", []byte("x"))

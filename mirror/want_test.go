@@ -74,6 +74,7 @@ var thing = Origin{Bucket: "artifacts", Key: "task/0/public/thing"}
 
 // What becomes of a want, by what there is already.
 func TestWant(t *testing.T) {
+	t.Parallel()
 	storetest.Each(t, func(t *testing.T, db *store.DB) {
 		w := newQuiet(t, db)
 		long := timestamp.Now().Add(time.Hour)
@@ -162,6 +163,7 @@ func TestWant(t *testing.T) {
 // Whoever waits returns as soon as there is something to return for, and no later
 // than it said.
 func TestAwait(t *testing.T) {
+	t.Parallel()
 	storetest.Each(t, func(t *testing.T, db *store.DB) {
 		w := newQuiet(t, db)
 		for _, x := range []struct {
@@ -224,7 +226,7 @@ func TestAwait(t *testing.T) {
 // Many want many of the same, while others change them: nobody fails, there is one
 // of each, and the tallies are right at any moment.
 func TestTalliesAreExact(t *testing.T) {
-	storetest.EachReal(t, func(t *testing.T, db *store.DB) {
+	atOnce(t, func(t *testing.T, db *store.DB) {
 		w := newQuiet(t, db)
 		other := w.start()
 		states := []State{Waiting, Copying, Present, Failed, Leaving}
@@ -266,6 +268,7 @@ func TestTalliesAreExact(t *testing.T) {
 
 // Events tell what becomes of copies, and no secrets.
 func TestEvents(t *testing.T) {
+	t.Parallel()
 	storetest.Each(t, func(t *testing.T, db *store.DB) {
 		w := newQuiet(t, db)
 		signed := Origin{URL: "https://user.example.com/file?signature=secret"}
@@ -307,6 +310,7 @@ func TestEvents(t *testing.T) {
 
 // Reads are written down together, some time later, and say which copies to keep.
 func TestReadsAreKept(t *testing.T) {
+	t.Parallel()
 	storetest.Each(t, func(t *testing.T, db *store.DB) {
 		w := newQuiet(t, db)
 		w.wanting(wish(near, thing))
