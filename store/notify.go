@@ -31,12 +31,12 @@ type notifier struct {
 	done    sync.WaitGroup
 }
 
-func newNotifier(config *pgx.ConnConfig, schema string) *notifier {
+func newNotifier(config *pgx.ConnConfig, schema string, idle time.Duration) *notifier {
 	config = config.Copy()
 	config.RuntimeParams["synchronous_commit"] = "off" // there is nothing to keep
 	db := stdlib.OpenDB(*config)
 	db.SetMaxOpenConns(1)
-	db.SetConnMaxIdleTime(time.Minute)
+	db.SetConnMaxIdleTime(idle)
 	n := &notifier{channel: "taskfleet_" + schema, id: rand.Text()[:10], sql: db}
 	n.closing, n.stop = context.WithCancel(context.Background())
 	return n

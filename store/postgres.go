@@ -25,18 +25,34 @@ type postgresEngine struct {
 	texts    sync.Map // statements by their text in Go, of which there are a few hundred
 }
 
-const defaultConnections = 16
+// A poolSize is how many connections there may be, and how long one is kept that
+// nobody uses.
+type poolSize struct {
+	connections int
+	idle        time.Duration
+}
+
+const (
+	defaultConnections = 16
+	defaultIdle        = 5 * time.Minute
+)
 
 func openPostgres(ctx context.Context, url string) (*postgresEngine, error) {
 	config, err := pgx.ParseConfig(url)
 	if err != nil {
 		return nil, fmt.Errorf("store: understand the PostgreSQL URL: %w", err) // pgx leaves the password out
 	}
-	connections := defaultConnections
+	size := poolSize{connections: defaultConnections, idle: defaultIdle}
 	if s, ok := config.RuntimeParams["pool_max_conns"]; ok {
 		delete(config.RuntimeParams, "pool_max_conns")
-		if connections, err = strconv.Atoi(s); err != nil || connections < 1 {
+		if size.connections, err = strconv.Atoi(s); err != nil || size.connections < 1 {
 			return nil, fmt.Errorf("store: pool_max_conns=%s in the PostgreSQL URL: it must be a number above 0", s)
+		}
+	}
+	if s, ok := config.RuntimeParams["pool_max_conn_idle_time"]; ok {
+		delete(config.RuntimeParams, "pool_max_conn_idle_time")
+		if size.idle, err = time.ParseDuration(s); err != nil || size.idle <= 0 {
+			return nil, fmt.Errorf("store: pool_max_conn_idle_time=%s in the PostgreSQL URL: it must be a time above 0 as in 5m", s)
 		}
 	}
 	for name, value := range map[string]string{
@@ -51,7 +67,7 @@ func openPostgres(ctx context.Context, url string) (*postgresEngine, error) {
 	if config.ConnectTimeout == 0 {
 		config.ConnectTimeout = 10 * time.Second
 	}
-	pool, err := openPool(ctx, url, config, connections)
+	pool, err := openPool(ctx, url, config, size)
 	if err != nil {
 		return nil, fmt.Errorf("store: understand the PostgreSQL URL: %w", err)
 	}
@@ -73,17 +89,18 @@ func openPostgres(ctx context.Context, url string) (*postgresEngine, error) {
 		pool.Close()
 		return nil, fmt.Errorf("store: PostgreSQL 13 or newer is needed, this server is version %d", version/10000)
 	}
-	e.notifier = newNotifier(config, *schema)
+	e.notifier = newNotifier(config, *schema, size.idle)
 	return e, nil
 }
 
-func openPool(ctx context.Context, url string, config *pgx.ConnConfig, connections int) (*pgxpool.Pool, error) {
+func openPool(ctx context.Context, url string, config *pgx.ConnConfig, size poolSize) (*pgxpool.Pool, error) {
 	c, err := pgxpool.ParseConfig(url)
 	if err != nil {
 		return nil, err
 	}
 	c.ConnConfig = config.Copy()
-	c.MaxConns, c.MinConns, c.MaxConnIdleTime = int32(connections), 0, 5*time.Minute
+	c.MaxConns, c.MinConns, c.MaxConnIdleTime = int32(size.connections), 0, size.idle
+	c.MaxConnLifetime = max(c.MaxConnLifetime, size.idle) // an hour
 	// What is large is compressed, by default in a way that took two thirds of the
 	// time of writing messages. A server may not have the faster one.
 	c.AfterConnect = func(ctx context.Context, conn *pgx.Conn) error {

@@ -354,6 +354,7 @@ func TestPostgresURLMistakes(t *testing.T) {
 		for name, bad := range map[string]string{
 			"no such schema":  with(t, good, "search_path", "none"),
 			"no connections":  with(t, good, "pool_max_conns", "0"),
+			"idle for ever":   with(t, good, "pool_max_conn_idle_time", "-1s"),
 			"nobody listens":  strings.Replace(good, u.Host, "127.0.0.1:1", 1),
 			"no such setting": with(t, good, "no_such_setting", "1"),
 			"no URL":          "postgres://user:hunter2@host:port/",

@@ -35,12 +35,12 @@ func Each(t *testing.T, f func(t *testing.T, db *store.DB)) {
 	})
 }
 
-// frugal has PostgreSQL serve a test by few connections. In a bubble minutes pass
-// in no time, after which connections that were not needed are closed: a test of
-// days would spend its time making them anew whenever all loops are due at once.
+// frugal has PostgreSQL serve a test by few connections, which stay. In a bubble
+// minutes pass in no time, after which connections that were not needed are closed:
+// a test of days would spend its time making them anew whenever loops are due.
 func frugal(url string) string {
 	if strings.HasPrefix(url, "postgres") {
-		url += "&pool_max_conns=4"
+		url += "&pool_max_conns=4&pool_max_conn_idle_time=1000000h"
 	}
 	return url
 }

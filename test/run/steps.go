@@ -47,6 +47,7 @@ var alone = []string{
 	"^TestNoInputCausesAnInternalError$",
 	"^TestALargeGroupGetsAnotherPriority$",
 	"^TestAPassThatBreaksOff$",
+	"^TestAPassIsBounded$",
 	"^TestFiresAreListedInPagesAndBounded$",
 	"^TestTextsMadeToBeSlowAreSentAsTheyAre$",
 	"^TestKilledAtAnyPoint$", // processes of their own
