@@ -10,9 +10,11 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/taskfleet/taskfleet/store"
 	"github.com/taskfleet/taskfleet/store/storetest"
+	"github.com/taskfleet/taskfleet/timestamp"
 )
 
 // hostile are values that some layer below might choke on.
@@ -28,6 +30,8 @@ var hostile = []any{
 // Every property of every body, and every URL parameter, takes every hostile
 // value. The stage fails on any reply of 500 or more.
 func TestNoInputCausesAnInternalError(t *testing.T) {
+	t.Parallel()
+	soon := timestamp.Now().Add(time.Hour).String()
 	storetest.EachReal(t, func(t *testing.T, db *store.DB) {
 		s := newStage(t, db, nil)
 		s.do(strings.Fields("create A"))
@@ -72,14 +76,14 @@ func TestNoInputCausesAnInternalError(t *testing.T) {
 			"POST /claim-work/prov/empty": {"workerGroup": "grp", "workerId": "w", "tasks": 1},
 			"PUT /task/" + s.id("new"):    s.tasks["base"],
 			"POST " + s.run("A/0") + "/artifacts/x": {
-				"storageType": "reference", "url": "http://example.com", "contentType": "a/b", "expires": "2026-11-25T00:00:00Z",
+				"storageType": "reference", "url": "http://example.com", "contentType": "a/b", "expires": soon,
 			},
 			"POST " + s.run("A/0") + "/exception":                   {"reason": "nonsense"},
-			"PUT /provisioners/prov/worker-types/wt/workers/grp/w9": {"quarantineUntil": "2026-11-25T00:00:00Z", "quarantineInfo": "x"},
+			"PUT /provisioners/prov/worker-types/wt/workers/grp/w9": {"quarantineUntil": soon, "quarantineInfo": "x"},
 			"POST /task/" + s.id("A") + "/priority":                 {"newPriority": "high"},
 			"POST /task-group/" + s.id("A") + "/priority":           {"newPriority": "high"},
-			"PUT /provisioners/prov/worker-types/wt/grp/w9":         {"expires": "2026-11-25T00:00:00Z"},
-			"POST " + s.run("A/0") + "/artifacts/public%2Fo":        {"storageType": "object", "contentType": "a/b", "expires": "2026-11-25T00:00:00Z"},
+			"PUT /provisioners/prov/worker-types/wt/grp/w9":         {"expires": soon},
+			"POST " + s.run("A/0") + "/artifacts/public%2Fo":        {"storageType": "object", "contentType": "a/b", "expires": soon},
 			"PUT " + s.run("A/0") + "/artifacts/public%2Fo":         {"uploadId": s.id("upload"), "parts": []any{"a"}},
 			"POST /tasks":        {"taskIds": []any{s.id("A")}},
 			"POST /tasks/status": {"taskIds": []any{s.id("A")}},
