@@ -46,8 +46,8 @@ type MirrorFigure struct {
 	OtherCPU time.Duration `json:"otherCpuPerObjectNs,omitempty"`
 
 	// Goal is of the ratio where there is one, or else of the value. A ratio has
-	// to be as much, a value no more.
-	Goal float64 `json:"goal"`
+	// to be as much, a value no more. 0: there is none.
+	Goal float64 `json:"goal,omitempty"`
 	Met  bool    `json:"met"`
 }
 
@@ -88,9 +88,11 @@ const (
 //
 // What is compared is measured in turn, in rounds in which the order alternates,
 // so that a machine that has something else to do is slow for both. The plain loop
-// is the least that copies, with the same library and gateway: as many goroutines
-// as the mirror has transfers, which look at no original before they copy it, check
-// nothing but what the library checks, and write nothing down.
+// is the least that copies what may be of any size, with the same library and
+// gateway: as many goroutines as the mirror has transfers, which check nothing but
+// what the library checks, and write nothing down. What a gateway is to copy they
+// look at first, as one request copies no more than 5 GiB. The blind loop does not
+// even do that.
 //
 // One gateway has the originals. Copies to another bucket there are made by the
 // gateway (server-side); those to the second gateway go through the process

@@ -34,7 +34,8 @@ func newBenchMirrorCommand() *cobra.Command {
 		Long: `Runs a mirror of its own, with SQLite and two S3 gateways in this process, all of it with fsync, and measures:
 
 - copying, between two buckets of a gateway, which copies by itself (server-side), and from one gateway to the other
-  (streamed); beside a loop that does nothing but copy, and with --rclone beside rclone copy of small objects;
+  (streamed); beside a loop that does nothing but copy, and look at what a gateway is to copy, or not even that; and with
+  --rclone beside rclone copy of small objects;
 - the memory of this process while it copies the largest size;
 - redirects to copies that are there, asked for by a second process at a steady rate;
 - how long it takes to find the region of an address;
@@ -128,10 +129,13 @@ func mirrorLine(f bench.MirrorFigure) string {
 		ratio, goal = fmt.Sprintf("%.0f %%", 100*f.Ratio), fmt.Sprintf(">= %.0f %%", 100*f.Goal)
 	}
 	met := "no"
-	if f.Met {
+	switch {
+	case f.Goal == 0:
+		goal, met = "", ""
+	case f.Met:
 		met = "yes"
 	}
-	line := fmt.Sprintf(mirrorLayout, f.What, mirrorValue(f.Unit, f.Value), against, other, ratio, goal, met)
+	line := strings.TrimRight(fmt.Sprintf(mirrorLayout, f.What, mirrorValue(f.Unit, f.Value), against, other, ratio, goal, met), " \n") + "\n"
 	if f.OtherCPU > 0 {
 		cpu := fmt.Sprintf(mirrorLayout, "  CPU of an object", milliseconds(f.CPU), against, milliseconds(f.OtherCPU),
 			fmt.Sprintf("%.0f %%", 100*float64(f.CPU)/float64(f.OtherCPU)), "", "")
