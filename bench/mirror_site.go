@@ -305,7 +305,7 @@ const patience = 2 * time.Minute
 
 // copy has copies made of artifacts, and returns when all are there.
 func (s *mirrorStand) copy(ctx context.Context, bucket string, keys []string) error {
-	const atOnce = 1000
+	const atOnce = 200 // the first of them begin while the others are asked for
 	for some := range slices.Chunk(keys, atOnce) {
 		order := &calls.WantCopiesRequest{Region: s.region}
 		for _, key := range some {
