@@ -86,6 +86,12 @@ func (b *Bucket) start(ctx context.Context, key string, h Headers, sum types.Che
 
 // PutPart uploads a part from memory. The store compares it with a checksum.
 func (b *Bucket) PutPart(ctx context.Context, key, uploadID string, number int, body []byte) (Part, error) {
+	return b.PutPartFrom(ctx, key, uploadID, number, bytes.NewReader(body), int64(len(body)), sha256.Sum256(body))
+}
+
+// PutPartFrom is PutPart of what is not in memory: the first size bytes of a body
+// that can be read again, such as a file, and their SHA-256. S3 takes 5 GiB at most.
+func (b *Bucket) PutPartFrom(ctx context.Context, key, uploadID string, number int, body io.ReaderAt, size int64, sum [32]byte) (Part, error) {
 	name, err := Spell(key)
 	if err != nil {
 		return Part{}, err
@@ -96,16 +102,17 @@ func (b *Bucket) PutPart(ctx context.Context, key, uploadID string, number int, 
 	// What an upload that was started without a checksum allows of them S3 and
 	// its imitations disagree about; the one in the signature all compare.
 	out, err := b.store.client.UploadPart(ctx, &s3.UploadPartInput{
-		Bucket:     &b.name,
-		Key:        &name,
-		UploadId:   &uploadID,
-		PartNumber: aws.Int32(int32(number)),
-		Body:       bytes.NewReader(body),
-	}, plain, signBody(sha256.Sum256(body)))
+		Bucket:        &b.name,
+		Key:           &name,
+		UploadId:      &uploadID,
+		PartNumber:    aws.Int32(int32(number)),
+		Body:          io.NewSectionReader(body, 0, size),
+		ContentLength: &size,
+	}, plain, signBody(sum))
 	if err != nil {
 		return Part{}, b.fail(fmt.Sprintf("put part %d of", number), key, err)
 	}
-	return Part{Number: number, ETag: unquote(out.ETag), Size: int64(len(body))}, nil
+	return Part{Number: number, ETag: unquote(out.ETag), Size: size}, nil
 }
 
 // CompleteMultipart makes the parts, in the order of their numbers, the object

@@ -8,6 +8,7 @@ import (
 	"net/url"
 	"strconv"
 	"strings"
+	"unicode/utf8"
 
 	"github.com/taskfleet/taskfleet/api"
 	"github.com/taskfleet/taskfleet/mirror/source"
@@ -68,13 +69,44 @@ func unknownRegion(name string, names []string) error {
 // origin finds what callers mean by a URL. Beside what guide.origin knows they
 // write s3://BUCKET/KEY, and the URL of the queue's getArtifact with a run.
 func (m *Mirror) origin(text string) (Origin, error) {
-	if len(text) > maxAddress {
+	switch {
+	case len(text) > maxAddress:
 		return Origin{}, &badURL{fmt.Errorf("it has %d bytes, and may have %d", len(text), maxAddress)}
+	case encodedTwice(text):
+		return Origin{}, &badURL{errors.New("it is percent-encoded twice: in the path of a request encode it once, and elsewhere not at all")}
 	}
+	o, err := m.meant(text)
+	if err == nil && (!utf8.ValidString(o.Key) || strings.Contains(o.Key, "\x00")) {
+		return Origin{}, &badURL{errors.New("its key has a NUL, or bytes that are no UTF-8: there is no artifact of such a name")}
+	}
+	return o, err
+}
+
+// encodedTwice tells that a text is a URL only once it has been decoded.
+func encodedTwice(text string) bool {
+	for range 3 {
+		if strings.Contains(text, "://") {
+			return false
+		}
+		plain, err := url.PathUnescape(text)
+		if err != nil || plain == text {
+			return false
+		}
+		for _, scheme := range []string{"https://", "http://", "s3://"} {
+			if len(plain) >= len(scheme) && strings.EqualFold(plain[:len(scheme)], scheme) {
+				return true
+			}
+		}
+		text = plain
+	}
+	return false
+}
+
+func (m *Mirror) meant(text string) (Origin, error) {
 	if strings.HasPrefix(text, "s3://") {
 		o, err := ParseOrigin(text)
 		if err != nil {
-			return Origin{}, &badURL{err}
+			return Origin{}, &badURL{errors.New("write s3://BUCKET/KEY, with the key percent-encoded as in a URL, %25 for a percent sign")}
 		}
 		if o.Bucket != m.guide.artifacts {
 			return Origin{}, &badURL{errors.New("it is not in the artifact bucket, s3://" + m.guide.artifacts + "/")}

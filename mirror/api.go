@@ -31,7 +31,7 @@ No reply but a redirect shows the query of a URL, since that may be a signature.
 		"ticket":  `^[A-Za-z0-9._-]+$`,
 	},
 	Methods: []api.Method[*Mirror]{
-		redirect, purge, status, listCopies, wantCopies, findCopy, pinCopy, unpinCopy, verifyCopy, listRoutes, explain, stream,
+		redirect, purge, status, listCopies, wantCopies, findCopy, purgeCopy, pinCopy, unpinCopy, verifyCopy, listRoutes, explain, stream,
 	},
 	Exchanges: []api.Exchange{copyPresent, copyFailed, copyGone},
 }

@@ -71,6 +71,10 @@ func (m *Mirror) join(n name) *watch {
 		go m.watch(ctx, n, w)
 	}
 	w.waiting++
+	select {
+	case m.copier.hurry <- struct{}{}: // what has ended is written down now
+	default:
+	}
 	return w
 }
 

@@ -19,13 +19,20 @@ const (
 	// Of one whose host is at an address that is not public. Callers are told
 	// InvalidUrl, and not the address: that is nobody's business who may not explain.
 	errAddress = "ForbiddenAddress"
+
+	// What is not to be blamed on the URL. The error of a copy begins with the first
+	// of them where the region's bucket has failed; all others are told as the second.
+	errBucket = "Bucket"
+	errOrigin = "Origin"
 )
 
 // blame is what the text of an attempt's error begins with if it is the URL's
 // fault: "InvalidUrl: " or "ForbiddenAddress: ", if it is or leads to one that may not be fetched, or
-// "BadHTTPStatus 404: ", if its server has refused it.
+// "BadHTTPStatus 404: ", if its server has refused it. It is "Bucket: " where the
+// region's bucket has failed.
 func blame(err error) string {
 	var status *source.BadStatus
+	var bucket *bucketError
 	switch {
 	case errors.As(err, &status):
 		return fmt.Sprintf("%s %d: ", errBadStatus, status.Code)
@@ -33,6 +40,8 @@ func blame(err error) string {
 		return errAddress + ": "
 	case errors.Is(err, source.ErrNotAllowed), errors.Is(err, source.ErrInvalidURL), errors.Is(err, source.ErrTooManyRedirects):
 		return errInvalidURL + ": "
+	case errors.As(err, &bucket):
+		return errBucket + ": "
 	}
 	return ""
 }

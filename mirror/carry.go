@@ -1,6 +1,7 @@
 package mirror
 
 import (
+	"bufio"
 	"bytes"
 	"context"
 	"crypto/sha256"
@@ -10,6 +11,8 @@ import (
 	"fmt"
 	"hash"
 	"io"
+
+	"golang.org/x/sync/semaphore"
 
 	"github.com/taskfleet/taskfleet/blob"
 	"github.com/taskfleet/taskfleet/mirror/source"
@@ -32,7 +35,7 @@ func (t *transfer) carry(ctx context.Context) error {
 		return fromOrigin(err)
 	}
 	defer body.Close()
-	if err := t.take(f); err != nil {
+	if err := t.take(ctx, f); err != nil {
 		return err
 	}
 	if t.job.spout != nil {
@@ -42,7 +45,22 @@ func (t *transfer) carry(ctx context.Context) error {
 	if c.Upload == nil && f.size >= 0 && f.size <= partSize {
 		return t.putAll(ctx, f, body)
 	}
+	if c.Upload == nil && f.size < 0 {
+		return t.putUnknown(ctx, f, body)
+	}
 	return t.putParts(ctx, f, body)
+}
+
+// putUnknown puts what does not say how large it is. If it is small it takes no room
+// from others.
+func (t *transfer) putUnknown(ctx context.Context, f found, body io.Reader) error {
+	b := bufio.NewReaderSize(body, inlineSize)
+	head, err := b.Peek(int(min(inlineSize, t.most()+1)))
+	if err != io.EOF {
+		return t.putParts(ctx, f, b) // where other errors come again
+	}
+	t.job.note(func(c *Copy) { c.Size = int64(len(head)) })
+	return t.putBytes(ctx, f, head)
 }
 
 // open begins to read the origin.
@@ -78,7 +96,7 @@ func (t *transfer) open(ctx context.Context, c *Copy, offset int64) (io.ReadClos
 
 // putAll puts what is small at once.
 func (t *transfer) putAll(ctx context.Context, f found, body io.Reader) error {
-	b, err := t.buffer(ctx, f.size)
+	b, err := t.buffer(ctx, f.size, false)
 	if err != nil {
 		return err
 	}
@@ -121,67 +139,83 @@ func (t *transfer) putBytes(ctx context.Context, f found, bytes []byte) error {
 	return t.stored(o, o.SHA256)
 }
 
-// putParts puts what is large, or may be.
+// putParts puts what is large, or may be. The parts are read one after the other,
+// and put beside that: some at a time from memory, or one from the disk.
 func (t *transfer) putParts(ctx context.Context, f found, body io.Reader) (err error) {
 	c := t.job.state()
-	size := partSizeOf(f.size)
-	if f.size > maxCarried {
-		return refused("it has %d bytes. More than %d cannot be copied from where the store cannot copy by itself", f.size, int64(maxCarried))
-	}
-	if c.Upload != nil {
-		size = c.Upload.PartSize
-	}
-	first, err := t.read(ctx, body, size)
-	if err != nil {
-		return err
-	}
-	if c.Upload == nil && first.last { // it was not known to be small
-		defer first.free()
-		t.job.note(func(c *Copy) { c.Size = int64(len(first.bytes)) })
-		return t.putBytes(ctx, f, first.bytes)
-	}
-	sum := newHash()
-	if c.Upload != nil {
-		if err := sum.resume(c.Upload.Hash); err != nil {
-			first.free()
+	sum, size := newHash(), t.copier.sizes.of(f.size)
+	var number int
+	var total int64
+	if up := c.Upload; up != nil {
+		number, total, size = len(up.Parts), c.Done, up.PartSize
+		if err := sum.resume(up.Hash); err != nil {
 			return changed("the upload cannot be gone on with: %w", err)
 		}
 	}
-	up, err := t.begin(ctx, f, size, sum.state())
+	most := t.most()
+	if total > most {
+		return t.tooLarge("it has more than %d bytes", total-1)
+	}
+	next := func() (*piece, error) {
+		size := size
+		if size == 0 {
+			size = t.copier.sizes.grown(number + 1)
+		}
+		p, err := t.read(ctx, body, min(size, most-total+1), sum) // as much as tells that it is too much
+		if err == nil && total+p.size > most {
+			p.free()
+			return nil, t.tooLarge("it has more than %d bytes", most)
+		}
+		return p, err
+	}
+	hash := sum.state()
+	p, err := next()
 	if err != nil {
-		first.free()
+		return err
+	}
+	if c.Upload == nil && f.size < 0 && p.last { // it was not known to be small
+		defer p.free()
+		t.job.note(func(c *Copy) { c.Size = p.size })
+		return t.putBytes(ctx, f, p.bytes)
+	}
+	up, err := t.begin(ctx, f, size, hash)
+	if err != nil {
+		p.free()
 		return err
 	}
 	done := &parts{job: t.job, waiting: map[int]uploaded{}}
 	ctx, stop := context.WithCancelCause(ctx)
 	defer stop(nil)
 	group := newGroup(stop)
-	number, total := len(up.Parts), t.job.state().Done
-	for p := first; p != nil; number++ {
-		this, n := p, number+1
-		total += int64(len(this.bytes))
-		sum.Write(this.bytes)
-		state := sum.state()
+	for p != nil {
+		this, state := p, sum.state()
 		p = nil
-		if len(this.bytes) > 0 { // otherwise it ended where the part before did
+		number++
+		total += this.size
+		if this.size > 0 {
+			n := number
 			group.run(func() error {
 				defer this.free()
-				part, err := t.bucket.PutPart(ctx, t.key(), up.ID, n, this.bytes)
+				part, err := t.putPart(ctx, up.ID, n, this)
 				if err == nil {
-					part.Size = int64(len(this.bytes))
 					done.add(uploaded{part, state})
 				}
 				return toBucket(err)
 			})
-		} else {
+		} else { // it ended where the part before did
 			this.free()
 		}
 		switch {
 		case this.last:
-		case n == blob.MaxParts:
-			group.fail(refused("it goes on after %d bytes, which is as much as can be copied of what does not say how large it is", total))
+		case number == t.copier.sizes.parts:
+			if err := t.noMore(body, total); err != nil {
+				group.fail(err)
+			}
 		default:
-			if p, err = t.read(ctx, body, size); err != nil {
+			if this.file != nil {
+				group.all.Wait() // one at a time is on disk
+			}
+			if p, err = next(); err != nil {
 				group.fail(err)
 			}
 		}
@@ -194,6 +228,25 @@ func (t *transfer) putParts(ctx context.Context, f found, body io.Reader) (err e
 	}
 	t.job.note(func(c *Copy) { c.Size = total })
 	return t.joinParts(ctx)
+}
+
+func (t *transfer) putPart(ctx context.Context, upload string, n int, p *piece) (blob.Part, error) {
+	if p.file != nil {
+		return t.bucket.PutPartFrom(ctx, t.key(), upload, n, p.file, p.size, p.sum)
+	}
+	return t.bucket.PutPart(ctx, t.key(), upload, n, p.bytes)
+}
+
+// noMore makes sure that nothing comes after the last part that there may be.
+func (t *transfer) noMore(body io.Reader, total int64) error {
+	var one [1]byte
+	switch n, err := io.ReadFull(body, one[:]); {
+	case n > 0:
+		return refused("it goes on after %d bytes, in as many parts as an object has at most", total)
+	case err != io.EOF:
+		return fromOrigin(err)
+	}
+	return nil
 }
 
 // joinParts makes the parts that came by here an object, if they are what they are
@@ -216,39 +269,83 @@ func (t *transfer) joinParts(ctx context.Context) error {
 
 func (t *transfer) key() string { c := t.job.state(); return c.key() }
 
-const (
-	maxPartSize = 64 << 20
-	maxCarried  = maxPartSize * blob.MaxParts // 640 GB
+// sizes are those of what is put in parts.
+type sizes struct {
+	object int64 // that a bucket takes at most
+	parts  int   // that an object has at most
+	memory int64 // of a part: what is larger is put from the disk
+	unsure []run // of parts of what may turn out to be of any size
+}
 
-	// unknownPart is the size of parts of what may turn out to be of any size. All
-	// parts are as large, as some stores want it.
-	unknownPart = 16 << 20
-)
+// A run is parts of the same size.
+type run struct {
+	parts int
+	size  int64
+}
 
-// partSizeOf is the size of the parts of what has that size.
-func partSizeOf(size int64) int64 {
+// sizesOfParts are as S3 has them. All parts of an object are as large but the last,
+// as some stores want it. Only where the size is not known do they grow, so that few
+// of them would be small and all be enough for the largest object: what is larger
+// than 31 GiB and does not say so cannot be copied to those stores.
+var sizesOfParts = sizes{
+	object: 5 << 40, parts: blob.MaxParts, memory: bulkLimit,
+	unsure: []run{{2000, unknownPart}, {blob.MaxParts - 2000, 652 << 20}},
+}
+
+// unknownPart is the size of the first parts of what may turn out to be of any size.
+const unknownPart = 16 << 20
+
+// of is the size of the parts of what has that size; 0: it grows.
+func (s *sizes) of(size int64) int64 {
 	if size < 0 {
-		return unknownPart
+		return 0
 	}
-	n := max(partSize, (size+blob.MaxParts-1)/blob.MaxParts)
+	parts := int64(s.parts)
+	n := max(partSize, (size+parts-1)/parts)
 	return (n + 1<<20 - 1) >> 20 << 20
 }
 
-// A piece is bytes in memory, which is bounded for all transfers together.
-type piece struct {
-	buffer
-	last bool // nothing comes after it
+// grown is the size of part n where it grows.
+func (s *sizes) grown(n int) int64 {
+	for _, r := range s.unsure {
+		if n -= r.parts; n <= 0 {
+			return r.size
+		}
+	}
+	return s.unsure[len(s.unsure)-1].size
 }
 
-// read reads the next part. The last one may be shorter, or empty.
-func (t *transfer) read(ctx context.Context, body io.Reader, size int64) (*piece, error) {
-	b, err := t.buffer(ctx, size)
+// A piece is a part that was read: bytes in memory, or a file, both of which are
+// bounded for all transfers together.
+type piece struct {
+	buffer
+	file *spool
+	size int64
+	sum  [sha256.Size]byte // of the file
+	last bool              // nothing comes after it
+}
+
+func (p *piece) free() {
+	if p.file != nil {
+		p.file.remove()
+	} else {
+		p.buffer.free()
+	}
+}
+
+// read reads the next part, and adds it to the sum. The last one may be shorter, or
+// empty.
+func (t *transfer) read(ctx context.Context, body io.Reader, size int64, sum digest) (*piece, error) {
+	if size > t.copier.sizes.memory {
+		return t.spool(ctx, body, size, sum)
+	}
+	b, err := t.buffer(ctx, size, true)
 	if err != nil {
 		return nil, err
 	}
 	p := &piece{buffer: b}
 	n, err := io.ReadFull(body, b.bytes)
-	p.bytes = b.bytes[:n]
+	p.bytes, p.size = b.bytes[:n], int64(n)
 	switch {
 	case err == io.EOF, err == io.ErrUnexpectedEOF && endsHere(body):
 		p.last = true
@@ -256,6 +353,7 @@ func (t *transfer) read(ctx context.Context, body io.Reader, size int64) (*piece
 		p.free()
 		return nil, fromOrigin(err)
 	}
+	sum.Write(p.bytes)
 	return p, nil
 }
 
@@ -269,24 +367,22 @@ func endsHere(body io.Reader) bool {
 // A buffer is memory that was asked for.
 type buffer struct {
 	copier *copier
-	remote bool
+	from   bounds
 	bytes  []byte
 	whole  []byte
 }
 
-// buffer waits until there is memory for a buffer.
-func (t *transfer) buffer(ctx context.Context, size int64) (buffer, error) {
+// buffer waits until there is memory for a buffer, or for one of parts.
+func (t *transfer) buffer(ctx context.Context, size int64, part bool) (buffer, error) {
 	k := t.copier
-	b := buffer{copier: k, remote: t.job.state().Origin.URL != ""}
-	if b.remote {
-		if err := k.remote.Acquire(ctx, size); err != nil {
-			return buffer{}, fmt.Errorf("wait for memory: %w", err)
-		}
+	b := buffer{copier: k, from: bounds{k.memory}}
+	switch {
+	case t.remote() && part:
+		b.from = bounds{k.bulk, k.remote, k.memory}
+	case t.remote():
+		b.from = bounds{k.remote, k.memory}
 	}
-	if err := k.memory.Acquire(ctx, size); err != nil {
-		if b.remote {
-			k.remote.Release(size)
-		}
+	if err := b.from.acquire(ctx, size); err != nil {
 		return buffer{}, fmt.Errorf("wait for memory: %w", err)
 	}
 	if size == partSize {
@@ -309,11 +405,30 @@ func (b *buffer) free() {
 		default:
 		}
 	}
-	b.copier.memory.Release(int64(len(b.whole)))
-	if b.remote {
-		b.copier.remote.Release(int64(len(b.whole)))
-	}
+	b.from.release(int64(len(b.whole)))
 	b.whole, b.bytes = nil, nil
+}
+
+// remote tells that the bytes come from a server that may be slow.
+func (t *transfer) remote() bool { return t.job.state().Origin.URL != "" }
+
+// bounds are what room is taken from, the narrowest first.
+type bounds []*semaphore.Weighted
+
+func (b bounds) acquire(ctx context.Context, size int64) error {
+	for i, x := range b {
+		if err := x.Acquire(ctx, size); err != nil {
+			b[:i].release(size)
+			return err
+		}
+	}
+	return nil
+}
+
+func (b bounds) release(size int64) {
+	for _, x := range b {
+		x.Release(size)
+	}
 }
 
 // A digest is SHA-256 with a state that can be put down.

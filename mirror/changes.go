@@ -11,6 +11,7 @@ import (
 
 	"github.com/taskfleet/taskfleet/event"
 	"github.com/taskfleet/taskfleet/store"
+	"github.com/taskfleet/taskfleet/timestamp"
 )
 
 // A changes is what a transaction does to copies. Rows are listed, which locks
@@ -140,6 +141,9 @@ func (ch *changes) write() error {
 	tally := tally{}
 	var messages []event.Outgoing
 	for _, r := range order {
+		if r.copy.State == Leaving && r.was.State != Leaving {
+			r.copy.Requested, r.copy.Attempts = timestamp.Now(), 0 // to delete it
+		}
 		if !r.added {
 			tally.count(&r.was, -1)
 		}
@@ -261,7 +265,7 @@ var columns = []struct {
 	{"pinned", func(c *Copy) any { return c.Pinned }},
 	{"again", func(c *Copy) any { return c.Again }},
 	{"size", func(c *Copy) any { return c.Size }},
-	{"large", func(c *Copy) any { return c.large() }},
+	{"lane", func(c *Copy) any { return int64(laneOf(c.Size)) }},
 	{"etag", func(c *Copy) any { return c.ETag }},
 	{"sha256", func(c *Copy) any { return c.SHA256 }},
 	{"token", func(c *Copy) any { return c.Token }},

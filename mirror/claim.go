@@ -11,13 +11,14 @@ import (
 
 // A claim is a transaction in which a desk claims copies.
 type claim struct {
-	small, large int  // up to so many of either lane
-	lost         bool // and those that other copiers have lost
+	small, unknown, large int         // up to so many of each lane
+	heard                 [kinds]bool // of which it is not likely that there are any
+	lost                  bool        // and those that other copiers have lost
 
 	// What came of it:
 	jobs   []*job
 	litter []leftover
-	lanes  [2]outlook
+	lanes  [kinds]outlook
 	leases time.Time // when the next one of another copier runs out; zero: there is none
 	err    error
 }
@@ -31,14 +32,17 @@ type outlook struct {
 
 const (
 	claimable = `SELECT ` + copyColumns + ` FROM mirror_copy
-		WHERE region = $1 AND large = $2 AND state = 'waiting' AND due <= $3
+		WHERE region = $1 AND lane = $2 AND state = 'waiting' AND due <= $3
 		ORDER BY priority DESC, requested LIMIT $4 /*skip locked*/`
 
 	lostCopies = `SELECT ` + copyColumns + ` FROM mirror_copy
 		WHERE region = $1 AND state = 'copying' AND lease_until <= $2
 		ORDER BY lease_until LIMIT $3 /*skip locked*/`
 
-	nextDue   = `SELECT COALESCE(min(due), 0) FROM mirror_copy WHERE region = $1 AND large = $2 AND state = 'waiting' AND due > $3`
+	// When the first copy of a lane is due, and the first that is not due yet.
+	nextDue = `SELECT lane, min(due), COALESCE(min(CASE WHEN due > $2 THEN due END), 0) FROM mirror_copy
+		WHERE region = $1 AND state = 'waiting' AND lane IN ($3, $4, $5) GROUP BY lane`
+
 	nextLease = `SELECT COALESCE(min(lease_until), 0) FROM mirror_copy WHERE region = $1 AND state = 'copying' AND lease_until > $2`
 )
 
@@ -48,21 +52,37 @@ func (d *desk) claim(s *shift, c claim) claim {
 	c.err = d.copier.mirror.change(s.ctx, func(ch *changes) error {
 		c = asked
 		now := timestamp.Now()
-		for i, limit := range []int{c.small, c.large} {
-			if limit <= 0 {
+		limits := [kinds]int{small: c.small, unknown: c.unknown, large: c.large}
+		var doubtful, empty []kind
+		for k, limit := range limits {
+			if limit > 0 && c.heard[k] {
+				doubtful = append(doubtful, kind(k))
+			}
+		}
+		// One statement for all of them, as something is signalled all the time while
+		// copies of one kind come.
+		if err := d.outlook(ch, &c, now, doubtful); err != nil {
+			return err
+		}
+		for k, limit := range limits {
+			o := &c.lanes[k]
+			if limit <= 0 || o.known && !o.more {
 				continue
 			}
-			large := i == 1
-			n, err := d.take(ch, &c, now, limit, claimable, d.place.Name, large, now)
+			n, err := d.take(ch, &c, now, limit, claimable, d.place.Name, k, now)
 			if err != nil {
 				return err
 			}
-			o := &c.lanes[i]
-			if o.known, o.more = true, n == limit; !o.more {
-				if o.next, err = ch.moment(nextDue, d.place.Name, large, now); err != nil {
-					return err
-				}
+			if n < limit && !o.known {
+				empty = append(empty, kind(k))
 			}
+			o.known, o.more = true, n == limit
+		}
+		if err := d.outlook(ch, &c, now, empty); err != nil {
+			return err
+		}
+		for _, k := range empty {
+			c.lanes[k].more = false // what was due was taken
 		}
 		if !c.lost {
 			return nil
@@ -82,6 +102,35 @@ func (d *desk) claim(s *shift, c claim) claim {
 	}
 	s.hold(c.jobs)
 	return c
+}
+
+// outlook finds out what there is in lanes.
+func (d *desk) outlook(ch *changes, c *claim, now timestamp.Time, lanes []kind) error {
+	if len(lanes) == 0 {
+		return nil
+	}
+	args := []any{d.place.Name, now, -1, -1, -1}
+	for i, k := range lanes {
+		args[2+i] = k
+		c.lanes[k] = outlook{known: true}
+	}
+	rows, err := ch.tx.Query(nextDue, args...)
+	if err != nil {
+		return err
+	}
+	for rows.Next() {
+		var k kind
+		var first, later timestamp.Time
+		if err := rows.Scan(&k, &first, &later); err != nil {
+			return err
+		}
+		o := outlook{known: true, more: first <= now}
+		if !later.IsZero() {
+			o.next = later.Time()
+		}
+		c.lanes[k] = o
+	}
+	return rows.Err()
 }
 
 // take claims what a statement lists, up to a limit, and returns how many it
@@ -122,7 +171,7 @@ func (k *copier) claim(p *place, c *Copy) *job {
 	c.Lease, c.LeaseUntil = slugid.New(), timestamp.Of(now.Add(k.leaseTime))
 	own := *c
 	return &job{
-		place: p, copy: &own, lease: c.Lease, large: c.large(), begun: c.Done, wrote: c.Upload != nil,
+		place: p, copy: &own, lease: c.Lease, lane: laneOf(c.Size), begun: c.Done, wrote: c.Upload != nil,
 		claimed: now, renewed: now, saved: now, ended: make(chan struct{}),
 	}
 }

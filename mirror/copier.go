@@ -32,9 +32,14 @@ type copier struct {
 	mirror *Mirror
 	memory *semaphore.Weighted // of buffers
 	remote *semaphore.Weighted // of those that URLs are read into
+	bulk   *semaphore.Weighted // of those of them that are parts
 	spare  chan []byte         // buffers of partSize bytes
+	hurry  chan struct{}       // receives when somebody comes to wait for a copy
+	spools *semaphore.Weighted // of parts on disk
+	slow   *semaphore.Weighted // of those that URLs are read into
 
 	copySize   int64 // tests make these smaller
+	sizes      sizes
 	leaseTime  time.Duration
 	renewAfter time.Duration
 	saveAfter  time.Duration
@@ -51,18 +56,24 @@ const (
 	// same time, and resumed.
 	copySize = 1 << 30
 
-	// memoryLimit is what the buffers of all transfers may take together.
+	// memoryLimit is what the buffers of all transfers may take together, and
+	// spoolLimit what parts that are too large for them may take on disk.
 	memoryLimit = 96 << 20
+	spoolLimit  = 4 << 30
 
 	// remoteLimit is what of it those may take that are filled as slowly as servers
-	// like that are not ours: no less than the largest part.
-	remoteLimit = 64 << 20
+	// like that are not ours.
+	remoteLimit      = 64 << 20
+	bulkLimit        = 48 << 20 // of that, for parts, which leaves some for what is small
+	remoteSpoolLimit = 2 << 30
 )
 
 func newCopier(m *Mirror) *copier {
 	return &copier{
-		mirror: m, memory: semaphore.NewWeighted(memoryLimit), remote: semaphore.NewWeighted(remoteLimit), spare: make(chan []byte, memoryLimit/partSize),
-		copySize: copySize, leaseTime: 30 * time.Second, renewAfter: 10 * time.Second, saveAfter: 2 * time.Second, handLimit: 5 * time.Second,
+		mirror: m, memory: semaphore.NewWeighted(memoryLimit), remote: semaphore.NewWeighted(remoteLimit), bulk: semaphore.NewWeighted(bulkLimit),
+		spare:  make(chan []byte, memoryLimit/partSize),
+		spools: semaphore.NewWeighted(spoolLimit), slow: semaphore.NewWeighted(remoteSpoolLimit),
+		copySize: copySize, sizes: sizesOfParts, leaseTime: 30 * time.Second, renewAfter: 10 * time.Second, saveAfter: 2 * time.Second, handLimit: 5 * time.Second,
 	}
 }
 
@@ -70,7 +81,7 @@ func newCopier(m *Mirror) *copier {
 type job struct {
 	place   *place
 	lease   string
-	large   bool
+	lane    kind // of the desk, which changes it
 	claimed time.Time
 	started time.Time     // the transfer
 	spout   *spout        // for whom the bytes go to while they are stored; may be nil

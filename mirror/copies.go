@@ -144,6 +144,34 @@ func (m *Mirror) pin(ctx context.Context, p copyPath, pinned bool) (out view, er
 	return out, p.missing(err)
 }
 
+var purgeCopy = api.Declare(api.Spec{
+	Name: "purgeCopy", Route: "DELETE /copies/<region>/<id>", Scopes: scope.Scope("mirror:purge:" + onS3 + ":<region>"), Output: "v1/copy-list.json#",
+	Stability: api.Experimental, Category: "Copies", Title: "Purge a copy by its id",
+	Doc: `Has a copy deleted, in one region or, with the region ` + "`all`" + `, in all of them, as ` + "`purge`" + ` does by a URL: for who does not know
+the query that the URL has, which nothing shows. Returns the copies that go, as they were; if there were none, it
+returns none.`,
+}, func(ctx context.Context, m *Mirror, c api.Call[copyPath, api.None]) (out copyList, err error) {
+	out.Copies = []view{}
+	regions := m.guide.names
+	if c.Path.Region != everywhere {
+		if err := m.checkRegion(c.Path.Region); err != nil {
+			return out, err
+		}
+		regions = []string{c.Path.Region}
+	}
+	for _, region := range regions {
+		found, err := m.find(ctx, region, c.Path.ID)
+		switch {
+		case errors.Is(err, store.ErrNotFound):
+		case err != nil:
+			return out, err
+		case found.State != Leaving || found.Again:
+			out.Copies = append(out.Copies, found.view())
+		}
+	}
+	return out, m.purge(ctx, c.Path.ID, c.Path.Region)
+})
+
 // A verification is what comparing a copy with its bytes has shown.
 type verification struct {
 	Intact  bool   `json:"intact"`

@@ -65,9 +65,10 @@ type Copy struct {
 // An upload is how far a multipart upload has come.
 type upload struct {
 	ID       string      `json:"id"`
-	PartSize int64       `json:"partSize"`
-	Parts    []blob.Part `json:"parts"`          // that are there, from the first, without gaps
-	Hash     []byte      `json:"hash,omitempty"` // the state of SHA-256 after them, where bytes came by here
+	PartSize int64       `json:"partSize"`        // 0: it grows with their number
+	Parts    []blob.Part `json:"parts"`           // that are there, from the first, without gaps
+	Hash     []byte      `json:"hash,omitempty"`  // the state of SHA-256 after them, where bytes came by here
+	Stuck    int         `json:"stuck,omitempty"` // attempts in a row in which the bucket did not take the next one
 }
 
 // key is where the bytes of the copy are, or of the attempt.
@@ -86,11 +87,31 @@ func keysOf(id string) string {
 // bytes is what the copy counts for in its region.
 func (c *Copy) bytes() int64 { return max(c.Size, 0) }
 
-// largeSize is what copies of are large: they go beside the others.
+// A kind is what copies are apart by that are made beside each other (desk): those
+// that take long, and those of which nobody knows how long they take, keep none of
+// the others waiting.
+type kind int
+
+const (
+	small   kind = iota
+	unknown      // its size
+	large
+	kinds
+)
+
+// largeSize is more than what small ones have.
 const largeSize = 32 << 20
 
-// large copies take long, or nobody knows how long.
-func (c *Copy) large() bool { return c.Size < 0 || c.Size > largeSize }
+// laneOf is the kind of what has that size.
+func laneOf(size int64) kind {
+	switch {
+	case size < 0:
+		return unknown
+	case size > largeSize:
+		return large
+	}
+	return small
+}
 
 // settled tells that nothing becomes of the copy without somebody asking for it
 // again: it is there, or waiting for it is in vain.

@@ -1,16 +1,23 @@
 package mirror
 
 import (
+	"context"
 	"errors"
 	"slices"
 	"sync/atomic"
 	"time"
 )
 
-// A desk shares out the transfers of a region, between two lanes: one for small
-// copies, and one for those that are large, or may be, as their size is not known.
-// Neither keeps the other from going on: while small ones wait, large ones take no
-// more than half of the transfers.
+// A desk shares out the transfers of a region between three lanes: of small copies,
+// of those whose size is not known, and of large ones. None keeps another from going
+// on for long, whatever turns out to be large (limit says how many each may have):
+//
+//   - Some transfers are for small ones only.
+//   - Large ones have no more than half while others wait, and never all that small
+//     ones leave, so that one of unknown size is begun.
+//   - One whose size is learned while it is copied changes to the lane that it
+//     belongs to. Where that has its share already the attempt ends, which counts
+//     for nothing, and the copy waits to be claimed as what it is (move).
 //
 // Copies are claimed some time ahead, as many as are made in a fraction of a
 // second, so that where they are small a transaction claims many. What was claimed
@@ -24,11 +31,12 @@ type desk struct {
 	signal <-chan struct{} // there may be something to be copied
 	handed chan *job       // claimed by a reader who waits; see through
 	done   chan *job       // transfers that have ended
+	moves  chan move       // transfers that have learned the size
 	told   chan struct{}   // receives when it was written down how some have ended
 
-	small, large lane
-	looked       time.Time // for leases that have run out
-	leases       time.Time // when the next one does
+	lanes  [kinds]lane
+	looked time.Time // for leases that have run out
+	leases time.Time // when the next one does
 
 	claims    chan claim // the one that is under way, when it is over
 	claiming  bool
@@ -43,14 +51,16 @@ type desk struct {
 
 // A lane is copies of one kind.
 type lane struct {
-	large   bool
+	kind    kind
 	queue   []*job // claimed, the most urgent first
 	running int
 	more    bool      // there may be more that could be claimed
+	heard   bool      // there was not, and something was added to some lane
 	next    time.Time // otherwise: when there is; zero: nobody knows of any
 
-	ended time.Time // the last transfer
-	ends  int       // since the rate was worked out
+	ended time.Time     // the last transfer
+	took  time.Duration // it did
+	ends  int           // since the rate was worked out
 	since time.Time
 	rate  float64 // of ends, per second
 }
@@ -59,20 +69,27 @@ const (
 	maxAhead   = 512
 	aheadTime  = 250 * time.Millisecond // for which there is to be enough in a queue
 	unbegun    = 5 * time.Second        // after which what was claimed is given back
-	smallTime  = 10 * time.Second       // that small ones get between two large ones, where there is one transfer
+	otherTime  = 10 * time.Second       // that others get between two large ones, where these have the only transfer
 	afterError = time.Second
 )
 
 func newDesk(k *copier, p *place) *desk {
-	return &desk{
+	d := &desk{
 		copier: k, place: p, signal: k.mirror.db.Waits().Signal(topicWork), handed: make(chan *job), done: make(chan *job, p.Transfers),
-		told: make(chan struct{}, 1), claims: make(chan claim, 1), large: lane{large: true},
+		moves: make(chan move), told: make(chan struct{}, 1), claims: make(chan claim, 1),
 	}
+	for k := range kinds {
+		d.lanes[k].kind = k
+	}
+	return d
 }
 
 // work makes the copies of a region until all regions have nothing to do.
 func (d *desk) work(s *shift) error {
-	d.small.more, d.large.more, d.looked, d.failure = true, true, time.Time{}, nil
+	d.looked, d.failure = time.Time{}, nil
+	for k := range d.lanes {
+		d.lanes[k].more, d.lanes[k].heard = true, false
+	}
 	for {
 		d.fill(s)
 		d.run(s)
@@ -107,8 +124,19 @@ func (d *desk) idle(s *shift, next time.Time) bool {
 	return d.failure != nil || time.Until(next) > d.copier.leaseTime
 }
 
-func (d *desk) running() int { return d.small.running + d.large.running }
-func (d *desk) queued() int  { return len(d.small.queue) + len(d.large.queue) }
+func (d *desk) running() (n int) {
+	for k := range d.lanes {
+		n += d.lanes[k].running
+	}
+	return n
+}
+
+func (d *desk) queued() (n int) {
+	for k := range d.lanes {
+		n += len(d.lanes[k].queue)
+	}
+	return n
+}
 
 // next is when there is something to be done that nobody will signal.
 func (d *desk) next() time.Time {
@@ -132,8 +160,8 @@ func (d *desk) next() time.Time {
 	if d.roomForLost() {
 		sooner(d.leases)
 	}
-	for _, l := range []*lane{&d.small, &d.large} {
-		switch {
+	for k := range d.lanes {
+		switch l := &d.lanes[k]; {
 		case !l.more:
 			sooner(l.next)
 		case d.running()+d.queued() == 0:
@@ -171,12 +199,13 @@ func (d *desk) wait(s *shift, next time.Time, over <-chan struct{}) bool {
 		d.claimed(s, c)
 	case <-d.told: // there may be nothing left to do
 	case <-d.signal:
-		d.small.more, d.large.more, d.signalled = true, true, true
+		d.hear()
 	case j := <-handed:
-		s.hold([]*job{j})
-		d.begin(s, j)
+		d.accept(s, j)
+	case m := <-d.moves:
+		m.answer <- d.move(m)
 	case <-timer.C:
-		d.small.more, d.large.more, d.signalled = true, true, true
+		d.hear()
 	case <-over:
 		return false
 	case <-s.ctx.Done():
@@ -185,15 +214,25 @@ func (d *desk) wait(s *shift, next time.Time, over <-chan struct{}) bool {
 	return s.ctx.Err() == nil
 }
 
+// hear takes note that there may be something in any lane.
+func (d *desk) hear() {
+	d.signalled = true
+	for k := range d.lanes {
+		if l := &d.lanes[k]; !l.more {
+			l.more, l.heard = true, true
+		}
+	}
+}
+
 // leave waits for what is under way, which has been told to end if there is
 // anything, and gives back what was not begun.
 func (d *desk) leave(s *shift) {
 	if d.claiming {
 		d.claimed(s, <-d.claims)
 	}
-	for _, l := range []*lane{&d.small, &d.large} {
-		s.giveBack(l.queue)
-		l.queue = nil
+	for k := range d.lanes {
+		s.giveBack(d.lanes[k].queue)
+		d.lanes[k].queue = nil
 	}
 	for d.running() > 0 {
 		d.end(<-d.done)
@@ -202,7 +241,8 @@ func (d *desk) leave(s *shift) {
 
 // giveBack gives back what has waited here for too long: others may have room.
 func (d *desk) giveBack(s *shift) {
-	for _, l := range []*lane{&d.small, &d.large} {
+	for k := range d.lanes {
+		l := &d.lanes[k]
 		if slices.ContainsFunc(l.queue, func(j *job) bool { return time.Since(j.claimed) > unbegun }) {
 			s.giveBack(l.queue)
 			l.queue, l.rate = nil, 0
@@ -224,11 +264,8 @@ func (d *desk) run(s *shift) {
 		return
 	}
 	for d.running() < d.transfers() {
-		l := &d.large
-		if len(l.queue) == 0 || l.running >= d.share() {
-			l = &d.small
-		}
-		if len(l.queue) == 0 {
+		l := d.turn()
+		if l == nil {
 			return
 		}
 		j := l.queue[0]
@@ -236,6 +273,27 @@ func (d *desk) run(s *shift) {
 		l.queue = l.queue[1:]
 		d.begin(s, j)
 	}
+}
+
+// turn is the lane of which a copy is to be made next; nil: none.
+func (d *desk) turn() *lane {
+	for k := large; k >= small; k-- {
+		if l := &d.lanes[k]; len(l.queue) > 0 && l.running < d.limit(k) {
+			return l
+		}
+	}
+	return nil
+}
+
+// accept begins what was handed over, if its lane has room.
+func (d *desk) accept(s *shift, j *job) {
+	s.hold([]*job{j})
+	if d.lane(j).running < d.limit(j.lane) {
+		d.begin(s, j)
+		return
+	}
+	j.end = errBusy // others make the copy, in its turn
+	s.ends <- j
 }
 
 func (d *desk) begin(s *shift, j *job) {
@@ -249,14 +307,46 @@ func (d *desk) end(j *job) {
 	l.running--
 	l.ends++
 	l.ended = time.Now()
+	l.took = l.ended.Sub(j.started)
 	d.note(j.end)
 }
 
-func (d *desk) lane(j *job) *lane {
-	if j.large {
-		return &d.large
+func (d *desk) lane(j *job) *lane { return &d.lanes[j.lane] }
+
+// A move is of a transfer to the lane that it belongs to, as is known now.
+type move struct {
+	job    *job
+	to     kind
+	answer chan bool // false: there is no room
+}
+
+// errMadeWay ends an attempt for others, and counts for nothing.
+var errMadeWay = errors.New("it takes longer than was known: it waits for its turn")
+
+// belongs has a transfer be of a lane from now on. It is called by the transfer.
+func (d *desk) belongs(ctx context.Context, j *job, to kind) error {
+	m := move{j, to, make(chan bool, 1)}
+	select {
+	case d.moves <- m:
+	case <-ctx.Done():
+		return context.Cause(ctx)
 	}
-	return &d.small
+	if !<-m.answer {
+		return errMadeWay
+	}
+	return nil
+}
+
+func (d *desk) move(m move) bool {
+	from := d.lane(m.job)
+	from.running--
+	if m.job.spout == nil && d.lanes[m.to].running >= d.limit(m.to) {
+		from.running++
+		return false
+	}
+	m.job.lane = m.to // though there be no room: somebody has begun to read it
+	d.lane(m.job).running++
+	return true
 }
 
 // transfers is how many there may be.
@@ -267,17 +357,37 @@ func (d *desk) transfers() int {
 	return d.place.Transfers
 }
 
-// share is how many of the transfers may be large.
-func (d *desk) share() int {
+// limit is how many transfers may be of a kind, given the others.
+func (d *desk) limit(k kind) int {
 	n := d.transfers()
-	switch waiting := len(d.small.queue) > 0 || d.small.more; {
-	case !waiting:
-		return n
-	case n == 1 && time.Since(d.large.ended) < smallTime:
-		return 0
+	half, most := max(1, n/2), n // most of them may be other than small
+	if n > 1 {
+		most -= max(1, n/4)
 	}
-	return max(1, n/2)
+	s, u, l := &d.lanes[small], &d.lanes[unknown], &d.lanes[large]
+	switch k {
+	case unknown:
+		switch {
+		case !s.waits():
+			half = most
+		case n == 1 && time.Since(u.ended) < min(u.took, otherTime): // they take turns
+			return 0
+		}
+		return min(half, most-l.running)
+	case large:
+		switch {
+		case !s.waits() && !u.waits():
+			half = max(half, most-1)
+		case (n == 1 || n == 2 && u.waits()) && time.Since(l.ended) < otherTime:
+			return 0
+		}
+		return min(half, most-u.running)
+	}
+	return n
 }
+
+// waits tells that there are copies to be made, as far as is known.
+func (l *lane) waits() bool { return len(l.queue) > 0 || l.more }
 
 // fill claims copies, if there is room for them and there may be any.
 func (d *desk) fill(s *shift) {
@@ -286,11 +396,14 @@ func (d *desk) fill(s *shift) {
 		return
 	}
 	c := claim{
-		small: d.room(&d.small, now), large: d.room(&d.large, now),
+		small: d.room(&d.lanes[small], now), unknown: d.room(&d.lanes[unknown], now), large: d.room(&d.lanes[large], now),
 		lost: d.roomForLost() && (!d.leases.IsZero() && !now.Before(d.leases) || now.Sub(d.looked) >= fallback),
 	}
-	if c.small == 0 && c.large == 0 && !c.lost {
+	if c.small == 0 && c.unknown == 0 && c.large == 0 && !c.lost {
 		return
+	}
+	for k := range d.lanes {
+		c.heard[k] = d.lanes[k].heard
 	}
 	d.claiming, d.signalled = true, false
 	go func() { d.claims <- d.claim(s, c) }()
@@ -306,9 +419,9 @@ func (d *desk) claimed(s *shift, c claim) {
 		d.holdOff = time.Now().Add(afterError)
 		return
 	}
-	for i, l := range []*lane{&d.small, &d.large} {
-		if o := c.lanes[i]; o.known {
-			l.more, l.next = o.more || d.signalled, o.next
+	for k := range d.lanes {
+		if l, o := &d.lanes[k], c.lanes[k]; o.known {
+			l.more, l.heard, l.next = o.more || d.signalled, !o.more, o.next
 		}
 	}
 	if c.lost {
@@ -338,8 +451,8 @@ func (d *desk) room(l *lane, now time.Time) int {
 		return 0
 	}
 	free := d.transfers() - d.running()
-	if l.large {
-		free = d.share() - l.running
+	if l.kind != small {
+		free = d.limit(l.kind) - l.running
 	}
 	return max(free, ahead) - len(l.queue)
 }

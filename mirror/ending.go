@@ -14,8 +14,9 @@ const endsTogether = 512
 
 // gatherEnds is how long ends are gathered for a transaction, as long as nobody is
 // known to wait for one of these copies. To write down a few each time takes more
-// of the database, and of its disk, than to make small copies does.
-const gatherEnds = 25 * time.Millisecond
+// of the database, and of its disk, than to make small copies does. Who comes to
+// wait on another replica meanwhile is not known of.
+const gatherEnds = 50 * time.Millisecond
 
 // write writes down how attempts have ended, as many as there are at a time.
 func (s *shift) write() {
@@ -50,6 +51,7 @@ func (s *shift) gather(j *job) []*job {
 			select {
 			case j, more = <-s.ends:
 			case <-over:
+			case <-s.copier.hurry:
 			}
 		}
 		if !more {
@@ -65,7 +67,7 @@ func (s *shift) gather(j *job) []*job {
 
 // urgent tells that somebody waits for the copy, as far as this replica knows, or
 // that it is more than one of many small ones.
-func (j *job) urgent() bool { return j.large || j.spout != nil || j.state().Priority >= Waited }
+func (j *job) urgent() bool { return j.lane == large || j.spout != nil || j.state().Priority >= Waited }
 
 // A verdict is what becomes of an attempt that has ended.
 type verdict struct {
@@ -118,6 +120,7 @@ func (k *copier) account(j *job, v verdict) {
 	case errors.As(v.err, &f):
 		k.mirror.metrics.failure(j.place.Name, v.final)
 		log.Info("an attempt to copy failed", "final", v.final, "err", errorText(v.err))
+	case errors.Is(v.err, errMadeWay), errors.Is(v.err, errBusy):
 	case errors.Is(v.err, errLost):
 		log.Info("what was copied is not wanted any more, or another copier has made it")
 	case !interrupted(v.err):
@@ -180,7 +183,7 @@ func (j *job) settle(c, is *Copy) (err error, final bool) {
 	case errors.As(j.end, &f):
 		return j.end, j.retry(c, is, f)
 	}
-	c.State, c.Due = Waiting, now // it was told to stop
+	c.State, c.Due = Waiting, now // it was told to stop, or makes way
 	c.keep(is)
 	return j.end, false
 }
@@ -199,6 +202,11 @@ func (j *job) retry(c, is *Copy, f *fault) (final bool) {
 		c.SHA256 = sum // which is what is wanted, not what was found
 	} else {
 		c.keep(is)
+	}
+	if f.bucket && c.Upload != nil {
+		up := *c.Upload
+		up.Stuck++
+		c.Upload = &up
 	}
 	// While nothing can be put into the bucket nothing is given up.
 	if f.final || c.Attempts >= maxAttempts && !(f.bucket && j.place.desk.broken.Load()) {

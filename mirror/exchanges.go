@@ -60,8 +60,23 @@ func (c *Copy) outgoing(x *api.Exchange) event.Outgoing {
 	return event.Outgoing{
 		Exchange:   event.Topic("mirror", "v1", *x),
 		RoutingKey: "primary." + keyWord(c.Region) + "." + c.Origin.kind() + "._",
-		Payload:    message{Version: 1, Region: c.Region, Origin: c.Origin.public(), State: c.State, Size: c.Size, Error: c.Error},
+		Payload:    message{Version: 1, Region: c.Region, Origin: c.Origin.public(), State: c.State, Size: c.Size, Error: c.publicError()},
 	}
+}
+
+// publicError is what may be told to everybody of why there is no copy. The text
+// of an error has names and addresses in it that are of nobody's business who may
+// not explain.
+func (c *Copy) publicError() string {
+	word, _, _ := strings.Cut(c.Error, ": ")
+	name, _, _ := strings.Cut(word, " ")
+	switch {
+	case c.Error == "", c.State == Leaving: // what was found damaged is told in words of our own
+		return c.Error
+	case name == errInvalidURL, name == errAddress, name == errBadStatus, name == errBucket:
+		return word
+	}
+	return errOrigin
 }
 
 // keyWord is a region's name in a routing key, where a dot would make it two.

@@ -96,8 +96,9 @@ func (m *Mirror) forgetRegions(ctx context.Context) (more bool, err error) {
 	return more, nil
 }
 
-// evict has those copies leave that were not read for longest, in regions that
-// hold more than they may. What is pinned stays.
+// evict has copies leave of regions that hold more than they may: those that are
+// larger than all may be together, as it was more when they were made, and then
+// those that were not read for longest. What is pinned stays.
 func (m *Mirror) evict(ctx context.Context) (more bool, err error) {
 	for _, p := range m.regions {
 		if p.MaxBytes == 0 {
@@ -112,22 +113,47 @@ func (m *Mirror) evict(ctx context.Context) (more bool, err error) {
 			continue
 		}
 		err = m.change(ctx, func(ch *changes) error {
-			left := over
-			list, err := ch.list(`SELECT `+copyColumns+` FROM mirror_copy
-				 WHERE state = 'present' AND NOT pinned AND region = $1 AND size > 0 ORDER BY read LIMIT $2 /*skip locked*/`, p.Name, lifeBatch)
-			for _, c := range list {
+			left, full := over, false
+			for _, of := range []struct {
+				list string
+				args []any
+			}{{p.oversized(), []any{p.Name, lifeBatch, p.MaxBytes}}, {unread, []any{p.Name, lifeBatch}}} {
 				if left <= 0 {
 					break
 				}
-				ch.dismiss(c, "unread")
-				left -= c.bytes()
+				list, err := ch.list(of.list, of.args...)
+				if err != nil {
+					return err
+				}
+				for _, c := range list {
+					if left > 0 && c.State == Present {
+						ch.dismiss(c, "unread")
+						left -= c.bytes()
+					}
+				}
+				full = len(list) == lifeBatch
 			}
-			more = more || left > 0 && len(list) == lifeBatch
-			return err
+			more = more || left > 0 && full
+			return nil
 		})
 		if err != nil {
 			return false, err
 		}
 	}
 	return more, nil
+}
+
+const (
+	evictable = `SELECT ` + copyColumns + ` FROM mirror_copy WHERE state = 'present' AND NOT pinned AND region = $1`
+	unread    = evictable + ` AND size > 0 ORDER BY read LIMIT $2 /*skip locked*/`
+)
+
+// oversized lists the copies that are larger than all of the region may be. Of large
+// ones there is an index.
+func (p *place) oversized() string {
+	lane := ""
+	if p.MaxBytes >= largeSize {
+		lane = ` AND lane = 2`
+	}
+	return evictable + lane + ` AND size > $3 ORDER BY size DESC LIMIT $2 /*skip locked*/`
 }

@@ -99,7 +99,7 @@ func (m *Mirror) explain(ctx context.Context, text string, x *explanation) error
 			return err
 		}
 		x.answer(answerRefused, "%s", sentence(err.Error()))
-		return nil
+		return m.explainFormer(ctx, text, x)
 	}
 	x.Origin, x.Kind, x.ID = o.public(), o.kind(), o.ID()
 	a, err := m.artifact(ctx, o)
@@ -144,7 +144,31 @@ func (m *Mirror) explain(ctx context.Context, text string, x *explanation) error
 		x.answer(answerOrigin, "The answer is the origin, as %s.", away)
 		return nil
 	}
+	if trouble := m.trouble(x.Region); trouble != "" && !served {
+		x.say("Nobody waits for a copy, as %s.", trouble)
+		p.Route.Policy = Redirect
+	}
 	x.foretell(p, c)
+	return nil
+}
+
+// explainFormer adds what is known of a URL that is refused, of which there may be
+// a copy from when it was not.
+func (m *Mirror) explainFormer(ctx context.Context, text string, x *explanation) error {
+	o, err := m.originOfCopy(text)
+	if err != nil {
+		return nil
+	}
+	x.Origin, x.Kind, x.ID = o.public(), o.kind(), o.ID()
+	c, err := m.find(ctx, x.Region, x.ID)
+	switch {
+	case errors.Is(err, store.ErrNotFound):
+		return nil
+	case err != nil:
+		return err
+	}
+	v := c.view()
+	x.Copy = &v
 	return nil
 }
 

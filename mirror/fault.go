@@ -24,6 +24,12 @@ type fault struct {
 func (f *fault) Error() string { return f.err.Error() }
 func (f *fault) Unwrap() error { return f.err }
 
+// A bucketError is of a region's bucket.
+type bucketError struct{ err error }
+
+func (e *bucketError) Error() string { return e.err.Error() }
+func (e *bucketError) Unwrap() error { return e.err }
+
 // errInterrupted ends attempts that this replica does not go on with: others do.
 var errInterrupted = errors.New("the copier was stopped")
 
@@ -67,7 +73,7 @@ func toBucket(err error) error {
 	if err == nil || errors.As(err, &known) {
 		return err
 	}
-	f := &fault{err: err, bucket: true}
+	f := &fault{err: &bucketError{err}, bucket: true}
 	// An upload that somebody has aborted, or written other parts to, is begun anew.
 	f.changed = errors.Is(err, blob.ErrNoUpload) || errors.Is(err, blob.ErrPart)
 	return f

@@ -30,6 +30,25 @@ type guide struct {
 	lifespan  time.Duration
 }
 
+// Reserved tells that no region can be called that, as it means something else in
+// the place of one.
+func Reserved(name string) bool { return name == everywhere || name == ofCaller }
+
+// SameBucket tells that two buckets are one, however they are written: that an
+// object of the one can be at a URL of the other. Whether it is asked for by http or
+// https makes no difference.
+func SameBucket(a, b *blob.Bucket) bool {
+	places := map[string]bool{}
+	for _, form := range a.URLForms() {
+		_, place, _ := strings.Cut(form, "://")
+		places[place] = true
+	}
+	return slices.ContainsFunc(b.URLForms(), func(form string) bool {
+		_, place, _ := strings.Cut(form, "://")
+		return places[place]
+	})
+}
+
 // newGuide checks the configuration, also by trying out whether the URLs of all
 // buckets are understood.
 func newGuide(ctx context.Context, c Config) (*guide, error) {
@@ -43,7 +62,7 @@ func newGuide(ctx context.Context, c Config) (*guide, error) {
 			return nil, fmt.Errorf("mirror: region %q: a region has a name and a bucket", r.Name)
 		case r.Name == c.Home:
 			return nil, fmt.Errorf("mirror: region %s is where the artifacts are: it has no bucket for copies", r.Name)
-		case r.Name == everywhere || r.Name == ofCaller:
+		case Reserved(r.Name):
 			return nil, fmt.Errorf("mirror: a region cannot be called %s, which means something else to purge and explain", r.Name)
 		case g.regions[r.Name]:
 			return nil, fmt.Errorf("mirror: there are two regions called %s", r.Name)
@@ -122,7 +141,13 @@ var probes = []string{
 // rule that allows nothing.
 func (g *guide) selfTest(ctx context.Context) error {
 	var wrong []error
-	for i, b := range append([]*blob.Bucket{g.bucket}, g.copies...) {
+	all := append([]*blob.Bucket{g.bucket}, g.copies...)
+	for i, b := range all {
+		for j, other := range all[:i] {
+			if SameBucket(b, other) {
+				wrong = append(wrong, fmt.Errorf("the bucket %s of %s is the one of %s, too", b.Name(), g.names[i-1], append([]string{g.home}, g.names...)[j]))
+			}
+		}
 		for _, key := range probes {
 			name, err := blob.Spell(key)
 			if err != nil {

@@ -2,6 +2,7 @@ package mirror
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"sync"
 	"time"
@@ -41,15 +42,17 @@ func (m *Mirror) remove(ctx context.Context, p *place) (more bool, err error) {
 	if err != nil || len(list) == 0 {
 		return false, err
 	}
-	r, err := m.removeBytes(ctx, p, list)
-	if err != nil {
-		return false, err
+	r, failed := m.removeBytes(ctx, p, list)
+	if ctx.Err() != nil || len(r.gone)+len(r.stuck) == 0 {
+		return false, errors.Join(failed, ctx.Err())
 	}
 	err = m.change(ctx, func(ch *changes) error {
 		var names []name
 		was := map[name]*Copy{}
 		for _, c := range list {
-			names, was[c.name()] = append(names, c.name()), c
+			if r.gone[c.name()] || r.stuck[c.name()] != nil {
+				names, was[c.name()] = append(names, c.name()), c
+			}
 		}
 		now, err := ch.named(names...)
 		if err != nil {
@@ -60,13 +63,16 @@ func (m *Mirror) remove(ctx context.Context, p *place) (more bool, err error) {
 			case c.State != Leaving || c.Token != was[c.name()].Token:
 			case r.gone[c.name()]:
 				ch.left(c)
-			case why != nil:
-				c.Due, c.Error = timestamp.Now().Add(stuckFor), errorText(why)
+			default:
+				c.Attempts, c.Error = c.Attempts+1, errorText(why)
+				if failed == nil { // else the whole region waits
+					c.Due = timestamp.Now().Add(stuckFor)
+				}
 			}
 		}
 		return nil
 	})
-	return len(list) == lifeBatch, err
+	return len(list) == lifeBatch && failed == nil, errors.Join(failed, err)
 }
 
 // giveUp is how many failures without a success say that nothing can be deleted
@@ -83,7 +89,8 @@ type removal struct {
 }
 
 // removeBytes deletes what there is of copies: of all at once; or, if that fails,
-// of one after another. An error says that it is not for the copies that it fails.
+// of one after another. An error says that it is not for the copies that it fails;
+// what came of those that were tried is told all the same.
 //
 // Rows are read again after their objects were listed: another replica may have
 // removed a copy meanwhile and made a new one, whose object was listed, too.
@@ -100,7 +107,7 @@ func (m *Mirror) removeBytes(ctx context.Context, p *place, list []*Copy) (*remo
 		r.stuck[c.name()] = err
 		return r.hopeless(ctx, err, len(r.keys), len(list))
 	}); err != nil {
-		return nil, err
+		return r, err
 	}
 	ids := map[string]bool{}
 	for c := range r.keys {
@@ -108,7 +115,7 @@ func (m *Mirror) removeBytes(ctx context.Context, p *place, list []*Copy) (*remo
 	}
 	now, err := m.withIDs(ctx, p, ids)
 	if err != nil {
-		return nil, err
+		return r, err
 	}
 	var all []string
 	for c, some := range r.keys {
@@ -130,7 +137,7 @@ func (m *Mirror) removeBytes(ctx context.Context, p *place, list []*Copy) (*remo
 		}
 		r.stuck[c.name()] = err
 		if err := r.hopeless(ctx, err, len(r.gone), len(list)); err != nil {
-			return nil, err
+			return r, err
 		}
 	}
 	return r, nil

@@ -48,7 +48,7 @@ func (m *Mirror) lifeLoops() []loop.Loop {
 		},
 		{
 			Name: "mirror.sweep", Doc: "Compares buckets with the index, once a day and when one of the two is another: deletes what is left of attempts, has lost copies made anew, and makes a lost index anew.",
-			When: loop.Every(time.Minute), Pass: l.sweep, Limit: time.Hour,
+			When: loop.Every(time.Minute), Wake: m.db.Waits().Signal(topicSweep), Pass: l.sweep, Limit: time.Hour,
 		},
 	}
 }
@@ -61,8 +61,8 @@ type rounds struct {
 }
 
 type rest struct {
-	failures int
-	until    time.Time
+	failures     int
+	began, until time.Time
 }
 
 const (
@@ -105,12 +105,13 @@ func (x *rounds) do(ctx context.Context, m *Mirror, what string, f func(context.
 	return more, nil
 }
 
-// awake are the regions that are not left out.
+// awake are the regions that are not left out, or whose bucket has come back since
+// they were.
 func (x *rounds) awake(all []*place) (list []*place) {
 	x.mu.Lock()
 	defer x.mu.Unlock()
 	for _, p := range all {
-		if !time.Now().Before(x.rests[p.Name].until) {
+		if r := x.rests[p.Name]; !time.Now().Before(r.until) || p.health.back.Load() > r.began.UnixNano() {
 			list = append(list, p)
 		}
 	}
@@ -129,7 +130,8 @@ func (x *rounds) note(tried []*place, failed map[string]error) {
 			continue
 		}
 		r := x.rests[p.Name]
-		r.until = time.Now().Add(min(firstRest<<min(r.failures, 10), longestRest))
+		r.began = time.Now()
+		r.until = r.began.Add(min(firstRest<<min(r.failures, 10), longestRest))
 		r.failures++
 		x.rests[p.Name] = r
 	}

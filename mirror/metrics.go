@@ -74,13 +74,14 @@ var (
 	objectsMetric = prometheus.NewDesc("taskfleet_mirror_objects", "Copies, by region and state.", []string{"region", "state"}, nil)
 	bytesMetric   = prometheus.NewDesc("taskfleet_mirror_bytes", "Bytes of copies, by region and state, where their size is known.", []string{"region", "state"}, nil)
 	waitingMetric = prometheus.NewDesc("taskfleet_mirror_waiting_seconds", "For how long the copy that has been waiting for longest has been; 0 where none waits.", []string{"region"}, nil)
+	leavingMetric = prometheus.NewDesc("taskfleet_mirror_leaving_seconds", "For how long the copy has been leaving that has for longest, as its bytes cannot be deleted, say; 0 where none is.", []string{"region"}, nil)
 	upMetric      = prometheus.NewDesc("taskfleet_mirror_region_up", "Whether this replica sends readers to the region's bucket: 1, or 0 where it does not answer, or is another than before and not swept yet.", []string{"region"}, nil)
 	limitMetric   = prometheus.NewDesc("taskfleet_mirror_limit_bytes", "Bytes of copies beyond which unread ones go; 0 means no limit.", []string{"region"}, nil)
 )
 
 // Describe is part of prometheus.Collector.
 func (s stock) Describe(to chan<- *prometheus.Desc) {
-	for _, d := range []*prometheus.Desc{objectsMetric, bytesMetric, waitingMetric, limitMetric, upMetric} {
+	for _, d := range []*prometheus.Desc{objectsMetric, bytesMetric, waitingMetric, leavingMetric, limitMetric, upMetric} {
 		to <- d
 	}
 }
@@ -105,7 +106,8 @@ func (s stock) Collect(to chan<- prometheus.Metric) {
 			gauge(objectsMetric, float64(r.objects[state]), r.region, string(state))
 			gauge(bytesMetric, float64(r.bytes[state]), r.region, string(state))
 		}
-		gauge(waitingMetric, r.age().Seconds(), r.region)
+		gauge(waitingMetric, age(r.oldest).Seconds(), r.region)
+		gauge(leavingMetric, age(r.leaving).Seconds(), r.region)
 		gauge(limitMetric, float64(r.limit), r.region)
 		up := 1.0
 		if s.m.away(r.region) != "" {
@@ -124,14 +126,15 @@ type holding struct {
 	objects map[State]int64
 	bytes   map[State]int64
 	oldest  timestamp.Time // since when the one waits that has for longest; zero if none does
+	leaving timestamp.Time // likewise
 }
 
-// age is for how long the oldest has been waiting.
-func (h *holding) age() time.Duration {
-	if h.oldest.IsZero() {
+// age is for how long something has been going on.
+func age(since timestamp.Time) time.Duration {
+	if since.IsZero() {
 		return 0
 	}
-	return max(0, timestamp.Now().Sub(h.oldest))
+	return max(0, timestamp.Now().Sub(since))
 }
 
 // backlog is what is still to be copied.
@@ -144,12 +147,15 @@ func (m *Mirror) stock(ctx context.Context) (list []*holding, err error) {
 	err = m.db.View(ctx, func(tx *store.Tx) error {
 		list = nil
 		by := map[string]*holding{}
-		var each [][]any
+		var each, regions [][]any
 		for _, r := range m.regions {
 			h := &holding{region: r.Name, limit: r.MaxBytes, objects: map[State]int64{}, bytes: map[State]int64{}}
 			list, by[r.Name] = append(list, h), h
+			regions = append(regions, []any{r.Name})
 			for p := Bulk; p <= Waited; p++ { // as the index has them
-				each = append(each, []any{r.Name, false, p}, []any{r.Name, true, p})
+				for k := range kinds {
+					each = append(each, []any{r.Name, k, p})
+				}
 			}
 		}
 		rows, err := tx.Query(`SELECT region, state, objects, bytes FROM mirror_tally`)
@@ -170,19 +176,27 @@ func (m *Mirror) stock(ctx context.Context) (list []*holding, err error) {
 		if err := rows.Err(); err != nil {
 			return err
 		}
-		return tx.QueryEach(`
+		oldest := func(of func(*holding) *timestamp.Time) func(int, store.Scanner) error {
+			return func(_ int, row store.Scanner) error {
+				var region string
+				var since timestamp.Time
+				if err := row.Scan(&region, &since); err != nil {
+					return err
+				}
+				if is := of(by[region]); is.IsZero() || since < *is {
+					*is = since
+				}
+				return nil
+			}
+		}
+		if err := tx.QueryEach(`
 			SELECT region, requested FROM mirror_copy
-			 WHERE state = 'waiting' AND region = $1 AND large = $2 AND priority = $3 ORDER BY requested LIMIT 1`, each, func(_ int, row store.Scanner) error {
-			var region string
-			var since timestamp.Time
-			if err := row.Scan(&region, &since); err != nil {
-				return err
-			}
-			if h := by[region]; h.oldest.IsZero() || since < h.oldest {
-				h.oldest = since
-			}
-			return nil
-		})
+			 WHERE state = 'waiting' AND region = $1 AND lane = $2 AND priority = $3 ORDER BY requested LIMIT 1`,
+			each, oldest(func(h *holding) *timestamp.Time { return &h.oldest })); err != nil {
+			return err
+		}
+		return tx.QueryEach(`SELECT region, requested FROM mirror_copy WHERE state = 'leaving' AND region = $1 ORDER BY requested LIMIT 1`,
+			regions, oldest(func(h *holding) *timestamp.Time { return &h.leaving }))
 	})
 	return list, err
 }

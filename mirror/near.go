@@ -42,6 +42,8 @@ func (m *Mirror) plan(o Origin, a *Artifact, region string) plan {
 		p.Off = fmt.Sprintf("the artifact expired at %s", w.Expires)
 	case p.Route.Policy == Off:
 		p.Off = fmt.Sprintf("the route %s makes no copies", p.Route.Name)
+	case w.Size > maxObject:
+		p.None = fmt.Sprintf("it has %d bytes, and nothing is copied that has more than %d", w.Size, int64(maxObject))
 	case !p.Route.reaches(region):
 		p.None = fmt.Sprintf("the route %s makes no copies in %s", p.Route.Name, region)
 	}
@@ -59,7 +61,7 @@ const (
 	outcomeLate    outcome = "late"    // to the origin, after waiting in vain
 	outcomeFailed  outcome = "failed"  // to the origin, as copying failed
 	outcomeLeaving outcome = "leaving" // to the origin, as the copy is being deleted
-	outcomeAway    outcome = "away"    // to the origin, as the bucket with the copy does not answer
+	outcomeAway    outcome = "away"    // to the origin, as the bucket does not answer or takes no copies
 )
 
 // A decision is what becomes of a request.
@@ -92,7 +94,7 @@ func (m *Mirror) decide(ctx context.Context, p plan) (d decision, err error) {
 	if p.None != "" {
 		return decision{Outcome: outcomeOff, Copy: c}, nil
 	}
-	away := m.away(p.Want.Region) != ""
+	away := m.trouble(p.Want.Region) != ""
 	if p.Route.Policy == Stream && !away {
 		d = decision{Outcome: outcomeStream, Copy: c}
 		d.URL, err = m.streamURL(p.Want)

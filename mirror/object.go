@@ -24,7 +24,7 @@ const metaCopy = "taskfleet-copy"
 // percent-encoded where they are not printable ASCII.
 const (
 	metaOrigin       = "origin"        // its text
-	metaOriginObject = "origin-object" // "1" instead: it is the object originKey, being too long
+	metaOriginObject = "origin-object" // "1" instead: it is the object originKey
 	metaETag         = "etag"          // of the origin, where it has one
 	metaSHA256       = "sha256"        // where it was known when the copy was begun; so, too:
 	metaSize         = "size"
@@ -45,10 +45,10 @@ const (
 // metadata is what c's object says of itself.
 func (c *Copy) metadata() map[string]string {
 	m := map[string]string{metaStored: timestamp.Now().String()}
-	if origin := escapeMeta(c.Origin.String()); len(origin) <= maxMetaOrigin {
-		m[metaOrigin] = origin
-	} else {
+	if c.needsOriginObject() {
 		m[metaOriginObject] = "1"
+	} else {
+		m[metaOrigin] = escapeMeta(c.Origin.String())
 	}
 	if etag := escapeMeta(c.ETag); etag != "" && len(etag) <= maxMetaETag {
 		m[metaETag] = etag
@@ -82,9 +82,12 @@ func unpackMeta(metadata map[string]string) map[string]string {
 	return m
 }
 
-// needsOriginObject tells that the origin's text is too long for metadata. It is
-// then put under originKey before the copy is stored.
-func (c *Copy) needsOriginObject() bool { return len(escapeMeta(c.Origin.String())) > maxMetaOrigin }
+// needsOriginObject tells that the origin's text is too long for metadata, or not
+// for whoever reads the copy, and so sees its metadata: a query may hold a
+// signature. It is then put under originKey before the copy is stored.
+func (c *Copy) needsOriginObject() bool {
+	return strings.Contains(c.Origin.URL, "?") || len(escapeMeta(c.Origin.String())) > maxMetaOrigin
+}
 
 // originKey is where the origin's text is, if it needs an object of its own.
 func (c *Copy) originKey() string { return c.key() + originSuffix }

@@ -3,10 +3,12 @@ package mirror
 import (
 	"context"
 	"errors"
+	"slices"
 
 	"github.com/taskfleet/taskfleet/api"
 	"github.com/taskfleet/taskfleet/mirror/source"
 	"github.com/taskfleet/taskfleet/scope"
+	"github.com/taskfleet/taskfleet/timestamp"
 )
 
 // everywhere stands for all regions.
@@ -34,6 +36,9 @@ The URL is the one that the copy was asked for by, and need not be allowed any m
 	if err != nil {
 		return none, refuse(err)
 	}
+	if err := m.forestall(ctx, o, region); err != nil {
+		return none, err
+	}
 	return none, m.purge(ctx, o.ID(), region)
 })
 
@@ -45,6 +50,38 @@ func (m *Mirror) originOfCopy(text string) (Origin, error) {
 	}
 	u, err := source.Canonical(text)
 	return Origin{URL: u.String()}, err
+}
+
+// forestall has a row leave where an index is being made anew and has none of an
+// origin: an object of it that the sweep has yet to come to goes with that row, and
+// does not become a copy again.
+func (m *Mirror) forestall(ctx context.Context, o Origin, region string) error {
+	rebuilt, err := m.rebuilt(ctx)
+	if err != nil {
+		return err
+	}
+	id := o.ID()
+	var names []name
+	for _, p := range m.regions {
+		if (region == everywhere || region == p.Name) && !rebuilt[p.Name] {
+			names = append(names, name{p.Name, id})
+		}
+	}
+	if len(names) == 0 {
+		return nil
+	}
+	return m.change(ctx, func(ch *changes) error {
+		list, err := ch.named(names...)
+		if err != nil {
+			return err
+		}
+		for _, n := range names {
+			if !slices.ContainsFunc(list, func(c *Copy) bool { return c.Region == n.region }) {
+				ch.add(&Copy{Region: n.region, ID: id, Origin: o, State: Leaving, Size: -1, Requested: timestamp.Now()})
+			}
+		}
+		return nil
+	})
 }
 
 // purge has the copies of an origin leave.

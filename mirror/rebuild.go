@@ -13,6 +13,7 @@ import (
 
 	"github.com/taskfleet/taskfleet/api"
 	"github.com/taskfleet/taskfleet/blob"
+	"github.com/taskfleet/taskfleet/store"
 	"github.com/taskfleet/taskfleet/timestamp"
 )
 
@@ -28,12 +29,29 @@ import (
 //   - it has as many bytes as its metadata and the artifact's record say,
 //   - and it has the SHA-256 that its metadata has, if that has one.
 //
+// What is purged meanwhile has a row, if only one that leaves (forestall in
+// purge.go), and so does not become a copy.
+//
 // Pins are only in the index, and are lost with it.
 
 const (
 	adoptBatch = 100
 	adoptBytes = 4 << 30
 )
+
+// rebuilt are the regions whose index will not be made anew any more.
+func (m *Mirror) rebuilt(ctx context.Context) (regions map[string]bool, err error) {
+	err = m.db.ViewOnce(ctx, func(tx *store.Tx) error {
+		regions = map[string]bool{}
+		list, err := tx.Column(`SELECT region FROM mirror_sweep
+			 WHERE ended > 0 AND EXISTS (SELECT 1 FROM mirror_tally WHERE mirror_tally.region = mirror_sweep.region)`)
+		for _, region := range list {
+			regions[region] = true
+		}
+		return err
+	})
+	return regions, err
+}
 
 // adopt makes copies of those objects that are some, one of each id. left are the
 // others. It does so a few at a time, so that a pass that ends meanwhile has done
@@ -122,7 +140,26 @@ func (m *Mirror) adoptSome(ctx context.Context, p *place, ids []string, open map
 	}
 	m.metrics.found.WithLabelValues(p.Name, "adopted").Add(float64(len(adopted)))
 	m.log.Info("copies that the index did not have were found in the bucket", "region", p.Name, "copies", len(adopted))
-	return adopted, left, nil
+	return adopted, left, m.confirm(ctx, p, adopted, found)
+}
+
+// confirm looks once more for the objects of copies that were adopted. To examine
+// others may have taken long, and whoever was purged meanwhile may have come and
+// gone, with its row.
+func (m *Mirror) confirm(ctx context.Context, p *place, adopted map[string]string, found map[name]*Copy) error {
+	var mu sync.Mutex
+	damaged := map[*Copy]*damage{}
+	err := each(ctx, slices.Collect(maps.Keys(adopted)), func(ctx context.Context, id string) error {
+		c := found[name{p.Name, id}]
+		d, err := p.look(ctx, c)
+		if d != nil {
+			mu.Lock()
+			defer mu.Unlock()
+			damaged[c] = d
+		}
+		return err
+	})
+	return errors.Join(err, m.mend(ctx, damaged))
 }
 
 // become has a copy that was to be made be the one that is there.

@@ -193,7 +193,7 @@ func excuse(p plan, d decision) string {
 	case outcomeLeaving:
 		return "The copy is being deleted, redirecting to original"
 	case outcomeAway:
-		return "The region's bucket does not answer, redirecting to original"
+		return "The region's bucket cannot be relied on at the moment, redirecting to original"
 	}
 	return "Error caching file, redirecting to original"
 }
@@ -205,11 +205,14 @@ func (m *Mirror) sendToOrigin(ctx context.Context, o Origin, region string, why 
 	return sent{URL: location, Message: message}, err
 }
 
-// sendAfterError is the reply where the mirror itself has failed, which is no
-// reason for a download to fail.
+// sendAfterError is the reply where the mirror itself has failed, or is being
+// stopped, which is no reason for a download to fail.
 func (m *Mirror) sendAfterError(ctx context.Context, o Origin, region string, err error) (api.Reply, error) {
 	if ctx.Err() != nil {
-		return nil, err
+		// The server is being stopped, and the caller waits for an answer; or the
+		// caller is gone, and nobody reads it.
+		location, err := m.originURL(context.WithoutCancel(ctx), o)
+		return sent{URL: location, Message: "The server is being stopped, redirecting to original"}, err
 	}
 	m.log.Error("cannot tell where a copy is: the caller gets the origin", "origin", o.public(), "region", region, "err", err)
 	return m.sendToOrigin(ctx, o, region, outcomeFailed, "Error caching file, redirecting to original")

@@ -117,7 +117,10 @@ func (m *Mirror) mend(ctx context.Context, found map[*Copy]*damage) error {
 	for c := range found {
 		names, by[c.name()] = append(names, c.name()), c
 	}
-	return m.change(ctx, func(ch *changes) error {
+	var counts map[string]int
+	var some *Copy // for an example
+	err := m.change(ctx, func(ch *changes) error {
+		counts = map[string]int{}
 		list, err := ch.named(names...)
 		for _, c := range list {
 			seen := by[c.name()]
@@ -131,13 +134,19 @@ func (m *Mirror) mend(ctx context.Context, found map[*Copy]*damage) error {
 				c.Size = -1
 			}
 			ch.tx.Wake(topicLeaving, 1)
-			ch.tx.AfterCommit(func() {
-				m.metrics.found.WithLabelValues(c.Region, d.what).Inc()
-				m.log.Error("a copy is not what it is to be, and is made anew", "region", c.Region, "id", c.ID, "key", seen.key(), "reason", d.detail)
-			})
+			counts[d.what]++
+			some = c
 		}
 		return err
 	})
+	if err != nil || len(counts) == 0 {
+		return err
+	}
+	for what, n := range counts { // all are of a region
+		m.metrics.found.WithLabelValues(some.Region, what).Add(float64(n))
+	}
+	m.log.Error("copies are not what they are to be, and are made anew", "region", some.Region, "copies", counts, "among them", some.ID, "reason", some.Error)
+	return nil
 }
 
 // sound notes that copies are as they should be.

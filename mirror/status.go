@@ -2,6 +2,7 @@ package mirror
 
 import (
 	"context"
+	"sync"
 	"time"
 
 	"github.com/taskfleet/taskfleet/api"
@@ -20,8 +21,10 @@ type statusReport struct {
 type regionStatus struct {
 	Region    string        `json:"region"`
 	Bucket    string        `json:"bucket"`
-	Away      bool          `json:"away"`            // it does not answer this replica
-	Limit     int64         `json:"limit,omitempty"` // of bytes
+	Away      bool          `json:"away"`             // it does not answer this replica
+	Unsure    bool          `json:"unsure"`           // it is another than before
+	Reason    string        `json:"reason,omitempty"` // why readers get the origin
+	Limit     int64         `json:"limit,omitempty"`  // of bytes
 	Transfers int           `json:"transfers"`
 	States    map[State]Sum `json:"states"`
 	Backlog   Sum           `json:"backlog"`
@@ -29,6 +32,10 @@ type regionStatus struct {
 	// Since when the copy waits that has for longest.
 	OldestWaiting timestamp.Time `json:"oldestWaiting,omitempty"`
 	WaitingFor    float64        `json:"waitingFor"` // seconds
+
+	// The same of copies whose bytes are to be deleted.
+	OldestLeaving timestamp.Time `json:"oldestLeaving,omitempty"`
+	LeavingFor    float64        `json:"leavingFor"`
 
 	Rate   rate      `json:"rate"`
 	Errors []failing `json:"errors"`
@@ -55,15 +62,15 @@ type failing struct {
 
 const (
 	rateOver   = 5 * time.Minute
-	someErrors = 10 // of a region
+	someErrors = 10 // of a region, and as many of deleting
 )
 
 var status = api.Declare(api.Spec{
 	Name: "status", Route: "GET /status", Scopes: scope.Scope("mirror:status"), Output: "v1/status-response.json#",
 	Stability: api.Experimental, Category: "Operations", Title: "Status of all regions",
 	Doc: `Says for each region how many copies are in which state and what they hold, what is still to be copied and for how long the
-oldest of that has been waiting, how fast copies were made in the last five minutes, and which ones fail. Each copy is in
-one state, and all are counted at one moment.`,
+oldest of that has been waiting, how fast copies were made in the last five minutes, and which ones fail: to be made, or to be
+deleted. Where readers get the origin instead of copies it says why. Each copy is in one state, and all are counted at one moment.`,
 }, func(ctx context.Context, m *Mirror, _ api.Call[api.None, api.None]) (out statusReport, err error) {
 	stock, err := m.stock(ctx)
 	if err != nil {
@@ -81,14 +88,41 @@ one state, and all are counted at one moment.`,
 		}
 		return nil
 	})
+	if err == nil {
+		m.addReasons(ctx, out.Regions)
+	}
 	return out, err
 })
+
+// addReasons adds why readers are not sent to copies in a region, or do not wait for
+// them. A bucket that is away is asked what it is that it fails by.
+func (m *Mirror) addReasons(ctx context.Context, list []regionStatus) {
+	var asked sync.WaitGroup
+	for i := range list {
+		r := &list[i]
+		r.Reason = m.trouble(r.Region)
+		if !r.Away {
+			continue
+		}
+		asked.Go(func() {
+			limited, cancel := context.WithTimeout(ctx, probeLimit)
+			defer cancel()
+			if err := m.region(r.Region).readable(limited); err != nil {
+				r.Reason += ": " + errorText(err)
+			} else {
+				r.Reason += "; it answers now"
+			}
+		})
+	}
+	asked.Wait()
+}
 
 func (m *Mirror) regionStatus(h *holding) regionStatus {
 	p := m.region(h.region)
 	r := regionStatus{
-		Region: h.region, Bucket: p.Bucket.Name(), Away: p.health.away.Load(), Limit: h.limit, Transfers: p.Transfers,
-		States: map[State]Sum{}, OldestWaiting: h.oldest, WaitingFor: h.age().Seconds(),
+		Region: h.region, Bucket: p.Bucket.Name(), Away: p.health.away.Load(), Unsure: p.unsure(), Limit: h.limit, Transfers: p.Transfers,
+		States: map[State]Sum{}, OldestWaiting: h.oldest, WaitingFor: age(h.oldest).Seconds(),
+		OldestLeaving: h.leaving, LeavingFor: age(h.leaving).Seconds(),
 	}
 	for _, s := range states {
 		r.States[s] = Sum{h.objects[s], h.bytes[s]}
@@ -109,18 +143,21 @@ func (r *regionStatus) addMoves(tx *store.Tx, at timestamp.Time) error {
 	r.Rate.ObjectsPerSecond = float64(r.Rate.Objects) / r.Rate.Seconds
 	r.Rate.BytesPerSecond = float64(r.Rate.Bytes) / r.Rate.Seconds
 	r.Errors = []failing{}
-	rows, err := tx.Query(`SELECT `+copyColumns+` FROM mirror_copy WHERE region = $1 AND attempts > 0 ORDER BY due DESC LIMIT $2`, r.Region, someErrors)
-	if err != nil {
-		return err
-	}
-	for rows.Next() {
-		c, err := scanCopy(rows)
+	for _, some := range []string{
+		`state <> 'leaving' AND attempts > 0 ORDER BY due DESC`,
+		`state = 'leaving' ORDER BY requested`, // those that cannot be deleted have been there for longest
+	} {
+		list, err := copies(tx, `SELECT `+copyColumns+` FROM mirror_copy WHERE region = $1 AND `+some+` LIMIT $2`, r.Region, someErrors)
 		if err != nil {
 			return err
 		}
-		r.Errors = append(r.Errors, failing{c.ID, c.Origin.public(), c.State, c.Attempts, c.Due, c.Error})
+		for _, c := range list {
+			if c.Attempts > 0 {
+				r.Errors = append(r.Errors, failing{c.ID, c.Origin.public(), c.State, c.Attempts, c.Due, c.Error})
+			}
+		}
 	}
-	return rows.Err()
+	return nil
 }
 
 // A routeView is a route as it counts.

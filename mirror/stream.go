@@ -87,6 +87,9 @@ redirects lead here.`,
 	case err == nil && have.settled():
 		return m.sendAsItIs(ctx, w, have)
 	}
+	if m.trouble(w.Region) != "" {
+		return m.sendBehind(ctx, w)
+	}
 	endless := w.Size < 0 && !c.HTTP.ProtoAtLeast(1, 1)
 	if c.HTTP.Method == http.MethodHead || c.HTTP.Header.Get("Range") != "" || endless {
 		// Who wants a part of it gets that where all of it is. So does who could not
@@ -95,6 +98,15 @@ redirects lead here.`,
 	}
 	return api.Stream(func(rw http.ResponseWriter, r *http.Request) error { return m.pour(r, rw, w) }), nil
 })
+
+// sendBehind is the reply where nobody is to wait for a copy, which is made when
+// it can be.
+func (m *Mirror) sendBehind(ctx context.Context, w Want) (api.Reply, error) {
+	if _, err := m.want(ctx, w); err != nil {
+		return m.sendAfterError(ctx, w.Origin, w.Region, err)
+	}
+	return m.sendToOrigin(ctx, w.Origin, w.Region, outcomeAway, "")
+}
 
 // sendAsItIs is the reply for who does not wait for a copy any longer.
 func (m *Mirror) sendAsItIs(ctx context.Context, w Want, c *Copy) (api.Reply, error) {
@@ -120,7 +132,7 @@ func (m *Mirror) sendAsItIs(ctx context.Context, w Want, c *Copy) (api.Reply, er
 // the client waits for what becomes of the copy. If it breaks off, so does the
 // connection: the client has never got the last byte of what was not verified.
 func (m *Mirror) pour(r *http.Request, rw http.ResponseWriter, w Want) error {
-	ctx := r.Context()
+	ctx, start := r.Context(), time.Now()
 	out := &outflow{to: rw, control: http.NewResponseController(rw)}
 	c, err := m.through(ctx, w, out.begin)
 	if out.begun {
@@ -132,11 +144,14 @@ func (m *Mirror) pour(r *http.Request, rw http.ResponseWriter, w Want) error {
 		}
 		return nil
 	}
-	if err != nil {
-		c, err = m.await(ctx, w.Region, w.Origin.ID(), defaultMaxWait)
+	away := err != nil && m.trouble(w.Region) != ""
+	if err != nil && !away {
+		c, err = m.await(ctx, w.Region, w.Origin.ID(), max(0, defaultMaxWait-time.Since(start)))
 	}
 	var reply api.Reply
 	switch {
+	case away:
+		reply, err = m.sendBehind(ctx, w)
 	case err == nil:
 		reply, err = m.sendAsItIs(ctx, w, c)
 	case errors.Is(err, store.ErrNotFound): // purged meanwhile

@@ -50,8 +50,12 @@ func (s *sweep) takes(o blob.Object) bool {
 // address is what tells a region's bucket from others.
 func (p *place) address() string { return p.Bucket.URLForms()[0] }
 
-// unsure tells that the region has got another bucket in the configuration, and
-// nobody has compared the index with it yet: copies may not be there.
+// topicSweep is what is woken when a bucket is to be compared with the index soon.
+const topicSweep = "mirror.sweep"
+
+// unsure tells that the region has got another bucket in the configuration, or its
+// bucket was gone, and nobody has compared the index with it since: copies may not
+// be there.
 func (p *place) unsure() bool { return p.health.moved.Load() }
 
 // findMoved finds out which regions are unsure.
@@ -75,11 +79,11 @@ func (m *Mirror) findMoved(ctx context.Context) error {
 		return rows.Err()
 	})
 	if err != nil {
-		return fmt.Errorf("mirror: find regions whose bucket was changed: %w", err)
+		return fmt.Errorf("mirror: find regions whose bucket was changed or gone: %w", err)
 	}
 	for _, p := range m.regions {
 		if p.health.moved.Swap(moved[p.Name]) != moved[p.Name] && moved[p.Name] {
-			m.log.Warn("the bucket of a region was changed in the configuration: readers get the origin until the sweep has compared it with the index", "region", p.Name, "bucket", p.Bucket.Name())
+			m.log.Warn("the bucket of a region was changed in the configuration, or was gone: readers get the origin until the sweep has compared it with the index", "region", p.Name, "bucket", p.Bucket.Name())
 		}
 	}
 	return nil
@@ -93,12 +97,15 @@ func (l *life) sweep(ctx context.Context) (more bool, err error) {
 // sweepRegion does what is to be done now in a region, up to about a thousand
 // objects.
 func (l *life) sweepRegion(ctx context.Context, p *place) (more bool, err error) {
-	if err := l.prepare(ctx, p); err != nil {
+	s, due, err := l.m.sweepState(ctx, p)
+	if err != nil {
 		return false, err
 	}
-	s, due, err := l.m.sweepState(ctx, p)
-	if err != nil || !due {
+	if err := l.prepare(ctx, p, due && s.anew()); err != nil {
 		return false, err
+	}
+	if !due {
+		return false, nil
 	}
 	if s.blank && s.share == 0 {
 		ours, err := p.hasObjects(ctx)
@@ -139,13 +146,37 @@ func (p *place) hasObjects(ctx context.Context) (bool, error) {
 	return false, nil
 }
 
-// prepare makes sure, once in the life of a process, that the bucket is there and
-// that the store aborts uploads by itself that nobody finishes.
-func (l *life) prepare(ctx context.Context, p *place) error {
+// anew tells that a sweep begins of a bucket that is another than before, or was
+// gone.
+func (s *sweep) anew() bool { return !s.sure && s.share == 0 }
+
+// lose puts down that the bucket of a region was gone. What there is under its name
+// later is as good as another bucket: the sweeps before it count no more.
+func (m *Mirror) lose(ctx context.Context, p *place) error {
+	err := m.db.Do(ctx, func(tx *store.Tx) error {
+		n, err := tx.Exec(`
+			INSERT INTO mirror_sweep (region, digits, share, began, ended, bucket, sure) VALUES ($1, 1, 0, $2, 0, '', $3)
+			ON CONFLICT (region) DO UPDATE SET began = excluded.began, bucket = '', sure = excluded.sure WHERE mirror_sweep.bucket <> ''`,
+			p.Name, timestamp.Now(), false)
+		if n > 0 {
+			tx.Wake(topicSweep, store.Everybody)
+		}
+		return err
+	})
+	if err != nil {
+		return fmt.Errorf("mirror: put down that the bucket of %s was gone: %w", p.Name, err)
+	}
+	return nil
+}
+
+// prepare makes sure, once in the life of a process, and again where the bucket may
+// be another, that it is there and that the store aborts uploads by itself that
+// nobody finishes.
+func (l *life) prepare(ctx context.Context, p *place, again bool) error {
 	l.mu.Lock()
 	done := l.ruled[p.Name]
 	l.mu.Unlock()
-	if done {
+	if done && !again {
 		return nil
 	}
 	if err := p.Bucket.Ensure(ctx); err != nil {
@@ -224,19 +255,22 @@ func (m *Mirror) sweepState(ctx context.Context, p *place) (s *sweep, due bool, 
 	return next, true, nil
 }
 
-// saveSweep puts down how far a sweep is, also when the pass is over.
+// saveSweep puts down how far a sweep is, also when the pass is over; unless the
+// bucket was gone since it began.
 func (m *Mirror) saveSweep(ctx context.Context, p *place, s *sweep) error {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), saveLimit)
 	defer cancel()
-	err := m.db.Do(ctx, func(tx *store.Tx) error {
-		_, err := tx.Exec(`
+	var saved int64
+	err := m.db.Do(ctx, func(tx *store.Tx) (err error) {
+		saved, err = tx.Exec(`
 			INSERT INTO mirror_sweep (region, digits, share, began, ended, bucket, sure) VALUES ($1, $2, $3, $4, $5, $6, $7)
 			ON CONFLICT (region) DO UPDATE SET digits = excluded.digits, share = excluded.share, began = excluded.began, ended = excluded.ended,
-			  bucket = excluded.bucket, sure = excluded.sure`,
+			  bucket = excluded.bucket, sure = excluded.sure
+			WHERE mirror_sweep.bucket <> '' OR mirror_sweep.began <= excluded.began`,
 			p.Name, s.digits, s.share, s.began, s.ended, s.bucket, s.sure)
 		return err
 	})
-	if err == nil {
+	if err == nil && saved > 0 {
 		p.health.moved.Store(!s.sure)
 	}
 	return err

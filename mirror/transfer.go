@@ -3,6 +3,7 @@ package mirror
 import (
 	"cmp"
 	"context"
+	"errors"
 	"io"
 	"strings"
 	"sync"
@@ -43,6 +44,12 @@ func (t *transfer) run(ctx context.Context) error {
 			return toBucket(err)
 		}
 	}
+	if c.Upload != nil && c.Upload.Stuck >= maxStuck {
+		if err := t.startOver(ctx, &c); err != nil {
+			return err
+		}
+		c = t.job.state()
+	}
 	inline := c.Size >= 0 && c.Size <= inlineSize || t.job.spout != nil
 	direct := c.Origin.URL == "" && !inline && t.bucket.CanCopyFrom(t.mirror.guide.bucket)
 	if c.Upload != nil && (len(c.Upload.Hash) == 0) != direct {
@@ -53,6 +60,29 @@ func (t *transfer) run(ctx context.Context) error {
 		return t.direct(ctx)
 	}
 	return t.carry(ctx)
+}
+
+// maxStuck is after how many attempts at the same part its upload is given up.
+const maxStuck = 3
+
+// startOver gives up an upload that does not go on, if the bucket takes parts of
+// another one: where it takes none, what is there is worth keeping.
+func (t *transfer) startOver(ctx context.Context, c *Copy) error {
+	up, err := t.bucket.StartMultipart(ctx, c.key(), blob.Headers{})
+	if err != nil {
+		return toBucket(err)
+	}
+	_, err = t.bucket.PutPart(ctx, c.key(), up, 1, []byte("?"))
+	err = errors.Join(err, t.bucket.AbortMultipart(context.WithoutCancel(ctx), c.key(), up))
+	if err == nil {
+		err = t.bucket.AbortMultipart(ctx, c.key(), c.Upload.ID)
+	}
+	if err != nil {
+		return toBucket(err)
+	}
+	t.job.begun = 0
+	t.job.note(func(c *Copy) { c.Upload, c.Done = nil, 0 })
+	return nil
 }
 
 // found is an origin as it was found.
@@ -78,23 +108,40 @@ func foundURL(i source.Info) found {
 
 // take compares an origin, as it was found, with what is wanted, and notes what
 // was learned. Parts that were uploaded before go with one ETag only.
-func (t *transfer) take(f found) error {
+func (t *transfer) take(ctx context.Context, f found) error {
 	c := t.job.state()
-	limit := t.job.place.MaxBytes
 	switch {
 	case c.Upload != nil && (f.etag != c.ETag || f.size != c.Size && c.Size >= 0):
 		return changed("the origin has changed since its first parts were copied")
 	case c.Upload == nil && c.Origin.URL == "" && c.ETag == "" && c.Size >= 0 && f.size != c.Size:
 		return refused("the origin has %d bytes, and is to have %d", f.size, c.Size)
-	case limit > 0 && f.size > limit:
-		return refused("it has %d bytes, and the region %s keeps no more than %d", f.size, c.Region, limit)
+	case f.size > t.most():
+		return t.tooLarge("it has %d bytes", f.size)
 	case c.SHA256 != "" && f.sha256 != "" && f.sha256 != c.SHA256:
 		return damaged("its SHA-256 is %s instead of %s", f.sha256, c.SHA256)
 	}
 	if f.size != c.Size || f.etag != c.ETag {
 		t.job.note(func(c *Copy) { c.Size, c.ETag = f.size, f.etag })
 	}
+	if is := laneOf(f.size); is > t.job.lane {
+		return t.job.place.desk.belongs(ctx, t.job, is)
+	}
 	return nil
+}
+
+// most is how many bytes a copy may have.
+func (t *transfer) most() int64 {
+	if limit := t.job.place.MaxBytes; limit > 0 {
+		return min(limit, t.copier.sizes.object)
+	}
+	return t.copier.sizes.object
+}
+
+func (t *transfer) tooLarge(format string, size int64) error {
+	if most := t.most(); most == t.job.place.MaxBytes {
+		return refused(format+", and the region %s keeps no more than %d", size, t.job.place.Name, most)
+	}
+	return refused(format+", and no object has more than %d", size, t.copier.sizes.object)
 }
 
 // headers are those of the object that is stored.
@@ -129,7 +176,7 @@ func (t *transfer) direct(ctx context.Context) error {
 		return fromOrigin(err)
 	}
 	f := foundObject(o)
-	if err := t.take(f); err != nil {
+	if err := t.take(ctx, f); err != nil {
 		return err
 	}
 	t.job.wrote = true
@@ -247,7 +294,7 @@ func (p *parts) add(u uploaded) {
 				break
 			}
 			delete(p.waiting, next.part.Number)
-			up.Parts, up.Hash = append(up.Parts[:len(up.Parts):len(up.Parts)], next.part), next.hash
+			up.Parts, up.Hash, up.Stuck = append(up.Parts[:len(up.Parts):len(up.Parts)], next.part), next.hash, 0
 			c.Done += next.part.Size
 		}
 		c.Upload = &up

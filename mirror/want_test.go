@@ -108,9 +108,10 @@ func TestWant(t *testing.T) {
 
 		// It has other bytes than those that are wanted.
 		c := w.wanting(Want{Region: near, Origin: thing, Size: -1, SHA256: "bb"})[0]
-		if c.State != Leaving || !c.Again || c.Token != "token" || !c.Pinned {
-			t.Errorf("present with another SHA-256, it became %+v", c)
+		if is := w.copyOf(near, thing); c.State != stateRefused || !strings.Contains(c.Error, "aa") || is.State != Present || is.SHA256 != "aa" {
+			t.Errorf("present with another SHA-256, it is %+v and became %+v", c, is)
 		}
+		w.set(near, thing, func(c *Copy) { c.leave(); c.Again, c.Pinned = true, true })
 		if c := again(); c.State != Leaving || !c.Again || c.settled() {
 			t.Errorf("leaving, it became %+v", c)
 		}
@@ -300,7 +301,7 @@ func TestEvents(t *testing.T) {
 		want := []string{
 			"copy-present primary.us-east-1.http._ https://user.example.com/file present 12 ",
 			"copy-gone primary.us-east-1.http._ https://user.example.com/file leaving 12 ",
-			"copy-failed primary.eu-central-1.s3._ s3://artifacts/task%2F0%2Fpublic%2Fthing failed -1 it is broken",
+			"copy-failed primary.eu-central-1.s3._ s3://artifacts/task%2F0%2Fpublic%2Fthing failed -1 Origin",
 		}
 		if !slices.Equal(got, want) {
 			t.Errorf("events are %q, want %q", got, want)

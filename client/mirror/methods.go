@@ -87,8 +87,9 @@ func (c *Client) Purge(ctx context.Context, service string, region string, url s
 //
 // Says for each region how many copies are in which state and what they hold,
 // what is still to be copied and for how long the oldest of that has been waiting,
-// how fast copies were made in the last five minutes, and which ones fail. Each copy
-// is in one state, and all are counted at one moment.
+// how fast copies were made in the last five minutes, and which ones fail: to be made,
+// or to be deleted. Where readers get the origin instead of copies it says why.
+// Each copy is in one state, and all are counted at one moment.
 //
 // Scopes: `mirror:status`.
 //
@@ -219,6 +220,31 @@ func (c *Client) FindCopy(ctx context.Context, region string, id string) (*Copy,
 		Repeatable: true,
 	}
 	out := new(Copy)
+	if err := c.core.Do(ctx, r, out); err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+// PurgeCopy calls mirror.purgeCopy: Purge a copy by its id.
+//
+// Has a copy deleted, in one region or, with the region `all`, in all of them,
+// as `purge` does by a URL: for who does not know the query that the URL has,
+// which nothing shows. Returns the copies that go, as they were; if there were none,
+// it returns none.
+//
+// Scopes: `mirror:purge:s3:<region>`.
+//
+// The method is experimental and may change.
+func (c *Client) PurgeCopy(ctx context.Context, region string, id string) (*CopyList, error) {
+	r := client.Request{
+		Name:       "mirror.purgeCopy",
+		Verb:       "DELETE",
+		Route:      "/api/mirror/v1/copies/<region>/<id>",
+		Args:       []string{region, id},
+		Repeatable: true,
+	}
+	out := new(CopyList)
 	if err := c.core.Do(ctx, r, out); err != nil {
 		return nil, err
 	}

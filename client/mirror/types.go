@@ -33,7 +33,11 @@ type CopyMessage struct {
 	// Its bytes; -1 where that is not known.
 	Size int64 `json:"size"`
 
-	// What the last attempt failed of.
+	// Why, in a word: `BadHTTPStatus 404` and the like, if the server at the URL has
+	// refused it; `InvalidUrl` or `ForbiddenAddress`, if the URL may not be fetched,
+	// or one that it redirects to; `Bucket`, if the region's bucket has failed; `Origin`,
+	// if anything else is wrong with what is copied. Of a copy that was damaged, what was
+	// found. The text of an error is for those who may look at the copy.
 	Error string `json:"error,omitzero"`
 }
 
@@ -60,7 +64,8 @@ type Copy struct {
 	// Bytes that are there already.
 	Done int64 `json:"done"`
 
-	// Since when it has been wanted or, if it is present, since when it has been there.
+	// Since when it has been wanted; if it is present, since when it has been there;
+	// if it is leaving, since when.
 	Requested timestamp.Time `json:"requested"`
 
 	// How many attempts have failed in a row.
@@ -73,7 +78,8 @@ type Copy struct {
 	// for it.
 	Due timestamp.Time `json:"due,omitzero"`
 
-	// What the last of them failed by.
+	// What the last of them failed by. Of a copy that is leaving, what it failed by to
+	// delete it, or why it has to go.
 	Error string `json:"error,omitzero"`
 
 	// When somebody was last sent there, to within a minute.
@@ -229,6 +235,10 @@ type StatusResponseRegion struct {
 	// the origin.
 	Away bool `json:"away"`
 
+	// Whether the bucket is another than before, or was gone, and was not compared with
+	// what is known of the copies yet. Readers get the origin until it was.
+	Unsure bool `json:"unsure"`
+
 	// How many copies each replica makes at a time.
 	Transfers int64 `json:"transfers"`
 
@@ -239,17 +249,30 @@ type StatusResponseRegion struct {
 	// The same, in seconds until now.
 	WaitingFor float64 `json:"waitingFor"`
 
+	// The same, in seconds until now.
+	LeavingFor float64 `json:"leavingFor"`
+
 	// What was copied lately, as far as it is still there.
 	Rate StatusResponseRegionRate `json:"rate"`
 
-	// Some copies of which the last attempt failed, those first that are tried last.
+	// Some copies of which the last attempt failed, to make them or, of those that are
+	// leaving, to delete them. Those to be made come first, and that first which is tried
+	// last.
 	Errors client.List[StatusResponseRegionError] `json:"errors"`
 
 	// Bytes of copies beyond which unread ones go. Left out, there is no limit.
 	Limit *int64 `json:"limit,omitzero"`
 
+	// Since when the copy is being deleted that has been for longest, if any is.
+	OldestLeaving timestamp.Time `json:"oldestLeaving,omitzero"`
+
 	// Since when the copy waits that has for longest, if any does.
 	OldestWaiting timestamp.Time `json:"oldestWaiting,omitzero"`
+
+	// Why readers get the origin, with the error of asking the bucket if it is away.
+	// If it is neither away nor unsure, what is copied there fails, and readers get the
+	// origin of what is not there yet.
+	Reason string `json:"reason,omitzero"`
 }
 
 // StatusResponseRegionStates: all copies by their state, of which each has one.
@@ -322,8 +345,10 @@ type WantCopiesRequestCopy struct {
 	Expires timestamp.Time `json:"expires,omitzero"`
 
 	// Of all bytes. A copy that is made for the request is compared with it before it is
-	// served. One that is there already, and is not known to have it, is deleted and made
-	// anew; that one is compared when the request is made again.
+	// served. One that is there already stays there: if it has another, what is wanted
+	// is `refused`. Where it is not known which one it has, it is read, up to 256 MiB
+	// in a request. What is left is `waiting`, and read when the request is made again;
+	// what is larger is `refused`.
 	Sha256 string `json:"sha256,omitzero"`
 
 	// In bytes, if that is known. It is only for estimates.

@@ -4,8 +4,10 @@ package main
 
 import (
 	"bytes"
+	"context"
 	"errors"
 	"fmt"
+	"log"
 	"log/slog"
 	"net"
 	"net/url"
@@ -342,6 +344,33 @@ func (c Config) logger(out interface{ Write([]byte) (int, error) }) *slog.Logger
 	return slog.New(slog.NewTextHandler(out, o))
 }
 
+// takeStandardLog has what libraries say by the package log be lines of ours, in our
+// format. net/http quotes what a server has sent unasked, which is nobody's business.
+func takeStandardLog(to *slog.Logger) {
+	log.SetFlags(0)
+	log.SetPrefix("")
+	log.SetOutput(librarian{to})
+}
+
+// A librarian writes what libraries say to a log.
+type librarian struct{ to *slog.Logger }
+
+// longestRemark of a library is kept.
+const longestRemark = 500
+
+// Write is part of io.Writer. Each call is a remark.
+func (l librarian) Write(b []byte) (int, error) {
+	text, level := strings.TrimSpace(string(b)), slog.LevelWarn
+	if before, _, quoted := strings.Cut(text, " starting with "); quoted && strings.HasPrefix(text, "Unsolicited response") {
+		text, level = before, slog.LevelDebug // any server can cause it, at any rate
+	}
+	if len(text) > longestRemark {
+		text = text[:longestRemark] + "..."
+	}
+	l.to.Log(context.Background(), level, "a library says", "text", strings.ToValidUTF8(text, "?"))
+	return len(b), nil
+}
+
 func newConfigCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use: "config", Short: "Explain and check the server's configuration",
@@ -363,8 +392,14 @@ func newConfigCommand() *cobra.Command {
 				storage = fmt.Sprintf("S3 %s, bucket %s", strings.TrimSpace(c.S3.Endpoint+" "+c.S3.Region), c.S3.Bucket)
 			}
 			kind, _, _ := strings.Cut(c.Database, ":")
+			plan := c.readMirror(func(string, string, ...any) {})
 			fmt.Fprintf(cmd.OutOrStdout(), "The configuration is good.\n  API        %s\n  data       %s\n  database   %s\n  artifacts  %s\n  copies     %s\n",
-				c.Listen, c.Data, kind, storage, describeMirror(c.readMirror(func(string, string, ...any) {})))
+				c.Listen, c.Data, kind, storage, describeMirror(plan))
+			if plan != nil {
+				for _, w := range plan.warnings {
+					fmt.Fprintf(cmd.OutOrStdout(), "Warning: %v\n", w)
+				}
+			}
 			return nil
 		},
 	}

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net/url"
+	"regexp"
 	"strconv"
 	"strings"
 
@@ -41,6 +42,14 @@ To interfere:                                      taskfleet mirror pin, purge, 
 const originDoc = `What there are copies of goes by its URL, or for an artifact by TASK/RUN/NAME, such as fN1SbArXTPSVFNUvaOlinQ/0/public/app.tar.gz.
 The queue's URL of an artifact, one of its bucket, signed or not, and s3://BUCKET/KEY mean the same.`
 
+// copyDoc is originDoc where copies go by their ids, too.
+const copyDoc = originDoc + `
+A copy goes by its id as well, 64 hexadecimal digits: mirror copies --ids shows them. That is the way where a URL has a query, which is
+not shown.`
+
+// copyID is what ids of copies look like.
+var copyID = regexp.MustCompile(`^[0-9a-f]{64}$`)
+
 // originURL is the URL by which the mirror is asked for what somebody has
 // written: it knows an artifact by its run.
 func originURL(ctx context.Context, s *session, text string) (string, error) {
@@ -53,6 +62,9 @@ func originURL(ctx context.Context, s *session, text string) (string, error) {
 		return artifactURL(s, taskID, n, name), nil
 	}
 	if u, err := url.Parse(text); err != nil || u.Scheme == "" || u.Host == "" {
+		if plain, err := url.PathUnescape(text); err == nil && !strings.Contains(text, "://") && strings.Contains(plain, "://") {
+			return "", usagef("%q is percent-encoded: write the URL as it is", clip(withoutQuery(text), 80))
+		}
 		return "", usagef("%q is no URL and no artifact: write https://…, s3://BUCKET/KEY or TASK/RUN/NAME", text)
 	}
 	// One of the latest run, as people have it from other places.
@@ -78,14 +90,15 @@ func artifactURL(s *session, taskID string, run int, name string) string {
 	return fmt.Sprintf("%s/api/queue/v1/task/%s/runs/%d/artifacts/%s", s.core.RootURL(), taskID, run, url.PathEscape(name))
 }
 
-// originURLs is originURL for the arguments of a command.
+// originURLs is originURL for the arguments of a command. Ids stay what they are.
 func originURLs(ctx context.Context, s *session, args []string) (list []string, err error) {
 	for _, text := range args {
-		u, err := originURL(ctx, s, text)
-		if err != nil {
-			return nil, err
+		if !copyID.MatchString(text) {
+			if text, err = originURL(ctx, s, text); err != nil {
+				return nil, err
+			}
 		}
-		list = append(list, u)
+		list = append(list, text)
 	}
 	return list, nil
 }
@@ -164,23 +177,39 @@ func findCopies(ctx context.Context, s *session, args []string, region string) (
 	}
 	var list []namedCopy
 	for i, u := range urls {
-		x, err := mirror.New(s.core).Explain(ctx, regions[0], u)
-		if err != nil {
-			return nil, aboutMirror(err)
-		}
 		argument := withoutQuery(args[i])
-		if x.ID == "" { // it is refused
-			return nil, fmt.Errorf("%s: %s", argument, strings.Join(x.Summary, " "))
+		id, origin, err := identify(ctx, s, argument, u, regions[0])
+		if err != nil {
+			return nil, err
 		}
 		for _, region := range regions {
-			c, err := findCopy(ctx, s, region, x.ID)
+			c, err := findCopy(ctx, s, region, id)
 			if err != nil {
 				return nil, err
 			}
-			list = append(list, namedCopy{argument, region, x.ID, x.Origin, c})
+			if c != nil {
+				origin = c.Origin
+			}
+			list = append(list, namedCopy{argument, region, id, origin, c})
 		}
 	}
 	return list, nil
+}
+
+// identify is the id of copies of what is at a URL, or that id itself, and of what
+// they are.
+func identify(ctx context.Context, s *session, argument, u, region string) (id, origin string, err error) {
+	if copyID.MatchString(u) {
+		return u, "", nil
+	}
+	x, err := mirror.New(s.core).Explain(ctx, region, u)
+	switch {
+	case err != nil:
+		return "", "", aboutMirror(err)
+	case x.ID == "": // it is refused
+		return "", "", fmt.Errorf("%s: %s", argument, strings.Join(x.Summary, " "))
+	}
+	return x.ID, x.Origin, nil
 }
 
 // findCopy returns a copy, or nil if there is none.
@@ -227,11 +256,11 @@ func newMirrorPinCommand() *cobra.Command {
 	var asJSON bool
 	var region string
 	cmd := &cobra.Command{
-		Use: "pin URL... --region REGION", Short: "Keep copies though nobody reads them",
+		Use: "pin URL|ID... --region REGION", Short: "Keep copies though nobody reads them",
 		Long: `Has copies kept though nobody reads them, until they expire or are purged. One that is not there is made. What is pinned
 takes room in its region like all else, so that pinning much leaves little for the rest.
 
-` + originDoc,
+` + copyDoc,
 		Example: "  taskfleet mirror pin fN1SbArXTPSVFNUvaOlinQ/0/public/image.tar.zst --region eu-central-1",
 		Args:    cobra.MinimumNArgs(1),
 		RunE: withSession(brief, func(ctx context.Context, s *session, cmd *cobra.Command, args []string) error {
@@ -239,15 +268,11 @@ takes room in its region like all else, so that pinning much leaves little for t
 			if err != nil {
 				return err
 			}
-			in := &mirror.WantCopiesRequest{Region: region, Pinned: true}
-			for _, u := range urls {
-				in.Copies = append(in.Copies, mirror.WantCopiesRequestCopy{URL: u})
-			}
-			reply, err := mirror.New(s.core).WantCopies(ctx, in)
+			list, err := pinAll(ctx, s, region, urls)
 			if err != nil {
-				return aboutMirror(err)
+				return err
 			}
-			return reportPins(cmd, args, region, reply, asJSON)
+			return reportPins(cmd, args, region, list, asJSON)
 		}),
 	}
 	regionFlag(cmd, &region, "the region")
@@ -256,10 +281,45 @@ takes room in its region like all else, so that pinning much leaves little for t
 	return cmd
 }
 
-func reportPins(cmd *cobra.Command, args []string, region string, reply *mirror.WantCopiesResponse, asJSON bool) error {
+// pinAll pins copies by URLs, of which those are made that are not there, and by ids.
+// It returns how they are in their order.
+func pinAll(ctx context.Context, s *session, region string, urls []string) ([]mirror.WantCopiesResponseCopy, error) {
+	m := mirror.New(s.core)
+	list := make([]mirror.WantCopiesResponseCopy, len(urls))
+	in := &mirror.WantCopiesRequest{Region: region, Pinned: true}
+	var places []int // in list, of the copies of in
+	for i, u := range urls {
+		if !copyID.MatchString(u) {
+			in.Copies, places = append(in.Copies, mirror.WantCopiesRequestCopy{URL: u}), append(places, i)
+			continue
+		}
+		c, err := m.PinCopy(ctx, region, u)
+		switch e, ok := errors.AsType[*client.Error](err); {
+		case ok && e.Code == "ResourceNotFound" && !strings.HasPrefix(e.Message, "Region "):
+			list[i] = mirror.WantCopiesResponseCopy{ID: u, State: "refused", Error: e.Message}
+		case err != nil:
+			return nil, aboutMirror(err)
+		default:
+			list[i] = mirror.WantCopiesResponseCopy{ID: c.ID, Origin: c.Origin, State: c.State, Size: c.Size, Done: c.Done, Error: c.Error}
+		}
+	}
+	if len(in.Copies) == 0 {
+		return list, nil
+	}
+	reply, err := m.WantCopies(ctx, in)
+	if err != nil {
+		return nil, aboutMirror(err)
+	}
+	for i, c := range reply.Copies {
+		list[places[i]] = c
+	}
+	return list, nil
+}
+
+func reportPins(cmd *cobra.Command, args []string, region string, list []mirror.WantCopiesResponseCopy, asJSON bool) error {
 	out := cmd.OutOrStdout()
 	var refused []error
-	for i, c := range reply.Copies {
+	for i, c := range list {
 		text := withoutQuery(args[i])
 		switch c.State {
 		case "refused":
@@ -277,7 +337,7 @@ func reportPins(cmd *cobra.Command, args []string, region string, reply *mirror.
 		}
 	}
 	if asJSON {
-		if err := printJSON(out, reply.Copies); err != nil {
+		if err := printJSON(out, list); err != nil {
 			return err
 		}
 	}
@@ -288,10 +348,10 @@ func newMirrorUnpinCommand() *cobra.Command {
 	var asJSON bool
 	var region string
 	cmd := &cobra.Command{
-		Use: "unpin URL... [--region REGION]", Short: "Take back that copies are kept",
+		Use: "unpin URL|ID... [--region REGION]", Short: "Take back that copies are kept",
 		Long: `Takes back that copies are kept though nobody reads them, in one region or in all. They stay as long as there is room.
 
-` + originDoc,
+` + copyDoc,
 		Example: "  taskfleet mirror unpin fN1SbArXTPSVFNUvaOlinQ/0/public/image.tar.zst --region eu-central-1",
 		Args:    cobra.MinimumNArgs(1),
 		RunE: withSession(brief, func(ctx context.Context, s *session, cmd *cobra.Command, args []string) error {
@@ -327,54 +387,5 @@ func newMirrorUnpinCommand() *cobra.Command {
 	}
 	regionFlag(cmd, &region, "only in this region (default: in all)")
 	jsonFlag(cmd, &asJSON)
-	return cmd
-}
-
-// s3Service is the only service of the mirror's calls of 2016.
-const s3Service = "s3"
-
-func newMirrorPurgeCommand() *cobra.Command {
-	var everywhere, yes bool
-	var region string
-	cmd := &cobra.Command{
-		Use: "purge URL... (--region REGION | --everywhere)", Short: "Delete copies",
-		Long: `Has copies deleted, in one region or everywhere. From the moment that the command returns nobody is sent to them any
-more; who has been sent there before may be reading for as long as that takes. Who asks next has a new copy made: to have
-none made, change the route. The URL need not be allowed any more. On a terminal --everywhere asks first.
-
-` + originDoc,
-		Example: `  taskfleet mirror purge https://archive.example.com/pub/toolchain.tar.xz --everywhere
-  taskfleet mirror purge fN1SbArXTPSVFNUvaOlinQ/0/public/build/target.tar.gz --region eu-central-1`,
-		Args: cobra.MinimumNArgs(1),
-		RunE: withSession(brief, func(ctx context.Context, s *session, cmd *cobra.Command, args []string) error {
-			urls, err := originURLs(ctx, s, args)
-			if err != nil {
-				return err
-			}
-			where := region
-			if everywhere {
-				where = "all"
-				if err := confirm(cmd, yes, fmt.Sprintf("Delete the copies of %s in all regions?", count(len(urls), "origin"))); err != nil {
-					return err
-				}
-			}
-			for i, u := range urls {
-				if err := mirror.New(s.core).Purge(ctx, s3Service, where, u); err != nil {
-					return aboutMirror(err)
-				}
-				in := "in " + region
-				if everywhere {
-					in = "in all regions"
-				}
-				fmt.Fprintf(cmd.OutOrStdout(), "purged %s: %s\n", in, withoutQuery(args[i]))
-			}
-			return nil
-		}),
-	}
-	regionFlag(cmd, &region, "the region")
-	cmd.Flags().BoolVar(&everywhere, "everywhere", false, "in all regions")
-	cmd.MarkFlagsMutuallyExclusive("region", "everywhere")
-	cmd.MarkFlagsOneRequired("region", "everywhere")
-	yesFlag(cmd, &yes)
 	return cmd
 }

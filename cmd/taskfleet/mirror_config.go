@@ -4,6 +4,7 @@ package main
 
 import (
 	"cmp"
+	"context"
 	"errors"
 	"fmt"
 	"maps"
@@ -16,6 +17,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/taskfleet/taskfleet/blob"
 	"github.com/taskfleet/taskfleet/mirror"
 	"github.com/taskfleet/taskfleet/mirror/region/ranges"
 	"github.com/taskfleet/taskfleet/mirror/source"
@@ -77,6 +79,7 @@ type mirrorPlan struct {
 	private  []string
 	lifespan time.Duration
 	routes   []mirror.Route
+	warnings []error // about what is of no use, but does no harm
 }
 
 type mirrorRegion struct {
@@ -108,6 +111,8 @@ func (c *Config) readMirror(bad func(path, format string, args ...any)) *mirrorP
 		bad("mirror", "mirror.home must name the region of the bucket %s, as s3.region does not", c.S3.Bucket)
 	} else if !goodRegion(p.home) {
 		bad("mirror.home", "mirror.home is %q; the name of a region is lower-case letters, digits and hyphens between, up to %d", p.home, maxRegionName)
+	} else if mirror.Reserved(p.home) {
+		bad("mirror.home", "mirror.home is %s, which means something else where a region is named; call it otherwise", p.home)
 	}
 	if len(in.Regions) == 0 {
 		bad("mirror", "mirror.regions must have a region that copies are kept in, beside %s, where the artifacts are; leave mirror out to keep none", p.home)
@@ -130,8 +135,7 @@ func (p *mirrorPlan) names() (list []string) {
 }
 
 func (p *mirrorPlan) readRegions(c *Config, bad func(path, format string, args ...any)) {
-	type place struct{ endpoint, bucket string }
-	taken := map[place]string{{c.S3.Endpoint, c.S3.Bucket}: "s3"}
+	taken := []regionBucket{{"s3", c.S3.embedded(), c.S3.Bucket, bucketAt(c.S3.Endpoint, cmp.Or(c.S3.Region, p.home), c.S3.Bucket, c.S3.PathStyle)}}
 	for i, r := range c.Mirror.Regions {
 		path := fmt.Sprintf("mirror.regions[%d]", i)
 		is := fmt.Sprintf("mirror.regions: %s", r.Name)
@@ -139,6 +143,8 @@ func (p *mirrorPlan) readRegions(c *Config, bad func(path, format string, args .
 		switch {
 		case !goodRegion(r.Name):
 			bad(path, "mirror.regions: the name %q is none for a region; it is lower-case letters, digits and hyphens between, up to %d", r.Name, maxRegionName)
+		case mirror.Reserved(r.Name):
+			bad(path+".name", "mirror.regions: no region can be called %s, which means something else where a region is named", r.Name)
 		case r.Name == p.home:
 			bad(path+".name", "%s is where the artifacts are; it has no copies, and is left out here", is)
 		case slices.Contains(p.names(), r.Name):
@@ -158,20 +164,57 @@ func (p *mirrorPlan) readRegions(c *Config, bad func(path, format string, args .
 		if (r.AccessKeyID == "") != (r.SecretAccessKey == "") {
 			bad(path, "%s needs accessKeyId and secretAccessKey, or neither", is)
 		}
-		at := place{r.Endpoint, x.Bucket}
-		if other, ok := taken[at]; ok && x.Bucket != "" {
-			bad(path, "%s has the bucket of %s; each needs its own", is, other)
+		at := regionBucket{r.Name, x.here, x.Bucket, bucketAt(r.Endpoint, cmp.Or(r.Region, r.Name), x.Bucket, r.PathStyle)}
+		if i := slices.IndexFunc(taken, at.is); i >= 0 {
+			bad(path, "%s has the bucket of %s, %s; each needs its own", is, taken[i].of, x.Bucket)
 		}
-		taken[at] = r.Name
+		taken = append(taken, at)
 		var err error
-		if x.maxBytes, err = parseBytes(r.MaxBytes); err != nil {
+		x.maxBytes, err = parseBytes(r.MaxBytes)
+		switch {
+		case err != nil:
 			bad(path+".maxBytes", "%s: maxBytes is %q; %v", is, r.MaxBytes, err)
+		case r.MaxBytes != "" && x.maxBytes == 0:
+			bad(path+".maxBytes", "%s: maxBytes is %q; leave it out for no limit", is, r.MaxBytes)
+		case r.MaxBytes != "" && x.maxBytes < leastBytes:
+			bad(path+".maxBytes", "%s: maxBytes is %q, which is %d bytes; give it a unit, such as %s GiB", is, r.MaxBytes, x.maxBytes, strings.TrimRight(r.MaxBytes, "BKMGTPik "))
 		}
 		if r.Transfers < 0 || r.Transfers > maxTransfers {
 			bad(path+".transfers", "%s: transfers is %d; it must be from 1 to %d, or left out for 16", is, r.Transfers, maxTransfers)
 		}
 		p.regions = append(p.regions, x)
 	}
+}
+
+// leastBytes is less than anybody can mean for a budget.
+const leastBytes = 1e6
+
+// A regionBucket is one of those that the configuration names.
+type regionBucket struct {
+	of   string
+	here bool // on the gateway inside the process
+	name string
+	at   *blob.Bucket // elsewhere; nil where that cannot be told, which is told otherwise
+}
+
+func (b regionBucket) is(other regionBucket) bool {
+	if b.here || other.here {
+		return b.here && other.here && b.name == other.name
+	}
+	return b.at != nil && other.at != nil && mirror.SameBucket(b.at, other.at)
+}
+
+// bucketAt is a bucket to be compared with others. It cannot be used, as it has no
+// credentials to speak of.
+func bucketAt(endpoint, region, name string, pathStyle bool) *blob.Bucket {
+	if name == "" || region == "" {
+		return nil
+	}
+	s, err := blob.Open(context.Background(), blob.Config{Endpoint: endpoint, Region: region, PathStyle: pathStyle, AccessKeyID: "none", SecretAccessKey: "none"})
+	if err != nil {
+		return nil
+	}
+	return s.Bucket(name)
 }
 
 // goodURL tells that a text is an HTTP(S) URL without secrets.
@@ -198,6 +241,8 @@ func (p *mirrorPlan) readNetworks(in *MirrorConfig, bad func(path, format string
 		network, err := parseNetwork(text)
 		if err != nil {
 			bad(fmt.Sprintf("mirror.trustedProxies[%d]", i), "mirror.trustedProxies: %v", err)
+		} else if tooWide(network) {
+			bad(fmt.Sprintf("mirror.trustedProxies[%d]", i), "mirror.trustedProxies: with %s anybody could say in X-Forwarded-For where he is; name the networks of the balancers, such as 10.0.0.0/24", text)
 		}
 		p.proxies = append(p.proxies, network)
 	}
@@ -210,6 +255,12 @@ func (p *mirrorPlan) readNetworks(in *MirrorConfig, bad func(path, format string
 	default:
 		p.ranges = in.IPRanges
 	}
+}
+
+// tooWide tells that a network is more than somebody's own: those have 10.0.0.0/8
+// and fc00::/7 at most.
+func tooWide(n netip.Prefix) bool {
+	return n.Addr().Is4() && n.Bits() < 8 || n.Addr().Is6() && n.Bits() < 7
 }
 
 // parseNetwork reads a CIDR, or an address for the network of it alone.
@@ -234,13 +285,17 @@ func (p *mirrorPlan) readSources(in *MirrorConfig, bad func(path, format string,
 		_, rest, _ := strings.Cut(rule, "://")
 		if host, _, _ := strings.Cut(rest, "/"); strings.Contains(host, "@") { // not shown, as it may hold a password
 			bad(path, "mirror.allow: a rule has a user name or password before an @; URLs are fetched without")
-		} else if _, err := source.ParseAllow([]string{rule}); err != nil {
+		} else if a, err := source.ParseAllow([]string{rule}); err != nil {
 			bad(path, "mirror.allow: %v", plainSource(err))
+		} else if err := a.CheckAddresses(in.AllowAddresses); errors.Is(err, source.ErrForbiddenAddress) { // other errors are those of allowAddresses
+			p.warnings = append(p.warnings, fmt.Errorf("mirror.allow: nothing will be fetched by it: %v", plainSource(err)))
 		}
 	}
 	for i, text := range in.AllowAddresses {
 		if _, err := source.New(source.Config{Addresses: []string{text}}); err != nil {
 			bad(fmt.Sprintf("mirror.allowAddresses[%d]", i), "mirror.allowAddresses: %v", plainSource(err))
+		} else if n, err := netip.ParsePrefix(text); err == nil && tooWide(n) {
+			bad(fmt.Sprintf("mirror.allowAddresses[%d]", i), "mirror.allowAddresses: with %s whoever a name of mirror.allow leads to is fetched from, all of your networks included; name the ranges where the origins are, such as 10.20.0.0/16", text)
 		}
 	}
 	if len(in.Allow) == 0 && len(in.AllowAddresses) > 0 {

@@ -33,18 +33,30 @@ func TestMistakesInTheMirrorsConfigurationAreToldWithTheirLine(t *testing.T) {
 	const real = "s3: {region: us-west-2, bucket: artifacts}\nmirror:\n"
 	const here = "mirror:\n  regions:\n  - name: eu-central-1\n"
 	for text, want := range map[string]string{
-		"mirror: {home: here}":                                                         ":1: mirror.regions must have a region",
-		"mirror: {regions: [{name: 'eu central'}]}":                                    ":1: mirror.regions: the name",
-		"mirror:\n  home: eu-1\n  regions:\n  - name: eu-1":                            ":4: mirror.regions: eu-1 is where the artifacts are",
-		here + "  - name: eu-central-1":                                                ":4: mirror.regions: eu-central-1 is there twice",
-		here + "    pathStyle: true":                                                   ":3: mirror.regions: eu-central-1 has settings of a bucket",
-		here + "    maxBytes: lots":                                                    `:4: mirror.regions: eu-central-1: maxBytes is "lots"`,
-		here + "    maxBytes: 3 XiB":                                                   `:4: mirror.regions: eu-central-1: maxBytes is "3 XiB"`,
-		here + "    transfers: 1000":                                                   ":4: mirror.regions: eu-central-1: transfers is 1000",
-		here + "    bucket: b\n    endpoint: here":                                     ":5: mirror.regions: eu-central-1: endpoint must",
-		here + "    bucket: b\n    accessKeyId: hunter":                                ":3: mirror.regions: eu-central-1 needs accessKeyId and",
-		real + "  regions:\n  - name: eu-1\n":                                          ":4: mirror.regions: eu-1 needs the bucket",
-		real + "  regions:\n  - {name: eu-1, bucket: artifacts}\n":                     ":4: mirror.regions: eu-1 has the bucket of s3",
+		"mirror: {home: here}":                                                        ":1: mirror.regions must have a region",
+		"mirror: {regions: [{name: 'eu central'}]}":                                   ":1: mirror.regions: the name",
+		"mirror:\n  home: eu-1\n  regions:\n  - name: eu-1":                           ":4: mirror.regions: eu-1 is where the artifacts are",
+		here + "  - name: eu-central-1":                                               ":4: mirror.regions: eu-central-1 is there twice",
+		here + "    pathStyle: true":                                                  ":3: mirror.regions: eu-central-1 has settings of a bucket",
+		here + "    maxBytes: lots":                                                   `:4: mirror.regions: eu-central-1: maxBytes is "lots"`,
+		here + "    maxBytes: 3 XiB":                                                  `:4: mirror.regions: eu-central-1: maxBytes is "3 XiB"`,
+		here + "    transfers: 1000":                                                  ":4: mirror.regions: eu-central-1: transfers is 1000",
+		here + "    bucket: b\n    endpoint: here":                                    ":5: mirror.regions: eu-central-1: endpoint must",
+		here + "    bucket: b\n    accessKeyId: hunter":                               ":3: mirror.regions: eu-central-1 needs accessKeyId and",
+		real + "  regions:\n  - name: eu-1\n":                                         ":4: mirror.regions: eu-1 needs the bucket",
+		real + "  regions:\n  - {name: eu-1, bucket: artifacts}\n":                    ":4: mirror.regions: eu-1 has the bucket of s3",
+		real + "  regions:\n  - {name: eu-1, bucket: artifacts, region: us-west-2}\n": ":4: mirror.regions: eu-1 has the bucket of s3, artifacts",
+		real + "  regions:\n  - {name: a, bucket: b, endpoint: 'http://s3.test'}\n  - {name: c, bucket: b, endpoint: 'http://S3.test:80/'}\n":                                  ":5: mirror.regions: c has the bucket of a, b",
+		"s3: {endpoint: 'http://s3.test/', region: us-1, bucket: b, pathStyle: true}\nmirror: {regions: [{name: eu, bucket: b, endpoint: 'http://s3.test', pathStyle: true}]}": ":2: mirror.regions: eu has the bucket of s3, b",
+		"s3: {bucket: mirror-eu-central-1}\n" + here:                                   ":4: mirror.regions: eu-central-1 has the bucket of s3, mirror-eu-central-1",
+		"mirror:\n  regions:\n  - name: all":                                           ":3: mirror.regions: no region can be called all",
+		"mirror:\n  regions:\n  - name: caller":                                        ":3: mirror.regions: no region can be called caller",
+		"mirror:\n  home: caller\n  regions:\n  - name: eu":                            ":2: mirror.home is caller",
+		here + "    maxBytes: 10":                                                      `:4: mirror.regions: eu-central-1: maxBytes is "10", which is 10 bytes; give it a unit, such as 10 GiB`,
+		here + "    maxBytes: 0":                                                       `:4: mirror.regions: eu-central-1: maxBytes is "0"; leave it out`,
+		here + "  trustedProxies: [0.0.0.0/0]":                                         ":4: mirror.trustedProxies: with 0.0.0.0/0 anybody could say",
+		here + "  trustedProxies: ['::/0']":                                            ":4: mirror.trustedProxies: with ::/0 anybody could say",
+		here + "  allow: ['https://a.test/']\n  allowAddresses: [0.0.0.0/0]":           ":5: mirror.allowAddresses: with 0.0.0.0/0",
 		"s3: {endpoint: 'http://s3.test'}\nmirror: {regions: [{name: eu, bucket: b}]}": ":2: mirror.home must name",
 		here + "  networks:\n    10.0.0.0/8: eu-1":                                     `:5: mirror.networks: 10.0.0.0/8 is said to be in "eu-1"`,
 		here + "  networks:\n    10.0.0.1/8: home":                                     `:5: mirror.networks: "10.0.0.1/8" is an address`,
@@ -109,5 +121,19 @@ mirror:
 	}
 	if len(to.Regions) != 2 || to.Regions[0].Transfers != 4 || to.HTTP == nil || to.Finder == nil {
 		t.Errorf("%+v", to)
+	}
+}
+
+// What does no harm is a warning.
+func TestRulesThatAllowNothingAreWarnedOf(t *testing.T) {
+	for rule, want := range map[string]string{
+		"http://169.254.169.254/": "origins may not be at 169.254.169.254: it hands out credentials", "http://localhost/x/": "origins may not be at 127.0.0.1", "http://10.1.2.3/": "allowAddresses",
+		"http://10.2.2.3/": "", "https://a.test/": "",
+	} {
+		file := writeFile(t, "taskfleet.yml", "mirror:\n  regions: [{name: eu}]\n  allow: ['"+rule+"']\n  allowAddresses: [10.2.0.0/16]\n")
+		out := expect(t, exitOK, "The configuration is good.", "config", "check", "--config", file)
+		if strings.Contains(out, "Warning: ") != (want != "") || !strings.Contains(out, want) {
+			t.Errorf("%s: %s", rule, out)
+		}
 	}
 }

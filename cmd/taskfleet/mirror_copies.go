@@ -14,13 +14,14 @@ import (
 )
 
 func newMirrorCopiesCommand() *cobra.Command {
-	var asJSON bool
+	var asJSON, ids bool
 	var region, state, prefix string
 	var limit int
 	cmd := &cobra.Command{
 		Use: "copies", Short: "List copies",
 		Long: `Lists copies, of one region or all, of one state or all, and only those of what begins like --prefix. SINCE is for how
 long one has been there or, if it is not, has been wanted; READ is when somebody was last sent to it. P is for pinned.
+--ids shows by what id purge, pin, unpin and verify know each: a URL's query is not shown, as a signature may be in it.
 --json prints one copy per line, all of them unless there is a --limit.
 
 ` + originDoc,
@@ -42,7 +43,7 @@ long one has been there or, if it is not, has been wanted; READ is when somebody
 			if limit == 0 && !asJSON {
 				limit = shownCopies
 			}
-			l := copyLister{out: cmd.OutOrStdout(), now: timestamp.Now(), regions: region == "", states: state == ""}
+			l := copyLister{out: cmd.OutOrStdout(), now: timestamp.Now(), regions: region == "", states: state == "", ids: ids}
 			for c, err := range mirror.New(s.core).ListCopiesAll(ctx, o) {
 				switch {
 				case err != nil:
@@ -78,6 +79,7 @@ long one has been there or, if it is not, has been wanted; READ is when somebody
 	f.StringVar(&state, "state", "", "only those that are "+strings.Join(copyStates, ", "))
 	cobra.CheckErr(cmd.RegisterFlagCompletionFunc("state", cobra.FixedCompletions(copyStates, cobra.ShellCompDirectiveNoFileComp)))
 	f.StringVar(&prefix, "prefix", "", "only those of what begins like this: a URL, or s3://BUCKET/TASK for artifacts")
+	f.BoolVar(&ids, "ids", false, "show the ids of copies, too")
 	f.IntVar(&limit, "limit", 0, fmt.Sprintf("how many to list (default: %d, with --json all)", shownCopies))
 	jsonFlag(cmd, &asJSON)
 	cmd.AddCommand(newMirrorFindCommand())
@@ -89,11 +91,11 @@ const shownCopies = 200
 
 // A copyLister prints copies as a table.
 type copyLister struct {
-	out             io.Writer
-	now             timestamp.Time
-	n               int
-	regions, states bool // are columns
-	table           table
+	out                  io.Writer
+	now                  timestamp.Time
+	n                    int
+	regions, states, ids bool // are columns
+	table                table
 }
 
 func (l *copyLister) add(c *mirror.Copy) error {
@@ -104,6 +106,9 @@ func (l *copyLister) add(c *mirror.Copy) error {
 		}
 		if l.regions {
 			l.table.head = slices.Insert(l.table.head, 0, "REGION")
+		}
+		if l.ids {
+			l.table.head = slices.Insert(l.table.head, len(l.table.head)-1, "ID")
 		}
 	}
 	pinned := ""
@@ -116,6 +121,9 @@ func (l *copyLister) add(c *mirror.Copy) error {
 	}
 	if l.regions {
 		row = slices.Insert(row, 0, c.Region)
+	}
+	if l.ids {
+		row = slices.Insert(row, len(row)-1, c.ID)
 	}
 	l.table.add(row...)
 	if len(l.table.rows) < most {
@@ -160,10 +168,10 @@ func narrowLast(t *table, width int) {
 func newMirrorFindCommand() *cobra.Command {
 	var asJSON bool
 	cmd := &cobra.Command{
-		Use: "find URL", Short: "Show where there are copies of something",
+		Use: "find URL|ID", Short: "Show where there are copies of something",
 		Long: `Shows in which regions there is a copy of something, and how it is. The exit code is 1 if it is in none.
 
-` + originDoc,
+` + copyDoc,
 		Example: "  taskfleet mirror copies find fN1SbArXTPSVFNUvaOlinQ/0/public/build/target.tar.gz",
 		Args:    cobra.ExactArgs(1),
 		RunE: withSession(brief, func(ctx context.Context, s *session, cmd *cobra.Command, args []string) error {
@@ -182,10 +190,16 @@ func newMirrorFindCommand() *cobra.Command {
 			} else {
 				err = printFound(cmd.OutOrStdout(), found, timestamp.Now())
 			}
-			if err == nil && len(copies) == 0 {
-				err = fmt.Errorf("there is no copy of it; taskfleet mirror explain %s --region REGION says what who asks for it gets", found[0].argument)
+			if err != nil || len(copies) > 0 {
+				return err
 			}
-			return err
+			if others := sameButQuery(ctx, s, found[0].origin, found[0].id, ""); len(others) > 0 {
+				return fmt.Errorf("there is no copy of it, but of it with another query, which is not shown:\n%s", strings.Join(idsOf(others), "\n"))
+			}
+			if copyID.MatchString(args[0]) {
+				return fmt.Errorf("there is no copy %s", args[0])
+			}
+			return fmt.Errorf("there is no copy of it; taskfleet mirror explain %s --region REGION says what who asks for it gets", found[0].argument)
 		}),
 	}
 	jsonFlag(cmd, &asJSON)
@@ -193,7 +207,10 @@ func newMirrorFindCommand() *cobra.Command {
 }
 
 func printFound(w io.Writer, found []namedCopy, now timestamp.Time) error {
-	fmt.Fprintf(w, "%s\nid %s\n\n", shownOrigin(found[0].origin), found[0].id)
+	if origin := found[0].origin; origin != "" {
+		fmt.Fprintln(w, shownOrigin(origin))
+	}
+	fmt.Fprintf(w, "id %s\n\n", found[0].id)
 	t := table{head: []string{"REGION", "STATE", "SIZE", "SINCE", "READ", "VERIFIED", "EXPIRES", "P"}}
 	var failing []string
 	for _, f := range found {
@@ -207,8 +224,12 @@ func printFound(w io.Writer, found []namedCopy, now timestamp.Time) error {
 			pinned = "P"
 		}
 		t.add(f.region, c.State, sizeOr(c.Size), age(c.Requested, now), age(lastRead(c), now), age(c.Verified, now), distance(c.Expires), pinned)
-		if c.Error != "" {
-			failing = append(failing, fmt.Sprintf("%s: it failed %s: %s", f.region, numbered(c.Attempts, "time", "times"), reason(c.Error)))
+		if c.Error != "" && c.Attempts > 0 {
+			failed := "it failed"
+			if c.State == "leaving" {
+				failed = "it could not be deleted"
+			}
+			failing = append(failing, fmt.Sprintf("%s: %s %s: %s", f.region, failed, numbered(c.Attempts, "time", "times"), reason(c.Error)))
 		}
 	}
 	if err := t.print(w); err != nil {

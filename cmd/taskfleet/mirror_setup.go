@@ -26,6 +26,9 @@ import (
 // their own.
 func (p *mirrorPlan) fill(ctx context.Context, c Config, s3 blob.Config, to *mirror.Config) error {
 	to.Home, to.Routes, to.Lifespan = p.home, p.routes, p.lifespan
+	for _, w := range p.warnings {
+		to.Log.Warn("the configuration has something of no use", "err", w)
+	}
 	for _, r := range p.regions {
 		where := s3
 		if !r.here {

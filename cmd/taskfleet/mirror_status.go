@@ -33,8 +33,9 @@ func newMirrorStatusCommand() *cobra.Command {
 		Use: "status", Short: "Show what is wrong with the mirror, and how it is",
 		Long: fmt.Sprintf(`Shows what is wrong, with what to do about it, then what is worth knowing, and then for each region what is still to be
 copied and what there is. RATE is that of the last minutes; OLDEST is for how long the copy has waited that waits longest.
-It is wrong if copies wait and all that is tried fails, if one has waited for more than %s, or if the background
-work of the mirror fails. The exit code is 1 if anything is wrong. --watch goes on until it is interrupted.`, took(slowAfter)),
+It is wrong if copies wait and all that is tried fails, if one has waited for more than %[1]s, if one cannot be deleted or
+has been leaving for more than %[1]s, if a bucket does not answer or is another than before, or if the background work of
+the mirror fails. The exit code is 1 if anything is wrong. --watch goes on until it is interrupted.`, took(slowAfter)),
 		Example: "  taskfleet mirror status\n  taskfleet mirror status --watch\n  taskfleet mirror status --json | jq '.regions[] | {region, backlog}'",
 		Args:    cobra.NoArgs,
 		RunE: withSession(brief, func(ctx context.Context, s *session, cmd *cobra.Command, _ []string) error {
@@ -164,11 +165,16 @@ func (m *mirrorState) judge(r *mirror.StatusResponseRegion) {
 	waited := time.Duration(r.WaitingFor * float64(time.Second))
 	waiting := r.States.Waiting
 	backlog := fmt.Sprintf("%s (%s), the oldest for %s", numbered(waiting.Objects, "copy waits", "copies wait"), volume(waiting.Bytes), took(waited))
-	trouble, latest := commonest(r.Errors)
+	copying, deleting := m.failures(r)
+	trouble, latest := commonest(copying)
 	switch {
 	case r.Away:
 		say(&m.Wrong, "see whether S3 and the credentials for it are well; it is tried again by itself",
-			"the bucket %s does not answer, and readers get the artifacts themselves meanwhile%s", r.Bucket, cmp.Or(prefixed(": ", sentence(trouble)), "."))
+			"readers get the artifacts themselves, as %s", sentence(reason(cmp.Or(r.Reason, "the bucket "+r.Bucket+" does not answer"))))
+		trouble = ""
+	case r.Reason != "" && !r.Unsure:
+		say(&m.Wrong, "let the server write to the bucket "+r.Bucket+" (s3:PutObject); it is tried again by itself",
+			"nobody waits for copies that are not there yet, as %s", sentence(strings.TrimSuffix(reason(r.Reason)+": "+reason(trouble), ": ")))
 		trouble = ""
 	case waiting.Objects > 0 && waited > stuckAfter && r.Rate.Objects == 0 && latest != nil:
 		say(&m.Wrong, "taskfleet mirror explain "+shownOrigin(latest.Origin)+" --region "+r.Region,
@@ -179,6 +185,19 @@ func (m *mirrorState) judge(r *mirror.StatusResponseRegion) {
 	case waiting.Objects > 0 && waited > slowAfter:
 		say(&m.Wrong, list+" --state waiting", "%s: more comes than is copied. More transfers, or routes that copy less, would help.", backlog)
 	}
+	if r.Unsure && !r.Away {
+		say(&m.Wrong, "taskfleet loops, for whether mirror.sweep gets on, which compares it",
+			"readers get the artifacts themselves, as %s", sentence(cmp.Or(r.Reason, "the bucket "+r.Bucket+" is another than before")))
+	}
+	if n, age := r.States.Leaving.Objects, seconds(r.LeavingFor); n > 0 && !r.Away && (len(deleting) > 0 || age > slowAfter) {
+		text := numbered(n, "copy is", "copies are") + " being deleted, the oldest for " + took(age)
+		if why, _ := commonest(deleting); why != "" {
+			say(&m.Wrong, "let the server list and delete what is in the bucket "+r.Bucket+" (s3:ListBucket, s3:DeleteObject); it is tried again by itself",
+				"%s. What is tried fails: %s", text, sentence(why))
+		} else {
+			say(&m.Wrong, "taskfleet loops, for whether mirror.leaving gets on, which deletes them", "%s.", text)
+		}
+	}
 	if n := r.States.Failed.Objects; n > 0 {
 		text := ""
 		if trouble != "" {
@@ -186,7 +205,7 @@ func (m *mirrorState) judge(r *mirror.StatusResponseRegion) {
 		}
 		say(&m.Notes, list+" --state failed", "%s given up%s", numbered(n, "copy was", "copies were"), cmp.Or(text, "."))
 	} else if trouble != "" {
-		say(&m.Notes, list+" --state waiting", "%s tried again: %s", numbered(int64(len(r.Errors)), "copy is", "copies or more are"), sentence(trouble))
+		say(&m.Notes, list+" --state waiting", "%s tried again: %s", numbered(int64(len(copying)), "copy is", "copies or more are"), sentence(trouble))
 	}
 	if held := r.States.Present.Bytes; r.Limit != nil && float64(held) > nearlyFull*float64(*r.Limit) {
 		say(&m.Notes, "raise maxBytes of the region, or copy less by the routes",
@@ -194,11 +213,16 @@ func (m *mirrorState) judge(r *mirror.StatusResponseRegion) {
 	}
 }
 
-func prefixed(prefix, text string) string {
-	if text == "" {
-		return ""
+// failures are the copies that fail to be made, and those that fail to be deleted.
+func (m *mirrorState) failures(r *mirror.StatusResponseRegion) (copying, deleting []mirror.StatusResponseRegionError) {
+	for _, e := range r.Errors {
+		if e.State == "leaving" {
+			deleting = append(deleting, e)
+		} else {
+			copying = append(copying, e)
+		}
 	}
-	return prefix + text
+	return copying, deleting
 }
 
 func seconds(s float64) time.Duration { return time.Duration(s * float64(time.Second)) }
@@ -273,7 +297,9 @@ func (m *mirrorState) failings() (list []*failing) {
 	for _, r := range m.Regions {
 		for _, e := range r.Errors {
 			why := reason(e.Error)
-			i := slices.IndexFunc(list, func(f *failing) bool { return f.region == r.Region && f.reason == why })
+			i := slices.IndexFunc(list, func(f *failing) bool {
+				return f.region == r.Region && f.reason == why && (f.copies[0].State == "leaving") == (e.State == "leaving")
+			})
 			if i < 0 {
 				i, list = len(list), append(list, &failing{region: r.Region, reason: why})
 			}
@@ -294,7 +320,10 @@ func (m *mirrorState) printErrors(w io.Writer, b brush, width int) error {
 		}
 		e := f.copies[0]
 		next := fmt.Sprintf("It failed %s, and is tried again at %s.", numbered(e.Attempts, "time", "times"), when(e.Due, m.At))
-		if e.State == "failed" {
+		switch e.State {
+		case "leaving":
+			next = fmt.Sprintf("It could not be deleted %s, and is tried again by itself.", numbered(e.Attempts, "time", "times"))
+		case "failed":
 			next = fmt.Sprintf("It was given up after %s; who asks has it tried again from %s.", numbered(e.Attempts, "attempt", "attempts"), when(e.Due, m.At))
 		}
 		what := shownOrigin(e.Origin)

@@ -41,6 +41,10 @@ type fakeMirror struct {
 	pinned   int
 	underWay map[string]bool
 	most     int // under way
+
+	purged, listed []mirror.Copy // instead of what is there otherwise
+	mayNot         bool          // explain
+	origin         string        // of what is explained
 }
 
 func newFakeMirror(t *testing.T) *fakeMirror {
@@ -75,10 +79,25 @@ func (f *fakeMirror) serve(w http.ResponseWriter, r *http.Request) {
 	case service == "loops":
 		text(`{"loops": []}`)
 	case service == "mirror" && strings.HasPrefix(rest, "explain/"):
+		if f.mayNot {
+			w.WriteHeader(http.StatusForbidden)
+			text(`{"code": "InsufficientScopes", "message": "no"}`)
+			return
+		}
 		region, _, _ := strings.Cut(strings.TrimPrefix(rest, "explain/"), "/")
 		f.explain(region, answer)
 	case service == "mirror" && (r.Method == http.MethodDelete && strings.HasPrefix(rest, "purge/")):
 		w.WriteHeader(http.StatusNoContent)
+	case service == "mirror" && r.Method == http.MethodDelete && strings.HasPrefix(rest, "copies/") && !strings.HasSuffix(rest, "/pin"):
+		out := mirror.CopyList{}
+		if f.purged == nil {
+			out.Copies = []mirror.Copy{f.copy("eu-central-1"), f.copy("us-east-1")}
+		} else {
+			out.Copies = f.purged
+		}
+		answer(out)
+	case service == "mirror" && rest == "copies" && f.listed != nil:
+		answer(mirror.CopyList{Copies: f.listed})
 	case service == "mirror" && strings.HasSuffix(rest, "/pin"):
 		answer(f.copy("eu-central-1"))
 	case service == "mirror" && strings.HasSuffix(rest, "/verify"):
@@ -115,7 +134,7 @@ func (f *fakeMirror) copy(region string) mirror.Copy {
 func (f *fakeMirror) explain(region string, answer func(any)) {
 	n := int64(1000)
 	x := mirror.Explanation{
-		Region: cmp.Or(strings.TrimPrefix(region, "caller"), "eu-central-1"), Origin: f.copy("").Origin, Kind: "s3", ID: anID, Answer: "wait",
+		Region: cmp.Or(strings.TrimPrefix(region, "caller"), "eu-central-1"), Origin: cmp.Or(f.origin, f.copy("").Origin), Kind: "s3", ID: anID, Answer: "wait",
 		Summary:  []string{"It is the artifact.", "It is on the route default, with the policy wait.", "The answer is the copy."},
 		Artifact: &mirror.ExplanationArtifact{TaskID: aTask, Name: "public/a", TaskQueueID: "aws/build", Size: &n, Expires: timestamp.Now().Add(time.Hour)},
 		Route:    &mirror.Route{Name: "default"},
@@ -193,6 +212,7 @@ func TestWrongMirrorCommandLines(t *testing.T) {
 		"mirror copies --limit -1":                               "--limit is -1",
 		"mirror copies find":                                     "accepts 1 arg(s)",
 		"mirror explain":                                         "accepts 1 arg(s)",
+		"mirror explain https%3A%2F%2Fa.example.com%2Fx":         "is percent-encoded: write the URL as it is",
 		"mirror explain nonsense":                                `"nonsense" is no URL and no artifact: write https://…`,
 		"mirror explain " + aTask + "/public/x":                  "write TASK/RUN/NAME",
 		"mirror purge https://a.example.com/x":                   "at least one of the flags in the group [region everywhere]",
@@ -324,7 +344,7 @@ func TestASyncThatCannotBeginSaysWhy(t *testing.T) {
 func TestPurgesNameTheURLAsOneSegment(t *testing.T) {
 	f := newFakeMirror(t)
 	out, errOut, code := command(t, "mirror", "purge", "https://a.example.com/x?k=v", anArtifact, "--everywhere")
-	if code != exitOK || !strings.Contains(out, "purged in all regions: https://a.example.com/x?…\n") || !strings.Contains(out, anArtifact) {
+	if code != exitOK || !strings.Contains(out, "purged 2 copies (eu-central-1, us-east-1): https://a.example.com/x?…\n") || !strings.Contains(out, anArtifact) {
 		t.Errorf("ended with %d: %s%s", code, out, errOut)
 	}
 	if !f.called("DELETE /api/mirror/v1/purge/s3/all/https:%2F%2Fa.example.com%2Fx%3Fk=v") || !f.called("runs%2F0%2Fartifacts%2Fpublic%252Fa") {
@@ -332,6 +352,62 @@ func TestPurgesNameTheURLAsOneSegment(t *testing.T) {
 	}
 	if out, errOut, code = command(t, "mirror", "purge", anArtifact, "--region", "eu-central-1"); code != exitOK || !f.called("/purge/s3/eu-central-1/") {
 		t.Errorf("ended with %d: %s%s", code, out, errOut)
+	}
+}
+
+// What was not there was not purged, and where it is there with another query that
+// is said.
+func TestPurgesSayWhatWent(t *testing.T) {
+	f := newFakeMirror(t)
+	const where = "/api/mirror/v1/copies/eu-central-1/" + anID
+	out, errOut, code := command(t, "mirror", "purge", anID, "-r", "eu-central-1")
+	if code != exitOK || !strings.HasPrefix(out, "purged 2 copies") || !f.called("DELETE "+where) || f.called("explain") {
+		t.Errorf("by its id it ended with %d: %s%s", code, out, errOut)
+	}
+	f.purged = []mirror.Copy{}
+	out, errOut, code = command(t, "mirror", "purge", anArtifact, "--everywhere")
+	if code != exitOK || out != "nothing to purge in all regions: "+anArtifact+"\n" {
+		t.Errorf("of nothing it ended with %d: %s%s", code, out, errOut)
+	}
+	other := f.copy("us-east-1")
+	other.ID, other.Origin = strings.Repeat("1", 64), "https://a.example.com/x"
+	near := other
+	near.Origin += "y"
+	f.origin, f.listed = other.Origin, []mirror.Copy{other, near}
+	out, errOut, code = command(t, "mirror", "purge", "https://a.example.com/x", "--everywhere")
+	if code != exitFailed || !strings.Contains(out, "nothing to purge") || !strings.Contains(out, "another query") || strings.Count(out, other.ID) != 1 {
+		t.Errorf("of another query it ended with %d: %s%s", code, out, errOut)
+	}
+	out, _, code = command(t, "mirror", "purge", "https://a.example.com/x", "--everywhere", "--json")
+	var r purgeReport
+	if err := json.Unmarshal([]byte(out), &r); err != nil || code != exitFailed || len(r.Purged) != 0 || len(r.Others) != 1 {
+		t.Errorf("for programs it ended with %d, %v: %s", code, err, out)
+	}
+	f.mayNot = true
+	out, errOut, code = command(t, "mirror", "purge", "https://a.example.com/x", "-r", "us-east-1")
+	if code != exitOK || !strings.Contains(out, "if there was any") || !f.called("DELETE /api/mirror/v1/purge/s3/us-east-1/") {
+		t.Errorf("of who may not explain it ended with %d: %s%s", code, out, errOut)
+	}
+}
+
+func TestCopiesGoByTheirIDs(t *testing.T) {
+	f := newFakeMirror(t)
+	for line, want := range map[string]string{
+		"pin -r eu-central-1 " + anID:                    anID + " stays in eu-central-1",
+		"pin -r eu-central-1 " + anID + " " + anArtifact: "is being copied to eu-central-1, and stays",
+		"unpin -r eu-central-1 " + anID:                  "is not pinned in eu-central-1 any more",
+		"copies find " + anID:                            "id " + anID,
+		"copies --ids":                                   anID,
+	} {
+		if out, errOut, code := command(t, append([]string{"mirror"}, strings.Fields(line)...)...); code != exitOK || !strings.Contains(out, want) {
+			t.Errorf("%q ended with %d: %s%s", line, code, out, errOut)
+		}
+	}
+	if out, _, code := command(t, "mirror", "verify", "-r", "eu-central-1", anID); code != exitFailed || !strings.Contains(out, "1 is damaged") {
+		t.Errorf("verify ended with %d: %s", code, out)
+	}
+	if f.called("explain") {
+		t.Error("ids were explained")
 	}
 }
 
@@ -398,7 +474,19 @@ func TestWhatIsWrongWithAMirrorIsToldFirst(t *testing.T) {
 		"retried": {func(r *mirror.StatusResponseRegion) {
 			r.Rate.Objects, r.Errors = 3, failing
 		}, "", "1 copy is tried again: AccessDenied."},
-		"full": {func(r *mirror.StatusResponseRegion) { r.Limit, r.States.Present.Bytes = new(int64(1<<40)), 1<<40-1 }, "", "it holds 1024.0 GiB of 1.0 TiB"},
+		"away": {func(r *mirror.StatusResponseRegion) {
+			r.Away, r.Reason, r.Errors = true, "the bucket b of eu-central-1 does not answer: connection refused", failing
+		}, "readers get the artifacts themselves, as the bucket b of eu-central-1 does not answer: connection refused.", ""},
+		"unsure": {func(r *mirror.StatusResponseRegion) {
+			r.Unsure, r.Reason = true, "the bucket b of eu-central-1 is another than before"
+		}, "as the bucket b of eu-central-1 is another than before.", ""},
+		"leaving": {func(r *mirror.StatusResponseRegion) { r.States.Leaving.Objects, r.LeavingFor = 5, 300 }, "", ""},
+		"not deleted": {func(r *mirror.StatusResponseRegion) {
+			r.States.Leaving.Objects, r.LeavingFor = 5, 300
+			r.Errors = []mirror.StatusResponseRegionError{{ID: "a", Origin: "https://a.example.com/x", State: "leaving", Attempts: 1, Error: "AccessDenied"}}
+		}, "5 copies are being deleted, the oldest for 5m00s. What is tried fails: AccessDenied.", ""},
+		"nobody deletes": {func(r *mirror.StatusResponseRegion) { r.States.Leaving.Objects, r.LeavingFor = 1, 700 }, "1 copy is being deleted, the oldest for 11m40s.", ""},
+		"full":           {func(r *mirror.StatusResponseRegion) { r.Limit, r.States.Present.Bytes = new(int64(1<<40)), 1<<40-1 }, "", "it holds 1024.0 GiB of 1.0 TiB"},
 	} {
 		m := &mirrorState{StatusResponse: &mirror.StatusResponse{At: now}}
 		r := mirror.StatusResponseRegion{Region: "eu-central-1"}

@@ -18,14 +18,14 @@ func newMirrorVerifyCommand() *cobra.Command {
 	v := &mirrorVerify{}
 	var yes bool
 	cmd := &cobra.Command{
-		Use: "verify [URL...] [--region REGION]", Short: "Compare copies with their bytes, now",
+		Use: "verify [URL|ID...] [--region REGION]", Short: "Compare copies with their bytes, now",
 		Long: `Has copies compared with what is in the buckets: their size, their ETag and, where it is known, their SHA-256, for which
 all bytes are read. Those of some URLs, in one region or all, or all copies of a region, or all there are. One that
 differs is not served any more from that moment on, and made anew. The exit code is 1 if one does.
 
 The server does this by itself all the time, a bounded number of bytes an hour.
 
-` + originDoc,
+` + copyDoc,
 		Example: `  taskfleet mirror verify fN1SbArXTPSVFNUvaOlinQ/0/public/build/target.tar.gz
   taskfleet mirror verify --region eu-central-1`,
 		RunE: withSession(client.Retry{}, func(ctx context.Context, s *session, cmd *cobra.Command, args []string) error {

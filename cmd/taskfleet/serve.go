@@ -270,8 +270,9 @@ func startPlatform(ctx context.Context, c Config, log *slog.Logger) (_ *platform
 		return nil, err
 	}
 	acting.api = server
+	var handler http.Handler = server
 	if copies != nil {
-		near.mirror = copies.mirror
+		near.mirror, handler = copies.mirror, mirror.Legible(server)
 		if err := api.Mount(server, mirror.API, copies.mirror); err != nil {
 			return nil, err
 		}
@@ -285,7 +286,7 @@ func startPlatform(ctx context.Context, c Config, log *slog.Logger) (_ *platform
 	if broker != nil {
 		work = append(work, broker.Loops()...)
 	}
-	p.run(db, listener, server, slices.Concat(work, a.Loops(), q.Loops(), prov.Loops(), []loop.Loop{learner.loop()},
+	p.run(db, listener, handler, slices.Concat(work, a.Loops(), q.Loops(), prov.Loops(), []loop.Loop{learner.loop()},
 		hook.Loops(), idx.Loops(), sealed.Loops(), purge.Loops(), objects.Loops(), notifier.Loops(), copies.Loops()))
 	log.Info("taskfleet is up", "rootUrl", p.RootURL, "data", c.Data)
 	return p, nil
@@ -482,7 +483,9 @@ func newServeCommand() *cobra.Command {
 				return err
 			}
 			tuneMemory()
-			p, err := startPlatform(cmd.Context(), c, c.logger(os.Stderr))
+			log := c.logger(os.Stderr)
+			takeStandardLog(log)
+			p, err := startPlatform(cmd.Context(), c, log)
 			if err != nil {
 				return err
 			}

@@ -86,7 +86,9 @@ func (u *up) run(ctx context.Context) error {
 	}
 	defer logFile.Close()
 	started := time.Now()
-	platform, err := startPlatform(ctx, c, c.logger(logFile))
+	log := c.logger(logFile)
+	takeStandardLog(log)
+	platform, err := startPlatform(ctx, c, log)
 	if err != nil {
 		return err
 	}

@@ -9,7 +9,7 @@ CREATE TABLE mirror_copy (
   pinned      BOOLEAN NOT NULL,
   again       BOOLEAN NOT NULL, -- wanted while it is leaving
   size        BIGINT  NOT NULL, -- -1: not known yet
-  large       BOOLEAN NOT NULL, -- of that size, or it is not known
+  lane        BIGINT  NOT NULL, -- by that size: 0 small, 1 not known, 2 large
   etag        TEXT    NOT NULL, -- of the origin, or ''
   sha256      TEXT    NOT NULL, -- or ''
   token       TEXT    NOT NULL, -- of the object in the bucket: see Copy.key
@@ -28,12 +28,14 @@ CREATE TABLE mirror_copy (
   PRIMARY KEY (region, id)
 );
 CREATE INDEX mirror_copy_id ON mirror_copy (id);
-CREATE INDEX mirror_copy_order ON mirror_copy (region, large, priority DESC, requested) WHERE state = 'waiting';
+CREATE INDEX mirror_copy_order ON mirror_copy (region, lane, priority DESC, requested) WHERE state = 'waiting';
 CREATE INDEX mirror_copy_lease ON mirror_copy (region, lease_until) WHERE state = 'copying';
 CREATE INDEX mirror_copy_failed ON mirror_copy (due) WHERE state = 'failed';
 CREATE INDEX mirror_copy_leaving ON mirror_copy (region, id) WHERE state = 'leaving';
+CREATE INDEX mirror_copy_left ON mirror_copy (region, requested) WHERE state = 'leaving';
 CREATE INDEX mirror_copy_expires ON mirror_copy (expires) WHERE state <> 'leaving';
 CREATE INDEX mirror_copy_read ON mirror_copy (region, read) WHERE state = 'present' AND NOT pinned;
+CREATE INDEX mirror_copy_large ON mirror_copy (region, size) WHERE state = 'present' AND lane = 2 AND NOT pinned;
 CREATE INDEX mirror_copy_verified ON mirror_copy (region, verified) WHERE state = 'present';
 CREATE INDEX mirror_copy_fresh ON mirror_copy (region, requested) WHERE state = 'present' AND verified < requested + 3600000;
 CREATE INDEX mirror_copy_attempts ON mirror_copy (region, due) WHERE attempts > 0;

@@ -88,7 +88,7 @@ func (e *forbidden) Error() string {
 	if e.why == neverAllowed {
 		return fmt.Sprintf("origins may not be at %s: %s", e.address, e.why)
 	}
-	return fmt.Sprintf("origins may not be at %s: %s. If this one is on your own network, add its range to the mirror's addresses", e.address, e.why)
+	return fmt.Sprintf("origins may not be at %s: %s. If this one is on your own network, add its range to the mirror's allowAddresses", e.address, e.why)
 }
 func (e *forbidden) Is(target error) bool { return target == ErrForbiddenAddress }
 

@@ -3,6 +3,7 @@ package source
 import (
 	"errors"
 	"fmt"
+	"net/netip"
 	"strings"
 )
 
@@ -167,6 +168,29 @@ func suggestion(u URL) string {
 		return ""
 	}
 	return u.site() + u.path[:strings.LastIndex(u.path, "/")+1]
+}
+
+// CheckAddresses tells which rules are for an address that nothing is fetched from,
+// given the ranges of [Config.Addresses]. What names lead to is only known when they
+// are connected to.
+func (a *Allow) CheckAddresses(ranges []string) error {
+	permitted, err := parseAddresses(ranges)
+	if err != nil {
+		return err
+	}
+	var errs []error
+	for _, r := range a.rules {
+		host := r.host
+		if host == "localhost" || strings.HasSuffix(host, ".localhost") {
+			host = "127.0.0.1"
+		}
+		if address, err := netip.ParseAddr(host); err == nil {
+			if err := judge(address, permitted); err != nil {
+				errs = append(errs, fmt.Errorf("source: the rule %q: %w", shown(r.text), err))
+			}
+		}
+	}
+	return errors.Join(errs...)
 }
 
 // SelfTest tells which of the URLs are not allowed. One that ends with a slash

@@ -41,7 +41,8 @@ type Error struct {
 	temporary bool
 }
 
-func (e *Error) Error() string { return fmt.Sprintf("source: %s %s: %v", e.Method, e.URL, e.Err) }
+// Error does without the name of the package: who asked for the URL is shown it.
+func (e *Error) Error() string { return fmt.Sprintf("%s %s: %v", e.Method, e.URL, e.Err) }
 
 func (e *Error) Unwrap() error { return e.Err }
 

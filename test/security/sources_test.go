@@ -23,6 +23,7 @@ var harmless = map[string]string{
 	"mirror/leaving.go": "likewise",
 	"mirror/scrub.go":   "likewise",
 	"mirror/sweep.go":   "likewise",
+	"mirror/want.go":    "likewise",
 }
 
 // Secrets are compared in constant time, by crypto/subtle or crypto/hmac: no
