@@ -74,11 +74,15 @@ func (s *snapshot) unrestricted(r api.Credential) scope.Set {
 	}
 	d := s.directory()
 	g, err := d.grant(p.id, p.ext)
-	if err != nil || !p.signedWith(g.key) {
+	if err != nil {
+		return nil
+	}
+	key, ok := p.key(g)
+	if !ok {
 		return nil
 	}
 	g.ext.AuthorizedScopes = nil
-	if g.authorize(d) != nil {
+	if g.authorize(d, key) != nil {
 		return nil
 	}
 	return g.scopes

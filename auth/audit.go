@@ -44,6 +44,8 @@ const (
 	clientEnabled  = "client enabled"
 	clientDisabled = "client disabled"
 	tokenReset     = "access token reset"
+	tokenAdded     = "access token added"
+	tokenRetired   = "access token retired"
 
 	// self is who does what nobody has asked for.
 	self = "static/taskcluster/auth"
@@ -53,12 +55,21 @@ const (
 // does not say.
 const auditRetention = 90 * 24 * time.Hour
 
-// forget deletes history that is too old.
+// forget deletes history that is too old, and what is left of tokens that were
+// retired as long ago.
 func (a *Auth) forget(ctx context.Context) (more bool, err error) {
+	before := timestamp.Now().Add(-a.retention)
 	err = a.db.Do(ctx, func(tx *store.Tx) error {
 		n, err := tx.Exec(`DELETE FROM auth_audit WHERE id IN (SELECT id FROM auth_audit WHERE created < $1 ORDER BY created LIMIT $2)`,
-			timestamp.Now().Add(-a.retention), batch)
-		more = n == batch
+			before, batch)
+		if err != nil {
+			return err
+		}
+		retired, err := tx.Exec(`
+			DELETE FROM auth_token WHERE (client_id, token_id) IN (
+			  SELECT client_id, token_id FROM auth_token WHERE retired > 0 AND retired < $1 ORDER BY client_id, token_id LIMIT $2)`,
+			before, batch)
+		more = n == batch || retired == batch
 		return err
 	})
 	return more, err

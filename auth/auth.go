@@ -24,6 +24,9 @@
 // Requests cannot be made twice: see nonces. Roles are expanded by rules;
 // roles in a circle are refused when they are written: see cycle.
 //
+// A client has an access token, or two while one follows the other; see
+// Auth.AddToken.
+//
 // Clients whose ids begin with "static/" come from the configuration and are
 // not in the tables. They are how the platform's own services act.
 package auth
@@ -113,8 +116,9 @@ type Auth struct {
 
 	changing chan struct{} // holds one element while a snapshot is replaced
 
-	usedMu sync.Mutex
-	usedBy map[*client]struct{} // to be recorded by recordUse
+	usedMu     sync.Mutex
+	usedBy     map[*client]struct{}        // to be recorded by recordUse
+	usedTokens map[tokenKey]timestamp.Time // to be recorded by recordTokenUse
 }
 
 // never is when static clients expire, as far as callers are told.
@@ -127,7 +131,7 @@ func New(ctx context.Context, c Config) (*Auth, error) {
 	a := &Auth{
 		db: c.DB, events: c.Events, keys: c.Keys, log: c.Log,
 		static: map[string]*client{}, nonces: newNonces(nonceCapacity),
-		changing: make(chan struct{}, 1), usedBy: map[*client]struct{}{},
+		changing: make(chan struct{}, 1), usedBy: map[*client]struct{}{}, usedTokens: map[tokenKey]timestamp.Time{},
 		retention: cmp.Or(c.AuditRetention, auditRetention),
 		aws:       c.AWS, azure: c.Azure, gcp: c.GCP, github: c.GitHub, sentry: c.Sentry, tunnelSecret: c.WebsocktunnelSecret,
 	}
@@ -151,7 +155,7 @@ func New(ctx context.Context, c Config) (*Auth, error) {
 			return nil, fmt.Errorf("auth: static client %s: %w", s.ClientID, err)
 		}
 		sc := &client{
-			ClientID: s.ClientID, Description: s.Description, Scopes: s.Scopes, accessToken: s.AccessToken,
+			ClientID: s.ClientID, Description: s.Description, Scopes: s.Scopes, tokens: []*token{{secret: s.AccessToken}},
 			Expires: never, Created: now, LastModified: now, LastRotated: now,
 		}
 		sc.lastUsed.Store(int64(now))
@@ -197,7 +201,7 @@ func (a *Auth) Mint(issuer, clientID string, scopes []string, start, expiry time
 	if c == nil {
 		return cred.Credentials{}, fmt.Errorf("auth: issue credentials for %s: there is no client %s", clientID, issuer)
 	}
-	return cred.Temporary(cred.Credentials{ClientID: issuer, AccessToken: c.accessToken},
+	return cred.Temporary(cred.Credentials{ClientID: issuer, AccessToken: c.signing(timestamp.Now()).secret},
 		cred.Options{ClientID: clientID, Scopes: scopes, Start: start, Expiry: expiry})
 }
 
@@ -235,12 +239,16 @@ func (a *Auth) Loops() []loop.Loop {
 			MaxBackoff: followInterval, Pass: a.follow,
 		},
 		{
-			Name: "auth.history", Doc: "Deletes what the history has from too long ago.",
+			Name: "auth.history", Doc: "Deletes what the history has from too long ago, and with it what is left of access tokens retired then.",
 			When: loop.Every(time.Hour), Pass: a.forget,
 		},
 		{
 			Name: "auth.use", Doc: "Records when clients were last used.",
 			When: loop.Every(5 * time.Minute), EveryReplica: true, Pass: a.recordUse,
+		},
+		{
+			Name: "auth.token-use", Doc: "Records when access tokens were last used.",
+			When: loop.Every(tokenUseInterval), EveryReplica: true, Pass: a.recordTokenUse,
 		},
 	}
 }
@@ -256,8 +264,9 @@ const (
 	expiredFor = 24 * time.Hour
 )
 
-// used notes that a client was used.
-func (a *Auth) used(c *client, now time.Time) {
+// used notes that a client was used, by one of its tokens.
+func (a *Auth) used(c *client, t *token, now time.Time) {
+	a.usedToken(c, t, now)
 	last := c.lastUsed.Load()
 	if now.UnixMilli()-last < useInterval.Milliseconds() || !c.lastUsed.CompareAndSwap(last, now.UnixMilli()) {
 		return
@@ -326,21 +335,22 @@ func (a *Auth) deleteExpired(ctx context.Context) (more bool, err error) {
 // reseal moves access tokens to the newest key. It does not change them, so
 // nobody else has to know.
 func (a *Auth) reseal(ctx context.Context) (more bool, err error) {
-	stale := map[string]string{}
+	stale := map[tokenKey]string{}
 	err = a.db.View(ctx, func(tx *store.Tx) error {
 		clear(stale)
-		rows, err := tx.Query(`SELECT client_id, access_token FROM auth_client`)
+		rows, err := tx.Query(`SELECT client_id, token_id, access_token FROM auth_token WHERE retired = 0`)
 		if err != nil {
 			return err
 		}
 		defer rows.Close()
 		for rows.Next() {
-			var id, sealed string
-			if err := rows.Scan(&id, &sealed); err != nil {
+			var key tokenKey
+			var sealed string
+			if err := rows.Scan(&key.clientID, &key.id, &sealed); err != nil {
 				return err
 			}
 			if !a.keys.Current(sealed) {
-				stale[id] = sealed
+				stale[key] = sealed
 			}
 		}
 		return rows.Err()
@@ -353,17 +363,17 @@ func (a *Auth) reseal(ctx context.Context) (more bool, err error) {
 	err = a.db.Do(ctx, func(tx *store.Tx) error {
 		failed, moved = nil, 0
 		done := 0
-		for id, sealed := range stale {
+		for key, sealed := range stale {
 			if done++; done > batch {
 				break
 			}
-			token, err := a.unseal(id, sealed)
+			secret, err := a.unseal(key, sealed)
 			if err != nil {
 				failed = errors.Join(failed, err)
 				continue
 			}
-			n, err := tx.Exec(`UPDATE auth_client SET access_token = $3 WHERE client_id = $1 AND access_token = $2`,
-				id, sealed, a.keys.Seal([]byte(token), place(id)))
+			n, err := tx.Exec(`UPDATE auth_token SET access_token = $4 WHERE client_id = $1 AND token_id = $2 AND access_token = $3`,
+				key.clientID, key.id, sealed, a.keys.Seal([]byte(secret), key.place()))
 			if err != nil {
 				return err
 			}

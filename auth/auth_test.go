@@ -479,7 +479,7 @@ func TestReplicasFollowEachOther(t *testing.T) {
 			t.Errorf("the processes disagree: version %d and %d", x.version, y.version)
 		}
 		for id, c := range x.clients {
-			if d := y.clients[id]; d.accessToken != c.accessToken || !slices.Equal(d.Scopes, c.Scopes) {
+			if d := y.clients[id]; d.tokens[0].secret != c.tokens[0].secret || !slices.Equal(d.Scopes, c.Scopes) {
 				t.Errorf("the processes disagree about %s", id)
 			}
 		}
@@ -531,7 +531,7 @@ func TestAccessTokensAreSealed(t *testing.T) {
 		w.client("d", "a", "b")
 		stored := func(id string) (sealed string) {
 			if err := db.View(t.Context(), func(tx *store.Tx) error {
-				return tx.QueryRow(`SELECT access_token FROM auth_client WHERE client_id = $1`, id).Scan(&sealed)
+				return tx.QueryRow(`SELECT access_token FROM auth_token WHERE client_id = $1`, id).Scan(&sealed)
 			}); err != nil {
 				t.Fatal(err)
 			}
@@ -563,7 +563,7 @@ func TestAccessTokensAreSealed(t *testing.T) {
 
 		// A row's token cannot be put into another row.
 		if err := db.Do(t.Context(), func(tx *store.Tx) error {
-			_, err := tx.Exec(`UPDATE auth_client SET access_token = $1 WHERE client_id = 'd'`, stored("c"))
+			_, err := tx.Exec(`UPDATE auth_token SET access_token = $1 WHERE client_id = 'd'`, stored("c"))
 			return err
 		}); err != nil {
 			t.Fatal(err)

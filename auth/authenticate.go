@@ -41,7 +41,7 @@ func (a *Auth) Authenticate(_ context.Context, r api.Credential) (api.Identity, 
 		a.log.Debug("authentication failed", "clientId", p.id[:min(len(p.id), 200)], "remote", r.RemoteAddr, "reason", err)
 		return api.Identity{}, refusal(err)
 	}
-	a.used(id.issuer, now)
+	a.used(id.issuer, id.token, now)
 	return id.Identity, nil
 }
 
@@ -127,6 +127,7 @@ func first(list string) string {
 type identity struct {
 	api.Identity
 	issuer *client
+	token  *token // the issuer's
 }
 
 // errUnknown is the answer to anybody who does not hold the key, whatever the
@@ -143,7 +144,8 @@ func (p *proof) verify(d directory, cache *grants, now time.Time) (identity, err
 			return identity{}, err
 		}
 	}
-	if !p.signedWith(g.key) {
+	key, ok := p.key(g)
+	if !ok {
 		return identity{}, errUnknown
 	}
 	if err := p.timely(now); err != nil {
@@ -153,12 +155,24 @@ func (p *proof) verify(d directory, cache *grants, now time.Time) (identity, err
 		return identity{}, err
 	}
 	if !cached {
-		if err := g.authorize(d); err != nil {
+		if err := g.authorize(d, key); err != nil {
 			return identity{}, err
 		}
 		cache.put(p.id, p.ext, g)
 	}
-	return identity{api.Identity{ClientID: g.clientID, Scopes: g.scopes, Expires: g.expires()}, g.issuer}, nil
+	return identity{api.Identity{ClientID: g.clientID, Scopes: g.scopes, Expires: g.expires()}, g.issuer, key.token}, nil
+}
+
+// key finds the one of the grant's keys that made the proof. Before it says no it
+// has tried as many as a client can have, so that the time which that takes tells
+// neither how many there are nor whether there is such a client.
+func (p *proof) key(g *grant) (key, bool) {
+	for _, k := range g.keys {
+		if p.signedWith(k.text) && k.token != nil {
+			return k, true
+		}
+	}
+	return key{}, false
 }
 
 func (p *proof) signedWith(key string) bool {

@@ -25,10 +25,10 @@ func (w *world) fill(n int) {
 		for i := range n {
 			p := fmt.Sprintf("project-%04d", i*5/n*n/5+i%(n/5))
 			c := &client{
-				ClientID: fmt.Sprintf("project/%s/%d", p, i), Description: "A client of " + p, accessToken: slugid.Token(), Expires: never,
+				ClientID: fmt.Sprintf("project/%s/%d", p, i), Description: "A client of " + p, tokens: []*token{newToken(now)}, Expires: never,
 				Scopes: []string{"assume:client:" + p, "queue:create-task:low:" + p + "/*", "secrets:get:" + p}, Created: now, LastModified: now, LastRotated: now,
 			}
-			one, err := w.writeClient(tx, c, clientCreated, deed{self, created})
+			one, err := w.writeClient(tx, nil, c, clientCreated, deed{self, created})
 			if err != nil {
 				return d, err
 			}
@@ -61,7 +61,7 @@ func BenchmarkAuthenticate(b *testing.B) {
 	w := benchWorld(b)
 	s := w.current.Load()
 	permanent := s.clients[s.clientIDs[100]]
-	c := cred.Credentials{ClientID: permanent.ClientID, AccessToken: permanent.accessToken}
+	c := cred.Credentials{ClientID: permanent.ClientID, AccessToken: permanent.tokens[0].secret}
 	scopes := []string{"assume:client:project-0100"}
 	for i := range 20 {
 		scopes = append(scopes, fmt.Sprintf("queue:create-task:low:project-0100/pool-%d", i))
@@ -106,13 +106,15 @@ func BenchmarkAuthenticate(b *testing.B) {
 			d := s.directory()
 			g, err := d.grant(one.ClientID, ext)
 			if err == nil {
-				err = g.authorize(d)
+				err = g.authorize(d, g.keys[0])
 			}
 			if err != nil {
 				b.Fatal(err)
 			}
 		}
 	})
+	w.add(c, slugid.New())
+	run("client, by the older of two tokens", func(int) cred.Credentials { return c })
 	b.Run("anonymous", func(b *testing.B) {
 		for b.Loop() {
 			w.Authenticate(b.Context(), api.Credential{Method: "GET", Resource: "/api/queue/v1/ping", Host: host})

@@ -168,18 +168,18 @@ Ids beginning with ` + "`static/`" + ` belong to the configuration.`,
 			return delta{}, nil
 		}
 		x = &client{
-			ClientID: id, Description: body.Description, Scopes: body.Scopes, accessToken: slugid.Token(),
+			ClientID: id, Description: body.Description, Scopes: body.Scopes, tokens: []*token{newToken(t)},
 			DeleteOnExpiration: body.DeleteOnExpiration, Expires: body.Expires,
 			Created: t, createdBy: c.Caller().ClientID, LastModified: t, LastRotated: t,
 		}
 		x.lastUsed.Store(int64(t))
-		return a.writeClient(tx, x, clientCreated, deed{c.Caller().ClientID, created})
+		return a.writeClient(tx, nil, x, clientCreated, deed{c.Caller().ClientID, created})
 	})
 	if err != nil {
 		return r, err
 	}
 	r = a.current.Load().describe(x)
-	r.AccessToken = x.accessToken
+	r.AccessToken = x.tokens[0].secret
 	return r, nil
 })
 
@@ -245,11 +245,13 @@ var resetAccessToken = api.Declare(api.Spec{
 credentials that were issued with it. Where that must not happen, create another client and delete the old one
 when its last temporary credentials have expired.`,
 }, func(ctx context.Context, a *Auth, c api.Call[clientPath, api.None]) (clientResponse, error) {
-	token := slugid.Token()
+	id, secret := slugid.New(), slugid.Token()
 	r, err := a.editClient(ctx, c.Path.ClientID, deed{c.Caller().ClientID, tokenReset}, func(*client) (func(*client), error) {
-		return func(x *client) { x.accessToken, x.LastRotated = token, after(x.Created) }, nil
+		return func(x *client) {
+			x.tokens, x.LastRotated = []*token{x.next(id, secret)}, after(x.Created)
+		}, nil
 	})
-	r.AccessToken = token
+	r.AccessToken = secret
 	return r, err
 })
 
@@ -323,7 +325,7 @@ func (a *Auth) editClient(ctx context.Context, id string, what deed, prepare fun
 			return delta{}, nil
 		}
 		edited = old.changed(edit)
-		return a.writeClient(tx, edited, clientUpdated, what)
+		return a.writeClient(tx, old, edited, clientUpdated, what)
 	})
 	if err != nil {
 		return r, err
@@ -331,17 +333,21 @@ func (a *Auth) editClient(ctx context.Context, id string, what deed, prepare fun
 	return a.current.Load().describe(edited), nil
 }
 
-func (a *Auth) writeClient(tx *store.Tx, c *client, x api.Exchange, what deed) (delta, error) {
+// writeClient writes a client, its tokens included, that was old before, or nil.
+func (a *Auth) writeClient(tx *store.Tx, old, c *client, x api.Exchange, what deed) (delta, error) {
 	if _, err := tx.Exec(`
-		INSERT INTO auth_client (client_id, description, scopes, access_token, disabled, delete_on_expiration,
+		INSERT INTO auth_client (client_id, description, scopes, disabled, delete_on_expiration,
 		                         expires, created, created_by, last_modified, last_rotated, last_used)
-		VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12)
+		VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11)
 		ON CONFLICT (client_id) DO UPDATE SET
-		  description = excluded.description, scopes = excluded.scopes, access_token = excluded.access_token,
-		  disabled = excluded.disabled, delete_on_expiration = excluded.delete_on_expiration, expires = excluded.expires,
+		  description = excluded.description, scopes = excluded.scopes, disabled = excluded.disabled,
+		  delete_on_expiration = excluded.delete_on_expiration, expires = excluded.expires,
 		  last_modified = excluded.last_modified, last_rotated = excluded.last_rotated`,
-		c.ClientID, c.Description, c.Scopes, a.keys.Seal([]byte(c.accessToken), place(c.ClientID)), c.Disabled, c.DeleteOnExpiration,
+		c.ClientID, c.Description, c.Scopes, c.Disabled, c.DeleteOnExpiration,
 		c.Expires, c.Created, c.createdBy, c.LastModified, c.LastRotated, c.lastUsed.Load()); err != nil {
+		return delta{}, err
+	}
+	if err := a.writeTokens(tx, old, c); err != nil {
 		return delta{}, err
 	}
 	if err := a.Audit(tx, "client", c.ClientID, what.by, what.action); err != nil {
@@ -351,8 +357,10 @@ func (a *Auth) writeClient(tx *store.Tx, c *client, x api.Exchange, what deed) (
 }
 
 func (a *Auth) removeClient(tx *store.Tx, d delta, id string, what deed) error {
-	if _, err := tx.Exec(`DELETE FROM auth_client WHERE client_id = $1`, id); err != nil {
-		return err
+	for _, table := range []string{"auth_client", "auth_token"} {
+		if _, err := tx.Exec(`DELETE FROM `+table+` WHERE client_id = $1`, id); err != nil {
+			return err
+		}
 	}
 	if err := a.Audit(tx, "client", id, what.by, what.action); err != nil {
 		return err

@@ -11,15 +11,23 @@ import (
 	"github.com/taskfleet/taskfleet/slugid"
 )
 
-// A grant is what a client id together with an ext stands for: the key that a
-// request must be signed with, and what the signer may then do. It holds as
-// long as the snapshot it was made from.
+// A grant is what a client id together with an ext stands for: the keys, with
+// one of which a request must be signed, and what the signer may then do. It
+// holds as long as the snapshot it was made from.
 type grant struct {
 	clientID string
 	ext      cred.Ext
 	issuer   *client // the client itself, or who issued its temporary credentials
-	key      string
+	keys     [maxTokens]key
 	scopes   scope.Set // after authorize
+}
+
+// A key belongs to one access token of a client: it is the token itself or, for
+// temporary credentials, derived from it. One that fills an empty place has no
+// token and is nobody's.
+type key struct {
+	text  string
+	token *token
 }
 
 // A directory is where clients are looked up.
@@ -46,25 +54,36 @@ func (d directory) grant(id, ext string) (*grant, error) {
 	if g.issuer = d.clients[issuerID]; g.issuer == nil {
 		g.issuer = &decoy
 	}
-	g.key = g.issuer.accessToken
-	if e.Certificate != nil {
-		g.key = e.Certificate.Key(g.issuer.accessToken)
+	for i := range g.keys {
+		g.keys[i].text = nobody
+		if i < len(g.issuer.tokens) {
+			t := g.issuer.tokens[i]
+			g.keys[i] = key{t.secret, t}
+		}
+		if e.Certificate != nil {
+			g.keys[i].text = e.Certificate.Key(g.keys[i].text)
+		}
 	}
 	return g, nil
 }
 
-// decoy stands in for clients that do not exist.
-var decoy = client{accessToken: slugid.Token()}
+// decoy stands in for clients that do not exist, nobody for tokens that do not.
+var (
+	decoy  client
+	nobody = slugid.Token()
+)
 
-// authorize finds out what the holder of the key may do. It is for holders
-// only: it is dear, and its errors tell of the client.
-func (g *grant) authorize(d directory) error {
+// authorize finds out what the holder of one of the keys may do. It is for
+// holders only: it is dear, and its errors tell of the client. A certificate must
+// have been signed with the token that the key is derived from, and has no other
+// key from then on.
+func (g *grant) authorize(d directory, holds key) error {
 	have, err := g.issuer.may(d.rules)
 	if err != nil {
 		return err
 	}
 	if c := g.ext.Certificate; c != nil {
-		if err := c.Verify(g.clientID, g.issuer.accessToken); err != nil {
+		if err := c.Verify(g.clientID, holds.token.secret); err != nil {
 			return fmt.Errorf("ext.certificate %w", err)
 		}
 		if c.Issuer != "" {
@@ -83,6 +102,9 @@ func (g *grant) authorize(d directory) error {
 		if have, err = d.restrict(have, g.ext.AuthorizedScopes); err != nil {
 			return fmt.Errorf("ext.authorizedScopes oversteps what the credentials may do: %w", err)
 		}
+	}
+	if g.ext.Certificate != nil {
+		g.keys = [maxTokens]key{holds, {text: nobody}}
 	}
 	g.scopes = have
 	return nil

@@ -91,6 +91,7 @@ The same request can be asked about again and again: whether it is a replay is f
 		a.log.Debug("authentication of a request to another service failed", "remote", b.SourceIP, "reason", err)
 		return hawkResponse{Status: "auth-failed", Message: err.Error()}, nil
 	}
+	a.usedToken(id.issuer, id.token, time.Now())
 	r := hawkResponse{Status: "auth-success", Scheme: "hawk", ClientID: id.ClientID, Scopes: listOf(id.Scopes), Expires: never}
 	if !id.Expires.IsZero() {
 		r.Expires = timestamp.Of(id.Expires)
@@ -150,7 +151,7 @@ func (a *Auth) test(r api.Credential, t testRequest) (testResponse, error) {
 	if err := checkNumber(t.RequiredScopes); err != nil {
 		return testResponse{}, api.Errorf(api.InputError, "requiredScopes are wrong: %v.", err)
 	}
-	tester := &client{ClientID: "tester", accessToken: "no-secret", Scopes: t.ClientScopes, Expires: never}
+	tester := &client{ClientID: "tester", tokens: []*token{{secret: "no-secret"}}, Scopes: t.ClientScopes, Expires: never}
 	d := directory{map[string]*client{tester.ClientID: tester}, a.current.Load().rules}
 	p, err := readProof(r)
 	if err == nil && p == nil {

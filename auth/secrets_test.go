@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/taskfleet/taskfleet/cred"
+	"github.com/taskfleet/taskfleet/slugid"
 	"github.com/taskfleet/taskfleet/store"
 	"github.com/taskfleet/taskfleet/store/storetest"
 )
@@ -38,7 +39,8 @@ func TestSecretsAreNotTold(t *testing.T) {
 		c := w.client("ci", "auth:*", "a")
 		temp := w.temporary(c, cred.Options{Scopes: []string{"a"}})
 		fresh := cred.Credentials{ClientID: "ci", AccessToken: w.want(200, c, "POST", "/clients/ci/reset", nil).member("accessToken")}
-		secrets := []string{w.root.AccessToken, c.AccessToken, temp.AccessToken, fresh.AccessToken, tunnelSecret}
+		added := w.add(fresh, slugid.New())
+		secrets := []string{added.AccessToken, w.root.AccessToken, c.AccessToken, temp.AccessToken, fresh.AccessToken, tunnelSecret}
 		var said []string
 		refused := func(p reply) {
 			if p.status == 200 {
@@ -47,7 +49,7 @@ func TestSecretsAreNotTold(t *testing.T) {
 			said = append(said, p.text)
 		}
 		in := time.Now().Add(time.Hour)
-		for _, who := range []cred.Credentials{c, temp, fresh, {ClientID: "ci", AccessToken: w.root.AccessToken}, {ClientID: "nobody", AccessToken: fresh.AccessToken}} {
+		for _, who := range []cred.Credentials{c, temp, fresh, added, {ClientID: "ci", AccessToken: w.root.AccessToken}, {ClientID: "nobody", AccessToken: fresh.AccessToken}} {
 			refused(w.call(who, "PUT", "/clients/x", clientBody(in, "b")))
 			refused(w.restricted(who, []string{"x"}, "GET", "/scopes/current", nil))
 			r := w.request("POST", "/authenticate-hawk", nil)
@@ -59,7 +61,7 @@ func TestSecretsAreNotTold(t *testing.T) {
 			body["port"] = "x"
 			refused(w.call(cred.Credentials{}, "POST", "/authenticate-hawk", body))
 			for _, path := range []string{"/aws/s3/read-write/none/a/", "/azure/one/tables", "/gcp/credentials/p/s", "/sentry/none/dsn", "/websocktunnel/a/" + strings.Repeat("x", 300)} {
-				if who != fresh {
+				if who != fresh && who != added {
 					refused(w.call(who, "GET", path, nil))
 				} else {
 					w.call(who, "GET", path, nil)

@@ -3,7 +3,6 @@ package auth
 import (
 	"context"
 	"errors"
-	"fmt"
 	"maps"
 	"slices"
 	"sync/atomic"
@@ -29,12 +28,13 @@ type snapshot struct {
 	grants    *grants   // of temporary credentials seen lately
 }
 
-// A client is one that may authenticate. All but the two atomics is immutable.
+// A client is one that may authenticate. All but the two atomics is immutable,
+// and so is tokens.
 type client struct {
 	ClientID           string
 	Description        string
 	Scopes             []string
-	accessToken        string
+	tokens             []*token // those that live, the newest first: one or two
 	Disabled           bool
 	DeleteOnExpiration bool
 	Expires            timestamp.Time
@@ -50,7 +50,7 @@ type client struct {
 // changed returns a copy of c with a change.
 func (c *client) changed(f func(*client)) *client {
 	d := &client{
-		ClientID: c.ClientID, Description: c.Description, Scopes: c.Scopes, accessToken: c.accessToken,
+		ClientID: c.ClientID, Description: c.Description, Scopes: c.Scopes, tokens: c.tokens,
 		Disabled: c.Disabled, DeleteOnExpiration: c.DeleteOnExpiration, Expires: c.Expires,
 		Created: c.Created, createdBy: c.createdBy, LastModified: c.LastModified, LastRotated: c.LastRotated,
 	}
@@ -278,7 +278,7 @@ func (a *Auth) read(ctx context.Context) error {
 func (a *Auth) load(tx *store.Tx, version int64) (*snapshot, error) {
 	clients := maps.Clone(a.static)
 	rows, err := tx.Query(`
-		SELECT client_id, description, scopes, access_token, disabled, delete_on_expiration,
+		SELECT client_id, description, scopes, disabled, delete_on_expiration,
 		       expires, created, created_by, last_modified, last_rotated, last_used FROM auth_client`)
 	if err != nil {
 		return nil, err
@@ -286,13 +286,9 @@ func (a *Auth) load(tx *store.Tx, version int64) (*snapshot, error) {
 	defer rows.Close()
 	for rows.Next() {
 		var c client
-		var sealed string
 		var used int64
-		if err := rows.Scan(&c.ClientID, &c.Description, &c.Scopes, &sealed, &c.Disabled, &c.DeleteOnExpiration,
+		if err := rows.Scan(&c.ClientID, &c.Description, &c.Scopes, &c.Disabled, &c.DeleteOnExpiration,
 			&c.Expires, &c.Created, &c.createdBy, &c.LastModified, &c.LastRotated, &used); err != nil {
-			return nil, err
-		}
-		if c.accessToken, err = a.unseal(c.ClientID, sealed); err != nil {
 			return nil, err
 		}
 		c.lastUsed.Store(used)
@@ -301,6 +297,9 @@ func (a *Auth) load(tx *store.Tx, version int64) (*snapshot, error) {
 		}
 	}
 	if err := rows.Err(); err != nil {
+		return nil, err
+	}
+	if err := a.loadTokens(tx, clients); err != nil {
 		return nil, err
 	}
 	roles := map[string]*role{}
@@ -320,15 +319,4 @@ func (a *Auth) load(tx *store.Tx, version int64) (*snapshot, error) {
 		return nil, err
 	}
 	return newSnapshot(version, clients, roles)
-}
-
-// place binds a sealed token to its row.
-func place(clientID string) string { return "auth_client/" + clientID + "/access_token" }
-
-func (a *Auth) unseal(clientID, sealed string) (string, error) {
-	token, err := a.keys.Open(sealed, place(clientID))
-	if err != nil {
-		return "", fmt.Errorf("auth: the access token of client %s cannot be opened; is its key still among the seal keys? %w", clientID, err)
-	}
-	return string(token), nil
 }

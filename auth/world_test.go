@@ -38,9 +38,10 @@ type world struct {
 	root   cred.Credentials
 }
 
-func newWorld(t testing.TB, db *store.DB) *world {
+// newWorld is one whose tokens are sealed with a key, a new one if none is given.
+func newWorld(t testing.TB, db *store.DB, keys ...seal.Key) *world {
 	t.Helper()
-	key := seal.NewKey()
+	key := append(keys, seal.NewKey())[0]
 	log := slog.New(slog.DiscardHandler)
 	bus, err := event.New(t.Context(), db, log)
 	if err != nil {
