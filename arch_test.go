@@ -21,7 +21,7 @@ var layers = []struct {
 	apart    bool // packages of the layer do not import each other
 }{
 	{"vocabulary", []string{"task", "scope", "slugid", "timestamp", "hawk", "cred", "jsone"}, false},
-	{"kit", []string{"api", "event", "store", "blob", "loop", "seal"}, false},
+	{"kit", []string{"api", "event", "store", "blob", "loop", "seal", "schedule"}, false},
 	{"client", []string{"client"}, false},
 	{"services", []string{"auth", "queue", "provisioner", "worker", "index", "hooks", "secrets", "purgecache", "object", "notify", "mirror"}, true},
 	{"surface", []string{"cmd", "graph", "bench", "references", "examples", "test"}, false},

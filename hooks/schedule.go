@@ -77,3 +77,33 @@ func (h *Hooks) followSchedules(ctx context.Context) (more bool, err error) {
 	}
 	return true, nil
 }
+
+// A Scheduled is a hook with a schedule, as an overview shows it.
+type Scheduled struct {
+	Name     string // <group>/<hook>
+	Schedule []string
+	Next     timestamp.Time
+}
+
+// Scheduled returns hooks that have a schedule, those that are due first, up to a
+// number.
+func (h *Hooks) Scheduled(ctx context.Context, limit int) (list []Scheduled, err error) {
+	err = h.db.ViewOnce(ctx, func(tx *store.Tx) error {
+		list = nil
+		rows, err := tx.Query(`SELECT hook_group_id, hook_id, schedule, next FROM hook WHERE next IS NOT NULL ORDER BY next, id LIMIT $1`, limit)
+		if err != nil {
+			return err
+		}
+		for rows.Next() {
+			var p hookPath
+			var s Scheduled
+			if err := rows.Scan(&p.HookGroupID, &p.HookID, &s.Schedule, &s.Next); err != nil {
+				return err
+			}
+			s.Name = p.String()
+			list = append(list, s)
+		}
+		return rows.Err()
+	})
+	return list, err
+}

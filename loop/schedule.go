@@ -4,7 +4,7 @@ import (
 	"fmt"
 	"time"
 
-	"github.com/robfig/cron/v3"
+	"github.com/taskfleet/taskfleet/schedule/cron"
 )
 
 // A Schedule says when passes are due: an Every or a Cron.
@@ -35,18 +35,20 @@ func (e Every) valid() bool                 { return e > 0 }
 
 // Cron is the schedule of passes at times of the day, in UTC.
 type Cron struct {
-	spec     string
-	schedule cron.Schedule
+	spec  string
+	dates *cron.Expression
 }
 
-// ParseCron understands the five fields of cron (minute, hour, day of the
-// month, month, day of the week) and @hourly, @daily, @weekly and the like.
+// ParseCron understands the expressions of package cron: five fields (minute, hour,
+// day of the month, month, day of the week), or six from the second on, and
+// @hourly, @daily, @weekly and the like. H is a number that follows from the
+// expression.
 func ParseCron(spec string) (Cron, error) {
-	s, err := cron.ParseStandard("CRON_TZ=UTC " + spec)
+	x, err := cron.Parse(spec, "UTC", spec)
 	if err != nil {
-		return Cron{}, fmt.Errorf("loop: the schedule %q is not five cron fields or @hourly, @daily, …: %w", spec, err)
+		return Cron{}, fmt.Errorf("loop: the schedule %q is no cron expression: %w", spec, err)
 	}
-	return Cron{spec, s}, nil
+	return Cron{spec, x}, nil
 }
 
 // MustCron is ParseCron for a schedule written in the program.
@@ -58,9 +60,9 @@ func MustCron(spec string) Cron {
 	return c
 }
 
-func (c Cron) Next(t time.Time) time.Time { return c.schedule.Next(t.UTC()) }
+func (c Cron) Next(t time.Time) time.Time { return c.dates.Next(t) }
 func (c Cron) String() string             { return "cron " + c.spec + " UTC" }
-func (c Cron) valid() bool                { return c.schedule != nil }
+func (c Cron) valid() bool                { return c.dates != nil }
 
 // first looks back as far as it may have taken to take over from another
 // replica: that one may not have run what was due meanwhile.

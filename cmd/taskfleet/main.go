@@ -154,6 +154,7 @@ The same as a service:                             taskfleet serve
 What a platform is asked to do:                    taskfleet graph, task, pool, creds, loops
 How its workers are, and what they cost:           taskfleet provisioner
 Copies of artifacts near the workers:              taskfleet mirror
+What it does at certain times:                     taskfleet schedule
 
 ` + credentialsDoc,
 		Example: `  taskfleet up
@@ -165,7 +166,7 @@ Copies of artifacts near the workers:              taskfleet mirror
 	group(root)
 	root.AddCommand(platformCommands()...)
 	root.AddCommand(
-		newWorkerCommand(), newGraphCommand(), newTaskCommand(), newPoolCommand(), newProvisionerCommand(), newMirrorCommand(), newCredsCommand(), newLoopsCommand(),
+		newWorkerCommand(), newGraphCommand(), newTaskCommand(), newPoolCommand(), newProvisionerCommand(), newMirrorCommand(), newCredsCommand(), newLoopsCommand(), newScheduleCommand(),
 		newBenchCommand(), newVersionCommand(),
 	)
 	return root

@@ -40,6 +40,7 @@ import (
 	"github.com/taskfleet/taskfleet/provisioner/local"
 	"github.com/taskfleet/taskfleet/purgecache"
 	"github.com/taskfleet/taskfleet/queue"
+	"github.com/taskfleet/taskfleet/schedule"
 	"github.com/taskfleet/taskfleet/secrets"
 	"github.com/taskfleet/taskfleet/store"
 )
@@ -218,6 +219,10 @@ func startPlatform(ctx context.Context, c Config, log *slog.Logger) (_ *platform
 	if err != nil {
 		return nil, err
 	}
+	times, err := openSchedule(ctx, c.Data, schedule.Config{DB: db, Events: bus, Log: log, Metrics: metrics}, hook, func() []loop.Status { return p.runner.Status() })
+	if err != nil {
+		return nil, err
+	}
 	idx, err := index.New(ctx, index.Config{
 		DB: db, Events: bus, Tasks: q, Artifacts: artifactURLs{a.Issuer(indexClient), indexClient, p.RootURL}, Auth: a, RootURL: p.RootURL, Log: log,
 	})
@@ -266,6 +271,7 @@ func startPlatform(ctx context.Context, c Config, log *slog.Logger) (_ *platform
 		api.Mount(server, event.API, bus), api.Mount(server, loop.API, p.runner),
 		api.Mount(server, hooks.API, hook), api.Mount(server, index.API, idx), api.Mount(server, secrets.API, sealed),
 		api.Mount(server, purgecache.API, purge), api.Mount(server, object.API, objects), api.Mount(server, notify.API, notifier),
+		api.Mount(server, schedule.API, times),
 	); err != nil {
 		return nil, err
 	}
@@ -287,7 +293,7 @@ func startPlatform(ctx context.Context, c Config, log *slog.Logger) (_ *platform
 		work = append(work, broker.Loops()...)
 	}
 	p.run(db, listener, handler, slices.Concat(work, a.Loops(), q.Loops(), prov.Loops(), []loop.Loop{learner.loop()},
-		hook.Loops(), idx.Loops(), sealed.Loops(), purge.Loops(), objects.Loops(), notifier.Loops(), copies.Loops()))
+		hook.Loops(), idx.Loops(), sealed.Loops(), purge.Loops(), objects.Loops(), notifier.Loops(), copies.Loops(), times.Loops()))
 	log.Info("taskfleet is up", "rootUrl", p.RootURL, "data", c.Data)
 	return p, nil
 }

@@ -26,6 +26,7 @@ import (
 	"github.com/taskfleet/taskfleet/provisioner"
 	"github.com/taskfleet/taskfleet/purgecache"
 	"github.com/taskfleet/taskfleet/queue"
+	"github.com/taskfleet/taskfleet/schedule"
 	"github.com/taskfleet/taskfleet/secrets"
 )
 
@@ -47,7 +48,7 @@ func write(dir string) error {
 	if err := errors.Join(
 		api.Mount(s, auth.API, nil), api.Mount(s, queue.API, nil), api.Mount(s, provisioner.API, nil),
 		api.Mount(s, provisioner.Operations, nil),
-		api.Mount(s, event.API, nil), api.Mount(s, loop.API, nil),
+		api.Mount(s, event.API, nil), api.Mount(s, loop.API, nil), api.Mount(s, schedule.API, nil),
 		api.Mount(s, hooks.API, nil), api.Mount(s, index.API, nil), api.Mount(s, secrets.API, nil),
 		api.Mount(s, purgecache.API, nil), api.Mount(s, object.API, nil), api.Mount(s, notify.API, nil),
 		api.Mount(s, mirror.API, nil),
@@ -102,8 +103,14 @@ func writeDocs(dir string, published map[string]any) error {
 }
 
 // clean removes what an earlier run wrote, so that nothing outlives its
-// declaration.
+// declaration. Where there is something else it removes nothing.
 func clean(dir string) error {
+	if files, err := os.ReadDir(dir); err != nil || len(files) == 0 {
+		return err
+	}
+	if _, err := os.Stat(filepath.Join(dir, "manifest.json")); err != nil {
+		return fmt.Errorf("%s is not where references are: run it there, or name the directory: %w", dir, err)
+	}
 	return filepath.WalkDir(dir, func(path string, d os.DirEntry, err error) error {
 		if err != nil || d.IsDir() || filepath.Ext(path) != ".json" {
 			return err

@@ -22,6 +22,7 @@ import (
 	"github.com/taskfleet/taskfleet/provisioner"
 	"github.com/taskfleet/taskfleet/purgecache"
 	"github.com/taskfleet/taskfleet/queue"
+	"github.com/taskfleet/taskfleet/schedule"
 	"github.com/taskfleet/taskfleet/scope"
 	"github.com/taskfleet/taskfleet/secrets"
 )
@@ -78,7 +79,7 @@ func (p *platform) fetch(path string, to any) {
 
 func unpublished() []method {
 	return slices.Concat(
-		leftOut(auth.API), leftOut(queue.API), leftOut(provisioner.API), leftOut(provisioner.Operations), leftOut(event.API), leftOut(loop.API),
+		leftOut(auth.API), leftOut(queue.API), leftOut(provisioner.API), leftOut(provisioner.Operations), leftOut(event.API), leftOut(loop.API), leftOut(schedule.API),
 		leftOut(hooks.API), leftOut(index.API), leftOut(secrets.API), leftOut(purgecache.API), leftOut(objects.API), leftOut(notify.API),
 		leftOut(mirror.API),
 	)

@@ -155,7 +155,7 @@ func TestAnonymousCallersOnlyRead(t *testing.T) {
 		private := []string{
 			"secrets.", "object.", "hooks.getTriggerToken", "auth.awsS3Credentials", "auth.azure", "auth.gcpCredentials", "auth.sentryDSN", "auth.websocktunnelToken",
 			"auth.getEntityHistory", "auth.listAuditHistory", "worker-manager.workerPool", "worker-manager.listWorkerPool", "notify.", "index.findArtifactFromTask",
-			"queue.getArtifact", "queue.getLatestArtifact", "queue.artifact", "queue.latestArtifact", "provisioner.", "mirror.",
+			"queue.getArtifact", "queue.getLatestArtifact", "queue.artifact", "queue.latestArtifact", "provisioner.", "mirror.", "schedules.",
 		}
 		// Those that tell of artifacts, not what is in them.
 		tells := []string{"queue.artifactInfo", "queue.latestArtifactInfo"}
@@ -267,6 +267,8 @@ func (f *furniture) shared(service string) map[string]string {
 		"queue":  {"name": "private/link.txt"},
 		"index":  {"name": "private/a.txt"},
 		"object": {"name": "security/object"},
+
+		"schedules": {"name": "schedule.tidy", "due": "2026-01-01T00:00:00.000Z"},
 	}[service])
 	return all
 }
@@ -383,6 +385,8 @@ func (f *furniture) samples() map[string]sample {
 		"mirror.wantCopies": {
 			body: object{"region": "away", "pinned": true, "copies": []object{{"url": "https://example.com/a"}}}, vars: scope.Vars{"region": "away", "pinned": true},
 		},
+
+		"schedules.explainExpression": {query: "expression=%40daily"},
 
 		"notify.email":              {body: object{"address": "nobody@example.com", "subject": "s", "content": "c"}, vars: scope.Vars{"address": "nobody@example.com"}},
 		"notify.pulse":              {body: object{"routingKey": "a.b", "message": object{}}, vars: scope.Vars{"routingKey": "a.b"}},
