@@ -23,7 +23,7 @@ var layers = []struct {
 	{"vocabulary", []string{"task", "scope", "slugid", "timestamp", "hawk", "cred", "jsone"}, false},
 	{"kit", []string{"api", "event", "store", "blob", "loop", "seal", "schedule"}, false},
 	{"client", []string{"client"}, false},
-	{"services", []string{"auth", "queue", "provisioner", "worker", "index", "hooks", "secrets", "purgecache", "object", "notify", "mirror"}, true},
+	{"services", []string{"auth", "queue", "provisioner", "worker", "index", "hooks", "secrets", "purgecache", "object", "notify", "mirror", "credentials"}, true},
 	{"surface", []string{"cmd", "graph", "bench", "references", "examples", "test"}, false},
 }
 
@@ -31,7 +31,7 @@ var layers = []struct {
 var homes = []struct{ sdk, home, reason string }{
 	{"github.com/aws/aws-sdk-go-v2", "blob provisioner/aws worker/ec2 auth/aws notify/ses seal/kms", "S3 is behind blob, EC2 behind provisioner/aws, the instance that a worker runs on behind worker/ec2, STS behind auth/aws, SES behind notify/ses, KMS behind seal/kms"},
 	{"github.com/versity/versitygw", "blob/gateway", "the S3 gateway is behind blob/gateway"},
-	{"github.com/jackc/pgx", "store", "databases are behind store"},
+	{"github.com/jackc/pgx", "store credentials/postgres", "databases are behind store, but for those whose passwords are rotated"},
 	{"modernc.org/sqlite", "store", "databases are behind store"},
 	{"database/sql", "store", "databases are behind store"},
 	{"github.com/Azure/azure-sdk-for-go", "auth/azure", "Azure is behind auth/azure"},

@@ -38,6 +38,8 @@ type Config struct {
 
 	Mirror *MirrorConfig `yaml:"mirror"` // copies of artifacts in other regions
 
+	Credentials []CredentialConfig `yaml:"credentials"` // that are rotated
+
 	Providers map[string]ProviderConfig `yaml:"providers"` // of workers, beside local and static
 
 	RabbitMQ RabbitMQConfig `yaml:"rabbitmq"` // where messages go besides
@@ -126,6 +128,21 @@ const configDoc = `A configuration file is YAML; every entry may be left out:
       maxWait: 28s                  # then the origin it is
       ahead: true                   # copy when the run has ended, before anybody asks
       prefetch: true                # copy when a task becomes pending that depends on the artifact's, to where its workers are
+  credentials:                      # that are rotated; docs/credentials.md has the kinds; default: none
+  - name: build-database
+    kind: postgres                  # or client, hook
+    settings: {url: "postgres://rotator:…@db.example.com/builds", roles: [builds_a, builds_b], memberOf: [builds]}
+    cron: "0 4 * * 1"               # when it is rotated; and whenever it gets older than
+    zone: Europe/Berlin             # of cron; default: UTC
+    maxAge: 30d
+    overlap: 24h                    # for which the old version stays, unless all consumers have confirmed the new one
+    quiet: 1h                       # for which the old version was not seen in use before it goes
+    grace: 1h                       # between disabling and removing it
+    consumers:
+    - {name: app, secret: project/builds/database}            # a secret of this platform
+    - {name: proxy, file: /etc/proxy/password, member: password}   # a file on every replica; without member: all of it, as JSON
+    - {name: reload, command: [/usr/local/bin/reload-proxy]}  # run on every replica; it gets the version on stdin
+    - {name: grafana, must: true}   # says by the API that it has it, and is waited for however long that takes
   providers:                        # of workers, by the providerId that pools name; local and static are always there
     aws:
       type: aws
@@ -297,6 +314,7 @@ func (c *Config) check() error {
 	c.checkProviders(bad)
 	c.checkElsewhere(bad)
 	c.readMirror(bad)
+	c.readCredentials(bad)
 	if err == nil && !loopback(host) {
 		if c.S3.embedded() {
 			bad("listen", "listen is %s, reachable from other machines, but artifacts would be served on this machine only; configure s3", c.Listen)

@@ -155,6 +155,7 @@ What a platform is asked to do:                    taskfleet graph, task, pool, 
 How its workers are, and what they cost:           taskfleet provisioner
 Copies of artifacts near the workers:              taskfleet mirror
 What it does at certain times:                     taskfleet schedule
+Credentials that are rotated:                      taskfleet credentials
 
 ` + credentialsDoc,
 		Example: `  taskfleet up
@@ -166,7 +167,7 @@ What it does at certain times:                     taskfleet schedule
 	group(root)
 	root.AddCommand(platformCommands()...)
 	root.AddCommand(
-		newWorkerCommand(), newGraphCommand(), newTaskCommand(), newPoolCommand(), newProvisionerCommand(), newMirrorCommand(), newCredsCommand(), newLoopsCommand(), newScheduleCommand(),
+		newWorkerCommand(), newGraphCommand(), newTaskCommand(), newPoolCommand(), newProvisionerCommand(), newMirrorCommand(), newCredentialsCommand(), newCredsCommand(), newLoopsCommand(), newScheduleCommand(),
 		newBenchCommand(), newVersionCommand(),
 	)
 	return root

@@ -29,6 +29,7 @@ import (
 	"github.com/taskfleet/taskfleet/blob"
 	"github.com/taskfleet/taskfleet/blob/gateway"
 	"github.com/taskfleet/taskfleet/cred"
+	"github.com/taskfleet/taskfleet/credentials"
 	"github.com/taskfleet/taskfleet/event"
 	"github.com/taskfleet/taskfleet/hooks"
 	"github.com/taskfleet/taskfleet/index"
@@ -233,6 +234,10 @@ func startPlatform(ctx context.Context, c Config, log *slog.Logger) (_ *platform
 	if err != nil {
 		return nil, err
 	}
+	rotating, err := p.openCredentials(ctx, c, own, acting, a, credentials.Config{DB: db, Events: bus, Keys: keys, Log: log, Metrics: metrics})
+	if err != nil {
+		return nil, err
+	}
 	purge, err := purgecache.New(ctx, purgecache.Config{DB: db, Log: log})
 	if err != nil {
 		return nil, err
@@ -271,6 +276,7 @@ func startPlatform(ctx context.Context, c Config, log *slog.Logger) (_ *platform
 		api.Mount(server, event.API, bus), api.Mount(server, loop.API, p.runner),
 		api.Mount(server, hooks.API, hook), api.Mount(server, index.API, idx), api.Mount(server, secrets.API, sealed),
 		api.Mount(server, purgecache.API, purge), api.Mount(server, object.API, objects), api.Mount(server, notify.API, notifier),
+		api.Mount(server, credentials.API, rotating),
 		api.Mount(server, schedule.API, times),
 	); err != nil {
 		return nil, err
@@ -293,7 +299,7 @@ func startPlatform(ctx context.Context, c Config, log *slog.Logger) (_ *platform
 		work = append(work, broker.Loops()...)
 	}
 	p.run(db, listener, handler, slices.Concat(work, a.Loops(), q.Loops(), prov.Loops(), []loop.Loop{learner.loop()},
-		hook.Loops(), idx.Loops(), sealed.Loops(), purge.Loops(), objects.Loops(), notifier.Loops(), copies.Loops(), times.Loops()))
+		hook.Loops(), idx.Loops(), sealed.Loops(), purge.Loops(), objects.Loops(), notifier.Loops(), copies.Loops(), rotating.Loops(), times.Loops()))
 	log.Info("taskfleet is up", "rootUrl", p.RootURL, "data", c.Data)
 	return p, nil
 }
@@ -306,6 +312,7 @@ func staticClients(c Config, own secretsFile) []auth.StaticClient {
 		{ClientID: queueClient, AccessToken: own.QueueToken, Scopes: all, Description: "Issues the credentials of tasks."},
 		{ClientID: provisionerClient, AccessToken: own.ProvisionerToken, Scopes: all, Description: "Issues the credentials of workers."},
 		{ClientID: hooksClient, AccessToken: own.tokenFor(hooksClient), Scopes: all, Description: "Creates the tasks of hooks, with the scopes of each hook alone."},
+		{ClientID: credentialsClient, AccessToken: own.tokenFor(credentialsClient), Scopes: []string{"secrets:set:*"}, Description: "Sets the secrets that rotations of credentials publish."},
 		{ClientID: indexClient, AccessToken: own.tokenFor(indexClient), Scopes: []string{"queue:get-artifact:*"}, Description: "Signs the URLs of indexed artifacts."},
 	}
 	for _, s := range c.Clients {

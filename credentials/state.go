@@ -1,0 +1,248 @@
+package credentials
+
+import (
+	"cmp"
+	"slices"
+
+	"github.com/taskfleet/taskfleet/store"
+	"github.com/taskfleet/taskfleet/timestamp"
+)
+
+// A State is how a credential is.
+type State string
+
+const (
+	Good      State = "good"      // the current version works, and nothing is to be done
+	Rotating  State = "rotating"  // a rotation is under way
+	Waiting   State = "waiting"   // a rotation waits for consumers, for longer than the overlap
+	InUse     State = "in-use"    // the overlap has ended, and the old version is still seen in use
+	Failing   State = "failing"   // a step of a rotation fails, and is tried again
+	Failed    State = "failed"    // the last rotation failed: the version before is in use
+	Broken    State = "broken"    // the current version does not work any more
+	Overdue   State = "overdue"   // it should have been rotated
+	Invalid   State = "invalid"   // it is defined wrongly
+	Undefined State = "undefined" // it is not in the configuration any more
+	Fresh     State = "new"       // there is no version yet
+)
+
+// late is for how long a rotation may be due before that is worth saying.
+const late = 15 * 60 * 1000 // milliseconds
+
+// A view is what callers are told of a credential.
+type view struct {
+	Name      string         `json:"name"`
+	Kind      string         `json:"kind"`
+	Place     string         `json:"place,omitempty"`
+	State     State          `json:"state"`
+	Why       string         `json:"why,omitempty"`  // what is wrong
+	ToDo      string         `json:"toDo,omitempty"` // what to do about it
+	Plan      string         `json:"plan,omitempty"`
+	Next      timestamp.Time `json:"next,omitempty"`
+	Current   string         `json:"current,omitempty"`
+	Since     timestamp.Time `json:"since,omitempty"` // the current version is in use
+	Checked   timestamp.Time `json:"checked,omitempty"`
+	Failures  int64          `json:"failures"`
+	Versions  []versionView  `json:"versions"`
+	Consumers []useView      `json:"consumers"`
+	Rotation  *rotationView  `json:"rotation,omitempty"` // that is under way
+
+	overlapEnds timestamp.Time
+}
+
+type versionView struct {
+	ID        string         `json:"id"`
+	State     string         `json:"state"`
+	Public    any            `json:"public,omitempty"`
+	Created   timestamp.Time `json:"created"`
+	Published timestamp.Time `json:"published,omitempty"`
+	Disabled  timestamp.Time `json:"disabled,omitempty"`
+	Retired   timestamp.Time `json:"retired,omitempty"`
+	Used      timestamp.Time `json:"used,omitempty"`
+}
+
+type useView struct {
+	Name      string         `json:"name"`
+	Kind      string         `json:"kind"`
+	Replica   string         `json:"replica,omitempty"`
+	Version   string         `json:"version,omitempty"`
+	Confirmed string         `json:"confirmed,omitempty"`
+	At        timestamp.Time `json:"at,omitempty"`
+	Error     string         `json:"error,omitempty"`
+}
+
+type rotationView struct {
+	ID      string         `json:"rotationId"`
+	Version string         `json:"version"`
+	Reason  string         `json:"reason"`
+	By      string         `json:"by,omitempty"`
+	Forced  bool           `json:"forced"`
+	State   string         `json:"state"`
+	Step    Step           `json:"step"`
+	Due     timestamp.Time `json:"due,omitempty"`
+	Attempt int64          `json:"attempt"`
+	Note    string         `json:"note,omitempty"`
+	Started timestamp.Time `json:"started"`
+	Ended   timestamp.Time `json:"ended,omitempty"`
+	Steps   []stepView     `json:"steps,omitempty"`
+}
+
+type stepView struct {
+	Step    Step           `json:"step"`
+	Attempt int64          `json:"attempt"`
+	Started timestamp.Time `json:"started"`
+	Ended   timestamp.Time `json:"ended,omitempty"`
+	Outcome string         `json:"outcome"`
+	Error   string         `json:"error,omitempty"`
+}
+
+func (r *rotation) view() *rotationView {
+	v := &rotationView{ID: r.id, Version: r.version, Reason: r.reason, By: r.by, Forced: r.forced, State: r.state, Step: r.step,
+		Attempt: r.attempt, Note: r.note, Started: r.started, Ended: r.ended}
+	if r.state == rotationRunning {
+		v.Due = r.due
+	}
+	return v
+}
+
+// views are those of all credentials, defined or not, in the order of their names.
+func (c *Credentials) views(tx *store.Tx) (list []*view, err error) {
+	rows, err := tx.Query(`SELECT ` + rowColumns + ` FROM credential`)
+	if err != nil {
+		return nil, err
+	}
+	have := map[string]*row{}
+	for rows.Next() {
+		r := &row{}
+		if err := r.scan(rows); err != nil {
+			return nil, err
+		}
+		have[r.name] = r
+	}
+	if err := rows.Err(); err != nil {
+		return nil, err
+	}
+	names := slices.Clone(c.names)
+	for name := range have {
+		if c.defined[name] == nil {
+			names = append(names, name)
+		}
+	}
+	slices.Sort(names)
+	for _, name := range names {
+		v, err := c.view(tx, name, have[name])
+		if err != nil {
+			return nil, err
+		}
+		list = append(list, v)
+	}
+	return list, nil
+}
+
+// view is that of one, of which there is a definition, or a row, or both.
+func (c *Credentials) view(tx *store.Tx, name string, r *row) (*view, error) {
+	d := c.defined[name]
+	v := &view{Name: name, Versions: []versionView{}, Consumers: []useView{}}
+	if r != nil {
+		v.Kind, v.Place, v.Plan, v.Next, v.Current, v.Checked, v.Failures = r.kind, r.place, r.plan, r.next, r.current, r.checked, r.failures
+	}
+	if d != nil {
+		v.Kind, v.Plan = d.Kind, d.planText()
+		v.Place = cmp.Or(d.place, v.Place)
+	}
+	list, err := versions(tx, name)
+	if err != nil {
+		return nil, err
+	}
+	for _, x := range list {
+		v.Versions = append(v.Versions, x.view())
+		if x.id == v.Current {
+			v.Since = x.published
+			if d != nil {
+				v.overlapEnds = x.published.Add(d.Overlap)
+			}
+		}
+	}
+	has, err := pickups(tx, name)
+	if err != nil {
+		return nil, err
+	}
+	v.addConsumers(d, has)
+	running, err := rotations(tx, `credential = $1 AND state = 'running'`, name)
+	if err != nil {
+		return nil, err
+	}
+	if len(running) > 0 {
+		v.Rotation = running[0].view()
+	}
+	v.judge(d, r)
+	return v, nil
+}
+
+func (x *version) view() versionView {
+	out := versionView{ID: x.id, State: x.state, Created: x.created, Published: x.published, Disabled: x.disabled, Retired: x.retired, Used: x.used}
+	if x.public != "" {
+		out.Public = rawJSON(x.public)
+	}
+	return out
+}
+
+// rawJSON is text that is JSON.
+type rawJSON string
+
+func (r rawJSON) MarshalJSON() ([]byte, error) { return []byte(r), nil }
+
+func (v *view) addConsumers(d *defined, has []pickup) {
+	if d == nil {
+		return
+	}
+	for _, u := range d.Consumers {
+		found := false
+		for _, p := range has {
+			if p.consumer == u.Name && u.everywhere() == (p.replica != "") {
+				v.Consumers = append(v.Consumers, useView{u.Name, u.kind(), p.replica, p.version, p.confirmed, p.at, p.err})
+				found = true
+			}
+		}
+		if !found {
+			v.Consumers = append(v.Consumers, useView{Name: u.Name, Kind: u.kind()})
+		}
+	}
+}
+
+// judge says how the credential is, the worst first.
+func (v *view) judge(d *defined, r *row) {
+	now := timestamp.Now()
+	is := func(s State, why, toDo string) { v.State, v.Why, v.ToDo = s, why, toDo }
+	rotate := "taskfleet credentials rotate " + v.Name
+	switch at := v.Rotation; {
+	case d == nil:
+		is(Undefined, "it is not in the configuration of the replica that answers, and is not rotated", "put it back, or remove it where it is minted")
+	case d.wrong != "":
+		is(Invalid, d.wrong, "correct its entry in the configuration, and start the server anew")
+	case r != nil && r.broken != "":
+		is(Broken, "the current version does not work: "+r.broken, rotate+" makes a new one; taskfleet credentials verify "+v.Name+" looks again")
+	case at != nil && at.Attempt > 2:
+		is(Failing, string(at.Step)+": "+at.Note, "mend what it names; it is tried again by itself")
+	case at != nil && at.Step == stepAwait && !v.overlapEnds.IsZero() && now > v.overlapEnds && v.oldUsed(now, d):
+		is(InUse, at.Note, "find who uses the old version; or taskfleet credentials revoke "+v.Name+" ends it, whoever that is")
+	case at != nil && at.Step == stepAwait && !v.overlapEnds.IsZero() && now > v.overlapEnds:
+		is(Waiting, at.Note, "have the consumer pick it up; or taskfleet credentials revoke "+v.Name+" goes on without it")
+	case at != nil:
+		is(Rotating, at.Note, "")
+	case r != nil && r.failures > 0:
+		is(Failed, r.trouble, "mend what it names, then "+rotate+"; it is tried again by itself at "+r.next.String())
+	case r == nil || r.current == "":
+		is(Fresh, "", "")
+	case !v.Next.IsZero() && v.Next+late < now:
+		is(Overdue, "it should have been rotated at "+v.Next.String(), "taskfleet loops shows whether the loop credentials.rotate runs")
+	default:
+		is(Good, "", "")
+	}
+}
+
+// oldUsed tells that an old version was seen in use lately.
+func (v *view) oldUsed(now timestamp.Time, d *defined) bool {
+	return slices.ContainsFunc(v.Versions, func(x versionView) bool {
+		return x.ID != v.Current && !x.Used.IsZero() && x.Used.Add(d.Quiet) > now.Add(-2*pollAwait)
+	})
+}

@@ -1,0 +1,443 @@
+package credentials
+
+import (
+	"context"
+	"crypto/rand"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"strings"
+	"time"
+
+	"github.com/taskfleet/taskfleet/credentials/internal/cut"
+	"github.com/taskfleet/taskfleet/credentials/internal/program"
+	"github.com/taskfleet/taskfleet/store"
+	"github.com/taskfleet/taskfleet/timestamp"
+)
+
+const (
+	maxSecret = 256 << 10 // bytes of JSON
+	maxPublic = 16 << 10
+
+	// forever is when secrets of the platform expire that a rotation has set: it is
+	// the next rotation that ends them.
+	forever = 100 * 365 * 24 * time.Hour
+
+	// overdue is for how long after the overlap a rotation may wait before it is told.
+	overdue = time.Hour
+)
+
+func newSeed() []byte {
+	seed := make([]byte, 32)
+	rand.Read(seed)
+	return []byte(fmt.Sprintf("%x", seed))
+}
+
+// A scene is what a step is about.
+type scene struct {
+	*rotation
+	d     *defined
+	fresh *version   // that the rotation makes
+	old   []*version // all others that are not gone
+}
+
+// step carries out the step that a rotation is at. What it does elsewhere it does
+// before it returns; what it has the outcome write is written with the journal.
+func (c *Credentials) step(ctx context.Context, d *defined, r *rotation) (outcome, error) {
+	s := &scene{rotation: r, d: d}
+	err := c.db.View(ctx, func(tx *store.Tx) error {
+		s.fresh, s.old = nil, nil
+		list, err := versions(tx, r.credential)
+		for _, v := range list {
+			if v.id == r.version {
+				s.fresh = v
+			} else {
+				s.old = append(s.old, v)
+			}
+		}
+		return err
+	})
+	if err != nil {
+		return outcome{}, err
+	}
+	if s.fresh == nil {
+		return outcome{}, fmt.Errorf("credentials: version %s is gone while its rotation is at %s; take the rotation back by revoking the credential", r.version, r.step)
+	}
+	switch r.step {
+	case stepAdopt:
+		return c.adopt(ctx, s)
+	case stepMint:
+		return c.mint(ctx, s)
+	case stepProve:
+		return c.prove(ctx, s)
+	case stepPublish:
+		return c.publish(ctx, s)
+	case stepAwait:
+		return c.await(ctx, s)
+	case stepDisable:
+		return c.disable(ctx, s)
+	case stepRetire:
+		return c.retire(ctx, s)
+	case stepWithdraw:
+		return c.withdraw(ctx, s)
+	}
+	return outcome{}, fmt.Errorf("credentials: there is no step %q in this version of the program", r.step)
+}
+
+// call calls the provider. An error is scrubbed of the secrets of the versions.
+func (c *Credentials) call(ctx context.Context, what string, known []Version, f func() error) error {
+	err := cut.Around(ctx, what, f)
+	if err == nil || errors.Is(err, ErrNotTold) || errors.Is(err, ErrNoVersion) && what != "prove" {
+		return err
+	}
+	text := err.Error()
+	for _, v := range known {
+		text = program.Scrub(text, v.Secret)
+	}
+	if text == err.Error() {
+		return err
+	}
+	if refused(err) {
+		return Refused("%s", text)
+	}
+	return errors.New(text)
+}
+
+// order is the order for the new version, with all that there are.
+func (c *Credentials) order(s *scene) (Order, error) {
+	o := Order{Credential: s.credential, Settings: s.d.Settings, ID: s.fresh.id}
+	for _, v := range s.old {
+		known, err := c.open(s.d, v)
+		if err != nil {
+			return o, err
+		}
+		o.Known = append(o.Known, known)
+	}
+	if s.fresh.state == versionMinting {
+		seed, err := c.keys.Open(s.fresh.sealed, s.fresh.place())
+		if err != nil {
+			return o, fmt.Errorf("credentials: what version %s of %s is made of cannot be opened; is its key still among the seal keys? %w", s.fresh.id, s.credential, err)
+		}
+		o.Seed = seed
+	}
+	return o, nil
+}
+
+// adopt notes what the provider has of the credential that others have made.
+func (c *Credentials) adopt(ctx context.Context, s *scene) (outcome, error) {
+	o, err := c.order(s)
+	if err != nil {
+		return outcome{}, err
+	}
+	o.ID, o.Seed = "", nil
+	found, err := c.list(ctx, s.d, o)
+	if err != nil && !errors.Is(err, ErrNotTold) {
+		return outcome{}, err
+	}
+	known := map[string]bool{s.version: true}
+	for _, v := range s.old {
+		known[v.id] = true
+	}
+	return outcome{next: stepMint, write: func(tx *store.Tx) error {
+		for _, f := range found {
+			if !f.Adopt || known[f.ID] {
+				continue
+			}
+			if f.Created.IsZero() {
+				f.Created = timestamp.Now()
+			}
+			if _, err := tx.Exec(`INSERT INTO credential_version (id, credential, state, public, sealed, key_id, created, published, disabled, retired, used)
+				 VALUES ($1, $2, 'live', $3, '', '', $4, $4, 0, 0, 0) ON CONFLICT (id) DO NOTHING`, s.credential+"/"+f.ID, s.credential, string(f.Public), f.Created); err != nil {
+				return err
+			}
+		}
+		return nil
+	}}, nil
+}
+
+func (c *Credentials) mint(ctx context.Context, s *scene) (outcome, error) {
+	o, err := c.order(s)
+	if err != nil {
+		return outcome{}, err
+	}
+	var m Minted
+	if err := c.call(ctx, "mint", append(o.Known, Version{Secret: o.Seed}), func() (err error) { m, err = s.d.kind.Mint(ctx, o); return err }); err != nil {
+		return outcome{}, err
+	}
+	if err := m.check(); err != nil {
+		return outcome{}, err
+	}
+	sealed := c.keys.Seal(m.Secret, s.fresh.place())
+	return outcome{next: stepProve, write: func(tx *store.Tx) error {
+		_, err := tx.Exec(`UPDATE credential_version SET state = 'minted', public = $2, sealed = $3, key_id = $4 WHERE id = $1`, s.version, string(m.Public), sealed, c.keys.Newest())
+		return err
+	}}, nil
+}
+
+func (m Minted) check() error {
+	var secret map[string]json.RawMessage
+	switch {
+	case json.Unmarshal(m.Secret, &secret) != nil || len(secret) == 0:
+		return Refused("what was minted has a secret that is no JSON object, or an empty one")
+	case len(m.Secret) > maxSecret:
+		return Refused("what was minted has a secret of %d bytes; up to %d are allowed", len(m.Secret), maxSecret)
+	case len(m.Public) > maxPublic:
+		return Refused("what was minted has %d bytes of public members; up to %d are allowed", len(m.Public), maxPublic)
+	case !isObject(m.Public):
+		return Refused("what was minted has a public member that is no JSON object")
+	}
+	return nil
+}
+
+// isObject tells that there is a JSON object, or nothing.
+func isObject(text json.RawMessage) bool {
+	var v map[string]json.RawMessage
+	return len(text) == 0 || json.Unmarshal(text, &v) == nil
+}
+
+const maxFoundID = 200
+
+// list asks the provider what it has.
+func (c *Credentials) list(ctx context.Context, d *defined, o Order) (found []Found, err error) {
+	if err := c.call(ctx, "list", o.Known, func() (err error) { found, err = d.kind.List(ctx, o); return err }); err != nil {
+		return nil, err
+	}
+	for _, f := range found {
+		if f.ID == "" || len(f.ID) > maxFoundID || len(f.Public) > maxPublic || !isObject(f.Public) {
+			return nil, errors.New("what the provider lists needs an id of up to 200 bytes each, and public members that are JSON objects or absent")
+		}
+	}
+	return found, nil
+}
+
+func (c *Credentials) prove(ctx context.Context, s *scene) (outcome, error) {
+	v, err := c.open(s.d, s.fresh)
+	if err != nil {
+		return outcome{}, err
+	}
+	if err := c.call(ctx, "prove", []Version{v}, func() error { return s.d.kind.Prove(ctx, v) }); err != nil {
+		return outcome{}, err
+	}
+	return outcome{next: stepPublish}, nil
+}
+
+// publish hands the version to where consumers find it, and makes it the current
+// one. Replicas look after what is on them by themselves.
+func (c *Credentials) publish(ctx context.Context, s *scene) (outcome, error) {
+	v, err := c.open(s.d, s.fresh)
+	if err != nil {
+		return outcome{}, err
+	}
+	now := timestamp.Now()
+	for _, u := range s.d.Consumers {
+		if u.Secret == "" {
+			continue
+		}
+		if err := c.call(ctx, "publish "+u.Name, []Version{v}, func() error {
+			return c.config.Secrets.Set(ctx, u.Secret, v.Secret, now.Add(forever))
+		}); err != nil {
+			return outcome{}, fmt.Errorf("setting the secret %s: %w", u.Secret, err)
+		}
+	}
+	return outcome{next: stepAwait, write: func(tx *store.Tx) error {
+		if _, err := tx.Exec(`UPDATE credential_version SET state = 'live', published = $2 WHERE id = $1`, s.version, now); err != nil {
+			return err
+		}
+		if _, err := tx.Exec(`UPDATE credential SET current = $2, next = $3, broken = '', checked = $4 WHERE name = $1`,
+			s.credential, s.version, s.d.Plan.next(s.credential, now), now); err != nil {
+			return err
+		}
+		for _, u := range s.d.Consumers {
+			if u.everywhere() {
+				continue
+			}
+			handed := ""
+			if u.Secret != "" {
+				handed = s.version
+			}
+			if err := pickedUp(tx, pickup{credential: s.credential, consumer: u.Name, version: handed, at: now, seen: now}); err != nil {
+				return err
+			}
+		}
+		tx.Wake(topicDeliver, store.Everybody)
+		return nil
+	}}, nil
+}
+
+// await waits until old versions are not needed any more.
+func (c *Credentials) await(ctx context.Context, s *scene) (outcome, error) {
+	if err := c.deliverTo(ctx, s.d); err != nil && ctx.Err() != nil {
+		return outcome{}, err // what else failed stands with the consumer
+	}
+	if len(s.old) == 0 {
+		return outcome{}, nil
+	}
+	if s.forced {
+		return outcome{next: stepDisable}, nil
+	}
+	now, ends := timestamp.Now(), s.fresh.published.Add(s.d.Overlap)
+	late, err := c.unconfirmed(ctx, s.d, s.version)
+	if err != nil {
+		return outcome{}, err
+	}
+	var names, must []string
+	for _, u := range late {
+		names = append(names, u.Name)
+		if u.Must {
+			must = append(must, u.Name)
+		}
+	}
+	alert := now >= ends.Add(overdue)
+	switch {
+	case len(s.d.Consumers) == 0 && now < ends: // nobody is there to confirm it
+		return outcome{next: stepAwait, wait: ends, note: "the old version stays until " + ends.String()}, nil
+	case len(late) > 0 && now < ends:
+		return outcome{next: stepAwait, wait: min(ends, now.Add(pollAwait)), note: "waits for " + strings.Join(names, ", ") + ", until " + ends.String() + " at the latest"}, nil
+	case len(must) > 0:
+		return outcome{next: stepAwait, wait: now.Add(pollAwait), alert: alert, note: fmt.Sprintf(
+			"waits for %s, which the configuration says must pick the new version up; have it do so, or report it by taskfleet credentials consumed", strings.Join(must, ", "))}, nil
+	}
+	return c.unused(ctx, s, stepDisable, alert)
+}
+
+// pollAwait is how often a rotation looks again at what it waits for; a consumer
+// that reports wakes it.
+const pollAwait = time.Minute
+
+// unused goes to the next step when no old version is seen in use any more.
+func (c *Credentials) unused(ctx context.Context, s *scene, next Step, alert bool) (outcome, error) {
+	now := timestamp.Now()
+	seen := map[string]timestamp.Time{}
+	note := func(tx *store.Tx) error {
+		for _, v := range s.old {
+			if at := seen[v.id]; !at.IsZero() {
+				if _, err := tx.Exec(`UPDATE credential_version SET used = $2 WHERE id = $1 AND used < $2`, v.id, at); err != nil {
+					return err
+				}
+			}
+		}
+		return nil
+	}
+	var latest timestamp.Time
+	busy := ""
+	for _, row := range s.old {
+		if row.state == versionMinting || row.state == versionMinted {
+			continue // nobody has it
+		}
+		v, err := c.open(s.d, row)
+		if err != nil {
+			return outcome{}, err
+		}
+		var at time.Time
+		err = c.call(ctx, "used", []Version{v}, func() (err error) { at, err = s.d.kind.Used(ctx, v); return err })
+		if errors.Is(err, ErrNotTold) || errors.Is(err, ErrNoVersion) {
+			continue
+		} else if err != nil {
+			return outcome{}, fmt.Errorf("asking when version %s was last used: %w", v.ID, err)
+		}
+		if at.IsZero() {
+			continue
+		}
+		seen[v.ID] = timestamp.Of(at)
+		// Clocks of providers differ from ours: what they have seen later than now is now.
+		if last := min(timestamp.Of(at), now); last.Add(s.d.Quiet) > now && last > latest {
+			latest, busy = last, v.ID
+		}
+	}
+	if busy != "" {
+		return outcome{next: s.step, wait: min(latest.Add(s.d.Quiet), now.Add(max(s.d.Quiet/4, time.Minute))), alert: alert, write: note, note: fmt.Sprintf(
+			"the old version %s was seen in use at %s; it stays until it was not for %s. Find who uses it, or end it by taskfleet credentials revoke", busy, latest, s.d.Quiet)}, nil
+	}
+	return outcome{next: next, write: note}, nil
+}
+
+func (c *Credentials) disable(ctx context.Context, s *scene) (outcome, error) {
+	for _, row := range s.old {
+		v, err := c.open(s.d, row)
+		if err != nil {
+			return outcome{}, err
+		}
+		err = c.call(ctx, "disable", []Version{v}, func() error { return s.d.kind.Disable(ctx, v) })
+		if err != nil && !errors.Is(err, ErrNoVersion) {
+			return outcome{}, fmt.Errorf("disabling version %s: %w", v.ID, err)
+		}
+	}
+	now := timestamp.Now()
+	out := outcome{next: stepRetire, write: func(tx *store.Tx) error {
+		for _, v := range s.old {
+			if _, err := tx.Exec(`UPDATE credential_version SET state = 'disabled', disabled = $2 WHERE id = $1 AND state <> 'disabled'`, v.id, now); err != nil {
+				return err
+			}
+		}
+		return nil
+	}}
+	if !s.forced {
+		out.wait, out.note = now.Add(s.d.Grace), "the old version is disabled; it is retired after a time of grace"
+	}
+	return out, nil
+}
+
+func (c *Credentials) retire(ctx context.Context, s *scene) (outcome, error) {
+	if !s.forced { // where nothing can be disabled, it may have been used on
+		out, err := c.unused(ctx, s, "", timestamp.Now() >= s.fresh.published.Add(s.d.Overlap+s.d.Grace+overdue))
+		if err != nil || !out.wait.IsZero() {
+			return out, err
+		}
+	}
+	for _, row := range s.old {
+		v, err := c.open(s.d, row)
+		if err != nil {
+			return outcome{}, err
+		}
+		if err := c.gone(ctx, s.d, v); err != nil {
+			return outcome{}, err
+		}
+	}
+	return outcome{write: func(tx *store.Tx) error {
+		for _, v := range s.old {
+			if err := forget(tx, v.id, versionRetired); err != nil {
+				return err
+			}
+		}
+		return nil
+	}}, nil
+}
+
+// gone has the provider not have a version any more.
+func (c *Credentials) gone(ctx context.Context, d *defined, v Version) error {
+	err := c.call(ctx, "retire", []Version{v}, func() error { return d.kind.Retire(ctx, v) })
+	if err != nil && !errors.Is(err, ErrNoVersion) {
+		return fmt.Errorf("retiring version %s: %w", v.ID, err)
+	}
+	return nil
+}
+
+// forget erases the secret of a version.
+func forget(tx *store.Tx, id, state string) error {
+	_, err := tx.Exec(`UPDATE credential_version SET state = $2, sealed = '', key_id = '', retired = $3 WHERE id = $1`, id, state, timestamp.Now())
+	return err
+}
+
+// withdraw removes a version that never came into use.
+func (c *Credentials) withdraw(ctx context.Context, s *scene) (outcome, error) {
+	v, err := c.open(s.d, s.fresh)
+	if err != nil {
+		return outcome{}, err
+	}
+	if err := c.gone(ctx, s.d, v); err != nil {
+		return outcome{}, err
+	}
+	var why string
+	if err := c.db.View(ctx, func(tx *store.Tx) error {
+		return tx.QueryRow(`SELECT error FROM credential_step WHERE rotation = $1 AND outcome = 'failed' ORDER BY ended DESC LIMIT 1`, s.id).Scan(&why)
+	}); err != nil && !errors.Is(err, store.ErrNotFound) {
+		return outcome{}, err
+	}
+	at := "mint"
+	if s.fresh.state == versionMinted {
+		at = "prove"
+	}
+	return outcome{failed: fmt.Errorf("%s: %s", at, why), write: func(tx *store.Tx) error {
+		return forget(tx, s.version, versionWithdrawn)
+	}}, nil
+}
