@@ -109,7 +109,7 @@ func (x *Expression) Next(t time.Time) time.Time {
 	after := onWall(t, offset)
 	// Between two changes of the clock it shows what is a fixed offset from UTC.
 	for end := t.Year() + Horizon; t.Year() <= end; {
-		start, change := t.ZoneBounds()
+		start, change := bounds(t)
 		if x.hours == namedHours && !start.IsZero() {
 			// What the clock has shown before it was put back counted then.
 			_, before := start.Add(-1).Zone()
@@ -132,6 +132,19 @@ func (x *Expression) Next(t time.Time) time.Time {
 		t, after = change, onWall(change, offset).Add(-1)
 	}
 	return time.Time{}
+}
+
+// bounds are when the clock has changed last before t and when it changes next. Go
+// may say so of a moment at which nothing changes; but beyond the table of a zone it
+// takes all years to have 365 days, and so on the last day of a leap year has the
+// next change come before t.
+func bounds(t time.Time) (start, change time.Time) {
+	start, change = t.ZoneBounds()
+	for u := t; !change.IsZero() && !change.After(t); {
+		u = u.Add(24 * time.Hour)
+		_, change = u.ZoneBounds()
+	}
+	return start, change
 }
 
 // onWall is what a clock shows at t, as if it were in UTC.

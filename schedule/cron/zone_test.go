@@ -164,3 +164,31 @@ func difference(got, want []time.Time) string {
 	}
 	return fmt.Sprintf("there are %d dates, want %d", len(got), len(want))
 }
+
+// The years beyond the tables of zones are like those before, leap years included.
+func TestBeyondTheTablesOfZones(t *testing.T) {
+	t.Parallel()
+	for _, zone := range append(slices.Clone(zonesOfTests), "Australia/Sydney") {
+		x, err := Parse("30 12 * * *", zone, "")
+		if err != nil {
+			t.Fatal(err)
+		}
+		at := time.Date(2036, 12, 25, 0, 0, 0, 0, time.UTC)
+		for days := 0; at.Year() < 2050; days++ {
+			next := x.Next(at)
+			if step := next.Sub(at); days > 0 && (step < 23*time.Hour || step > 25*time.Hour) || next.Format("15:04") != "12:30" {
+				t.Fatalf("%s: %v follows %v", zone, next, at)
+			}
+			at = next
+		}
+		for expression, want := range map[string]string{"0 4 1 * *": "2041-01-01", "0 0 * 2 1#5": "2044-02-29", "0 4 31 12 *": "2040-12-31"} {
+			x, err := Parse(expression, zone, "")
+			if err != nil {
+				t.Fatal(err)
+			}
+			if got := x.Next(time.Date(2040, 12, 5, 0, 0, 0, 0, time.UTC)).Format(time.DateOnly); got != want {
+				t.Errorf("%s in %s: %s, want %s", expression, zone, got, want)
+			}
+		}
+	}
+}
