@@ -131,6 +131,11 @@ func (c *Credentials) leftovers(ctx context.Context, d *defined) (list []Leftove
 	}
 	list = []Leftover{}
 	for _, f := range found {
+		if states[f.ID] == "" { // an adopted one has the credential's name before it
+			if id := d.Name + "/" + f.ID; states[id] != "" {
+				f.ID = id
+			}
+		}
 		switch state := states[f.ID]; state {
 		case versionMinting, versionMinted, versionLive, versionDisabled:
 		case "":

@@ -150,7 +150,7 @@ func (c *Credentials) Loops() []loop.Loop {
 		},
 		{
 			Name: "credentials.deliver", Doc: "Gives the consumers of credentials that are on this replica the current versions.",
-			When: loop.Every(deliverEvery), Wake: c.db.Waits().Signal(topicDeliver), Pass: c.deliver, EveryReplica: true,
+			When: loop.Every(deliverEvery), Wake: c.db.Waits().Signal(topicDeliver), Pass: c.deliver, EveryReplica: true, Limit: deliverLimit,
 		},
 		{
 			Name: "credentials.check", Doc: "Proves that current versions of credentials still work, once a day, and removes what is left of those that are gone.",

@@ -234,6 +234,89 @@ func TestRevokingWhileAStepIsAtWork(t *testing.T) {
 	})
 }
 
+// Some providers tell only who is there at the moment.
+func TestWhatWasSeenInUseCountsThoughTheProviderForgetsIt(t *testing.T) {
+	storetest.Each(t, func(t *testing.T, db *store.DB) {
+		w := newWorld(t, db, Definition{Name: "db", Kind: "mint", Overlap: hours, Quiet: 2 * hours, Grace: time.Minute, Consumers: []Use{{Name: "app"}}})
+		w.run(time.Minute)
+		old := w.is("db", Good).Current
+		if err := w.Rotate(t.Context(), "db", "tester"); err != nil {
+			t.Fatal(err)
+		}
+		w.run(30 * time.Minute)
+		w.kind.use(old)
+		w.run(2 * time.Minute)
+		w.kind.have[old] = time.Time{}
+		w.run(90 * time.Minute)
+		w.is("db", InUse, old, "find who uses the old version")
+		w.run(2 * hours)
+		w.is("db", Good)
+	})
+}
+
+func TestARotationThatWasAskedForIsWhatTheStateTells(t *testing.T) {
+	storetest.Each(t, func(t *testing.T, db *store.DB) {
+		w := newWorld(t, db, Definition{Name: "db", Kind: "mint"})
+		w.run(time.Minute)
+		delete(w.kind.have, w.is("db", Good).Current)
+		if _, err := w.Verify(t.Context(), "db"); err != nil {
+			t.Fatal(err)
+		}
+		w.is("db", Broken)
+		if err := w.Rotate(t.Context(), "db", "tester"); err != nil {
+			t.Fatal(err)
+		}
+		w.is("db", Rotating)
+		w.kind.failWith("mint", errForTest)
+		w.run(10 * time.Minute)
+		w.is("db", Failing, "mint")
+		if err := w.Revoke(t.Context(), "db", "tester"); err != nil {
+			t.Fatal(err)
+		}
+		w.kind.failWith("mint", nil)
+		w.run(time.Minute)
+		w.is("db", Good)
+	})
+}
+
+// A revocation does not wait for what became of the rotation that it has met.
+func TestARevocationThatMeetsAFailingRotation(t *testing.T) {
+	for name, step := range map[string]string{"before its version is made": "mint", "after": "prove"} {
+		t.Run(name, func(t *testing.T) {
+			storetest.Each(t, func(t *testing.T, db *store.DB) {
+				w := newWorld(t, db, Definition{Name: "db", Kind: "mint"})
+				w.run(time.Minute)
+				old := w.is("db", Good).Current
+				w.kind.failWith(step, errForTest)
+				if err := w.Rotate(t.Context(), "db", "tester"); err != nil {
+					t.Fatal(err)
+				}
+				w.run(0)
+				if err := w.Revoke(t.Context(), "db", "tester"); err != nil {
+					t.Fatal(err)
+				}
+				w.kind.failWith(step, Refused("no such user"))
+				if err := pass(t.Context(), w.Credentials, "rotate"); err != nil {
+					t.Fatal(err)
+				}
+				if v := w.is("db", Rotating); v.Rotation.Reason != reasonRevoke || v.Rotation.Step != stepAdopt {
+					t.Errorf("what follows is %+v", v.Rotation)
+				}
+				w.run(20 * time.Minute)
+				v := w.is("db", Failed, "no such user")
+				if v.Failures < 4 || v.Next.Sub(v.Since) > hours {
+					t.Errorf("%d rotations have failed, and the next is at %s", v.Failures, v.Next)
+				}
+				w.kind.failWith(step, nil)
+				w.run(10 * time.Minute)
+				if v := w.is("db", Good); v.Current == old || len(w.kind.have) != 1 {
+					t.Errorf("%s is in use, and the provider has %v", v.Current, w.kind.have)
+				}
+			})
+		})
+	}
+}
+
 // A process that was taken for dead comes back while another has done its work.
 func TestAProcessThatHasLostARotationWritesNothing(t *testing.T) {
 	storetest.Each(t, func(t *testing.T, db *store.DB) {

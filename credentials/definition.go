@@ -71,6 +71,8 @@ type defined struct {
 	kind  Kind
 	place string
 	wrong string // why nothing can be done with it
+
+	delivery delivery
 }
 
 // define checks a definition. One that is wrong keeps nothing else from working:
@@ -80,7 +82,7 @@ func (c *Credentials) define(d Definition) *defined {
 	if len(bytes.TrimSpace(d.Settings)) == 0 {
 		d.Settings = json.RawMessage("{}")
 	}
-	out := &defined{Definition: d, kind: c.config.Kinds[d.Kind]}
+	out := &defined{Definition: d, kind: c.config.Kinds[d.Kind], delivery: newDelivery()}
 	err := d.check(c.config)
 	if err == nil {
 		out.place, err = out.kind.Check(d.Settings)

@@ -25,6 +25,9 @@ const (
 
 	retryFailed    = time.Hour // after a rotation that failed; doubled each time
 	maxRetryFailed = 24 * time.Hour
+
+	retryForced    = time.Minute // after one that was forced, likewise
+	maxRetryForced = 10 * time.Minute
 )
 
 // errLost is what a process gets that has lost a rotation to another one.
@@ -346,7 +349,7 @@ func (c *Credentials) failed(r *rotation, err error) outcome {
 	attempts := int64(0) // no limit
 	switch r.step {
 	case stepAdopt, stepMint:
-		attempts = 12 // over half an hour
+		attempts = 12 // over a quarter of an hour
 	case stepProve:
 		attempts = 7 // over a minute: what was made may not be known everywhere
 	}
@@ -426,10 +429,17 @@ func (c *Credentials) finish(tx *store.Tx, d *defined, r *rotation, at *row, fai
 	now := timestamp.Now()
 	if failure != nil {
 		var forced bool // by now
-		if err := tx.QueryRow(`SELECT forced FROM credential_rotation WHERE id = $1`, r.id).Scan(&forced); err != nil {
+		var by string   // who has forced it
+		if err := tx.QueryRow(`SELECT forced, by_client FROM credential_rotation WHERE id = $1`, r.id).Scan(&forced, &by); err != nil {
 			return err
 		}
-		next := now.Add(min(retryFailed<<min(at.failures, 16), maxRetryFailed))
+		// Who has revoked it while this rotation was at work has not had a try yet.
+		asked := at.again || forced && r.reason != reasonRevoke
+		wait := min(retryFailed<<min(at.failures, 16), maxRetryFailed)
+		if forced { // what has leaked is out there meanwhile
+			wait = min(retryForced<<min(at.failures, 16), maxRetryForced)
+		}
+		next := now.Add(wait)
 		if _, err := tx.Exec(`UPDATE credential SET failures = failures + 1, trouble = $2, next = $3, again = $4 WHERE name = $1`, r.credential, failure.Error(), next, forced || at.again); err != nil {
 			return err
 		}
@@ -437,7 +447,10 @@ func (c *Credentials) finish(tx *store.Tx, d *defined, r *rotation, at *row, fai
 			c.metrics.ended(r.credential, "failed")
 			c.log.Error("a rotation failed; the version before stays in use", "credential", r.credential, "version", r.version, "err", failure)
 		})
-		return c.tell(tx, &rotationFailedExchange, d, r)
+		if err := c.tell(tx, &rotationFailedExchange, d, r); err != nil || !asked {
+			return err
+		}
+		return c.beginIn(tx, d, reasonRevoke, by, true)
 	}
 	if _, err := tx.Exec(`UPDATE credential SET failures = 0, trouble = '', again = $2 WHERE name = $1`, r.credential, false); err != nil {
 		return err

@@ -12,7 +12,7 @@ var (
 	rotationFailedExchange = rotationExchange("rotation-failed", "rotationFailed", "Rotation failed",
 		"A new version of a credential could not be made, or did not work. The version before stays in use, and another rotation is tried later.")
 	attentionExchange = rotationExchange("attention", "attention", "Credential needs attention",
-		"A rotation has been waiting or failing for longer than it should, or the current version of a credential does not work any more.")
+		"A rotation has been waiting or failing for longer than it should, a consumer cannot be given the current version of a credential, or that version does not work any more.")
 )
 
 func rotationExchange(topic, method, title, doc string) api.Exchange {

@@ -3,6 +3,7 @@ package credentials
 import (
 	"cmp"
 	"slices"
+	"strings"
 
 	"github.com/taskfleet/taskfleet/store"
 	"github.com/taskfleet/taskfleet/timestamp"
@@ -12,17 +13,18 @@ import (
 type State string
 
 const (
-	Good      State = "good"      // the current version works, and nothing is to be done
-	Rotating  State = "rotating"  // a rotation is under way
-	Waiting   State = "waiting"   // a rotation waits for consumers, for longer than the overlap
-	InUse     State = "in-use"    // the overlap has ended, and the old version is still seen in use
-	Failing   State = "failing"   // a step of a rotation fails, and is tried again
-	Failed    State = "failed"    // the last rotation failed: the version before is in use
-	Broken    State = "broken"    // the current version does not work any more
-	Overdue   State = "overdue"   // it should have been rotated
-	Invalid   State = "invalid"   // it is defined wrongly
-	Undefined State = "undefined" // it is not in the configuration any more
-	Fresh     State = "new"       // there is no version yet
+	Good        State = "good"        // the current version works, and nothing is to be done
+	Rotating    State = "rotating"    // a rotation is under way
+	Waiting     State = "waiting"     // a rotation waits for consumers, for longer than the overlap
+	InUse       State = "in-use"      // the overlap has ended, and the old version is still seen in use
+	Failing     State = "failing"     // a step of a rotation fails, and is tried again
+	Failed      State = "failed"      // the last rotation failed: the version before is in use
+	Undelivered State = "undelivered" // a consumer could not be given the current version
+	Broken      State = "broken"      // the current version does not work any more
+	Overdue     State = "overdue"     // it should have been rotated
+	Invalid     State = "invalid"     // it is defined wrongly
+	Undefined   State = "undefined"   // it is not in the configuration any more
+	Fresh       State = "new"         // there is no version yet
 )
 
 // late is for how long a rotation may be due before that is worth saying.
@@ -47,6 +49,8 @@ type view struct {
 	Rotation  *rotationView  `json:"rotation,omitempty"` // that is under way
 
 	overlapEnds timestamp.Time
+	undelivered []string // why consumers could not be given the current version
+	held        bool     // consumers hold the old version
 }
 
 type versionView struct {
@@ -167,6 +171,10 @@ func (c *Credentials) view(tx *store.Tx, name string, r *row) (*view, error) {
 		return nil, err
 	}
 	v.addConsumers(d, has)
+	if d != nil {
+		_, must, undelivered := d.unconfirmed(has, v.Current)
+		v.held = len(must)+len(undelivered) > 0
+	}
 	running, err := rotations(tx, `credential = $1 AND state = 'running'`, name)
 	if err != nil {
 		return nil, err
@@ -195,12 +203,16 @@ func (v *view) addConsumers(d *defined, has []pickup) {
 	if d == nil {
 		return
 	}
+	now := timestamp.Now()
 	for _, u := range d.Consumers {
 		found := false
 		for _, p := range has {
 			if p.consumer == u.Name && u.everywhere() == (p.replica != "") {
 				v.Consumers = append(v.Consumers, useView{u.Name, u.kind(), p.replica, p.version, p.confirmed, p.at, p.err})
 				found = true
+				if p.err != "" && p.of(u, now) {
+					v.undelivered = append(v.undelivered, "the consumer "+u.Name+" on "+p.replica+" could not be given the current version: "+p.err)
+				}
 			}
 		}
 		if !found {
@@ -219,11 +231,19 @@ func (v *view) judge(d *defined, r *row) {
 		is(Undefined, "it is not in the configuration of the replica that answers, and is not rotated", "put it back, or remove it where it is minted")
 	case d.wrong != "":
 		is(Invalid, d.wrong, "correct its entry in the configuration, and start the server anew")
-	case r != nil && r.broken != "":
-		is(Broken, "the current version does not work: "+r.broken, rotate+" makes a new one; taskfleet credentials verify "+v.Name+" looks again")
 	case at != nil && at.Attempt > 2:
 		is(Failing, string(at.Step)+": "+at.Note, "mend what it names; it is tried again by itself")
-	case at != nil && at.Step == stepAwait && !v.overlapEnds.IsZero() && now > v.overlapEnds && v.oldUsed(now, d):
+	case at != nil && (at.Forced || at.Step.unpublished()): // what else is wrong it mends, or it fails
+		is(Rotating, at.Note, "")
+	case r != nil && r.broken != "":
+		is(Broken, "the current version does not work: "+r.broken, rotate+" makes a new one; taskfleet credentials verify "+v.Name+" looks again")
+	case len(v.undelivered) > 0:
+		toDo := "mend what it names; it is tried again by itself every few minutes"
+		if at != nil && at.Step == stepAwait {
+			toDo += ". The old version stays for it; taskfleet credentials revoke " + v.Name + " goes on without it"
+		}
+		is(Undelivered, strings.Join(v.undelivered[:min(len(v.undelivered), 3)], "; "), toDo)
+	case at != nil && at.Step == stepAwait && !v.overlapEnds.IsZero() && now > v.overlapEnds && !v.held && v.oldUsed(now, d):
 		is(InUse, at.Note, "find who uses the old version; or taskfleet credentials revoke "+v.Name+" ends it, whoever that is")
 	case at != nil && at.Step == stepAwait && !v.overlapEnds.IsZero() && now > v.overlapEnds:
 		is(Waiting, at.Note, "have the consumer pick it up; or taskfleet credentials revoke "+v.Name+" goes on without it")
@@ -238,6 +258,15 @@ func (v *view) judge(d *defined, r *row) {
 	default:
 		is(Good, "", "")
 	}
+}
+
+// unpublished tells that the version of a rotation that is at a step is not in use.
+func (s Step) unpublished() bool {
+	switch s {
+	case stepAdopt, stepMint, stepProve, stepPublish, stepWithdraw:
+		return true
+	}
+	return false
 }
 
 // oldUsed tells that an old version was seen in use lately.

@@ -266,89 +266,125 @@ func (c *Credentials) publish(ctx context.Context, s *scene) (outcome, error) {
 
 // await waits until old versions are not needed any more.
 func (c *Credentials) await(ctx context.Context, s *scene) (outcome, error) {
-	if err := c.deliverTo(ctx, s.d); err != nil && ctx.Err() != nil {
-		return outcome{}, err // what else failed stands with the consumer
+	if s.forced { // consumers get it meanwhile, or after that
+		return outcome{next: stepDisable, write: func(tx *store.Tx) error {
+			tx.Wake(topicDeliver, store.Everybody)
+			return nil
+		}}, nil
+	}
+	limited, stop := context.WithTimeout(ctx, handLimit)
+	err := c.deliverTo(limited, s.d, false)
+	stop()
+	if err != nil && ctx.Err() == nil {
+		c.log.Warn("a rotation cannot hand the new version out; the loop credentials.deliver does", "credential", s.credential, "err", err)
 	}
 	if len(s.old) == 0 {
 		return outcome{}, nil
 	}
-	if s.forced {
-		return outcome{next: stepDisable}, nil
-	}
-	now, ends := timestamp.Now(), s.fresh.published.Add(s.d.Overlap)
-	late, err := c.unconfirmed(ctx, s.d, s.version)
-	if err != nil {
+	var list []pickup
+	if err := c.db.View(ctx, func(tx *store.Tx) (err error) { list, err = pickups(tx, s.credential); return err }); err != nil {
 		return outcome{}, err
 	}
-	var names, must []string
-	for _, u := range late {
-		names = append(names, u.Name)
-		if u.Must {
-			must = append(must, u.Name)
-		}
-	}
-	alert := now >= ends.Add(overdue)
+	now, ends := timestamp.Now(), s.fresh.published.Add(s.d.Overlap)
+	late, must, undelivered := s.d.unconfirmed(list, s.version)
+	out := outcome{next: stepAwait, wait: now.Add(pollAwait), alert: now >= ends.Add(overdue)}
 	switch {
 	case len(s.d.Consumers) == 0 && now < ends: // nobody is there to confirm it
-		return outcome{next: stepAwait, wait: ends, note: "the old version stays until " + ends.String()}, nil
+		out.wait, out.note = min(ends, out.wait), "the old version stays until "+ends.String()
 	case len(late) > 0 && now < ends:
-		return outcome{next: stepAwait, wait: min(ends, now.Add(pollAwait)), note: "waits for " + strings.Join(names, ", ") + ", until " + ends.String() + " at the latest"}, nil
-	case len(must) > 0:
-		return outcome{next: stepAwait, wait: now.Add(pollAwait), alert: alert, note: fmt.Sprintf(
-			"waits for %s, which the configuration says must pick the new version up; have it do so, or report it by taskfleet credentials consumed", strings.Join(must, ", "))}, nil
+		out.wait, out.note = min(ends, out.wait), "waits for "+strings.Join(late, ", ")+", until "+ends.String()+" at the latest"
+	case len(must)+len(undelivered) > 0:
+		var notes []string
+		if len(must) > 0 {
+			notes = append(notes, fmt.Sprintf("waits for %s, which the configuration says must pick the new version up; have it do so, or report it by taskfleet credentials consumed", strings.Join(must, ", ")))
+		}
+		if len(undelivered) > 0 {
+			notes = append(notes, fmt.Sprintf("waits for %s, which could not be given the new version on every replica; taskfleet credentials show %s tells why", strings.Join(undelivered, ", "), s.credential))
+		}
+		out.note = strings.Join(notes, "; ")
+	default:
+		return c.unused(ctx, s, stepDisable, out.alert)
 	}
-	return c.unused(ctx, s, stepDisable, alert)
+	// Providers that tell only of the moment are to be asked often.
+	seen, err := c.lastUsed(ctx, s)
+	if err != nil && ctx.Err() == nil {
+		c.log.Warn("cannot tell when the old versions of a credential were last used", "credential", s.credential, "err", err)
+	}
+	out.write = seen.write
+	return out, nil
 }
 
-// pollAwait is how often a rotation looks again at what it waits for; a consumer
-// that reports wakes it.
-const pollAwait = time.Minute
+const (
+	// pollAwait is how often a rotation looks again at what it waits for; a consumer
+	// that reports wakes it.
+	pollAwait = time.Minute
 
-// unused goes to the next step when no old version is seen in use any more.
-func (c *Credentials) unused(ctx context.Context, s *scene, next Step, alert bool) (outcome, error) {
-	now := timestamp.Now()
-	seen := map[string]timestamp.Time{}
-	note := func(tx *store.Tx) error {
-		for _, v := range s.old {
-			if at := seen[v.id]; !at.IsZero() {
-				if _, err := tx.Exec(`UPDATE credential_version SET used = $2 WHERE id = $1 AND used < $2`, v.id, at); err != nil {
-					return err
-				}
-			}
+	// handLimit is for how long a rotation itself hands a version out.
+	handLimit = 10 * time.Second
+)
+
+// uses are when versions were last seen in use.
+type uses map[string]timestamp.Time
+
+func (u uses) write(tx *store.Tx) error {
+	for id, at := range u {
+		if _, err := tx.Exec(`UPDATE credential_version SET used = $2 WHERE id = $1 AND used < $2`, id, at); err != nil {
+			return err
 		}
-		return nil
 	}
-	var latest timestamp.Time
-	busy := ""
+	return nil
+}
+
+// lastUsed tells when old versions were last used: what the provider says now, or
+// has said before, as some know only who is there.
+func (c *Credentials) lastUsed(ctx context.Context, s *scene) (uses, error) {
+	seen := uses{}
 	for _, row := range s.old {
 		if row.state == versionMinting || row.state == versionMinted {
 			continue // nobody has it
 		}
 		v, err := c.open(s.d, row)
 		if err != nil {
-			return outcome{}, err
+			return seen, err
 		}
 		var at time.Time
 		err = c.call(ctx, "used", []Version{v}, func() (err error) { at, err = s.d.kind.Used(ctx, v); return err })
-		if errors.Is(err, ErrNotTold) || errors.Is(err, ErrNoVersion) {
+		if errors.Is(err, ErrNoVersion) {
 			continue
-		} else if err != nil {
-			return outcome{}, fmt.Errorf("asking when version %s was last used: %w", v.ID, err)
+		} else if err != nil && !errors.Is(err, ErrNotTold) {
+			return seen, fmt.Errorf("asking when version %s was last used: %w", v.ID, err)
 		}
-		if at.IsZero() {
-			continue
+		last := row.used
+		if err == nil && !at.IsZero() {
+			last = max(last, timestamp.Of(at))
 		}
-		seen[v.ID] = timestamp.Of(at)
+		if !last.IsZero() {
+			seen[v.ID] = last
+		}
+	}
+	return seen, nil
+}
+
+// unused goes to the next step when no old version is seen in use any more.
+func (c *Credentials) unused(ctx context.Context, s *scene, next Step, alert bool) (outcome, error) {
+	seen, err := c.lastUsed(ctx, s)
+	if err != nil {
+		return outcome{}, err
+	}
+	now := timestamp.Now()
+	var latest timestamp.Time
+	busy := ""
+	for id, at := range seen {
 		// Clocks of providers differ from ours: what they have seen later than now is now.
-		if last := min(timestamp.Of(at), now); last.Add(s.d.Quiet) > now && last > latest {
-			latest, busy = last, v.ID
+		if last := min(at, now); last.Add(s.d.Quiet) > now && last > latest {
+			latest, busy = last, id
 		}
 	}
 	if busy != "" {
-		return outcome{next: s.step, wait: min(latest.Add(s.d.Quiet), now.Add(max(s.d.Quiet/4, time.Minute))), alert: alert, write: note, note: fmt.Sprintf(
+		return outcome{next: s.step, wait: min(latest.Add(s.d.Quiet), now.Add(max(s.d.Quiet/4, time.Minute))), alert: alert, write: seen.write, note: fmt.Sprintf(
 			"the old version %s was seen in use at %s; it stays until it was not for %s. Find who uses it, or end it by taskfleet credentials revoke", busy, latest, s.d.Quiet)}, nil
 	}
-	return outcome{next: next, write: note}, nil
+	return outcome{next: next, write: seen.write}, nil
 }
 
 func (c *Credentials) disable(ctx context.Context, s *scene) (outcome, error) {

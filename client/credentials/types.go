@@ -147,14 +147,15 @@ type Credential struct {
 	// What sort of credential it is.
 	Kind string `json:"kind"`
 
-	// - new: there is no version yet - good: the current version works, and nothing is
-	// to be done - rotating: a rotation is under way - waiting: a rotation waits for a
-	// consumer though the overlap has ended - in-use: the overlap has ended, and the old
-	// version is still seen in use - failing: a step of a rotation fails, and is tried
-	// again - failed: the last rotation has failed; the version before it is in use -
-	// broken: the current version does not work any more - overdue: it should have been
-	// rotated - invalid: it is defined wrongly - undefined: it is not in the configuration
-	// any more
+	// - new: there is no version yet - good: the current version works, and nothing
+	// is to be done - rotating: a rotation is under way - waiting: a rotation waits
+	// for a consumer though the overlap has ended - in-use: the overlap has ended,
+	// and the old version is still seen in use - failing: a step of a rotation fails,
+	// and is tried again - failed: the last rotation has failed; the version before
+	// it is in use - undelivered: a consumer could not be given the current version,
+	// which is tried again - broken: the current version does not work any more - overdue:
+	// it should have been rotated - invalid: it is defined wrongly - undefined: it is not
+	// in the configuration any more
 	State string `json:"state"`
 
 	// How many rotations have failed in a row.

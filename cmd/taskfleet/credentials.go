@@ -408,14 +408,32 @@ func leftBehind(c *credentials.Credential) (list []string) {
 	return list
 }
 
+// An attending tells what a request has come to from what was there before.
+type attending struct {
+	before  *credentials.Credential // as it was when the rotation was asked for
+	changed bool                    // since then
+}
+
+// gaveUp tells that somebody has to do something because of what has happened after
+// the request.
+func (w *attending) gaveUp(c *credentials.Credential) bool {
+	if w.before == nil {
+		w.before = c
+	}
+	a, b := w.before.Rotation, c.Rotation
+	w.changed = w.changed || c.State != w.before.State || c.State == "failing" && (a.RotationID != b.RotationID || a.Step != b.Step || a.Attempt != b.Attempt)
+	return w.changed && wantsAttention(c.State)
+}
+
 // followEvery is how often a command looks how far a rotation is.
 const followEvery = time.Second
 
 // follow reports a rotation that was asked for, once it has come far enough.
 func follow(ctx context.Context, s *session, cmd *cobra.Command, c *credentials.Credential, wait, asJSON bool) error {
 	// One that is forced may be followed by another.
+	var w attending
 	for asked := c.Rotation; wait && c.Rotation != nil && (c.Rotation.Forced || c.Rotation.RotationID == asked.RotationID); {
-		if c.Current == asked.Version && !c.Rotation.Forced || wantsAttention(c.State) {
+		if c.Current == asked.Version && !c.Rotation.Forced || w.gaveUp(c) {
 			break
 		}
 		select {

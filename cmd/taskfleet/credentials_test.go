@@ -13,6 +13,7 @@ import (
 
 	"github.com/taskfleet/taskfleet/client"
 	"github.com/taskfleet/taskfleet/client/auth"
+	"github.com/taskfleet/taskfleet/client/credentials"
 	"github.com/taskfleet/taskfleet/client/secrets"
 	"github.com/taskfleet/taskfleet/cred"
 	"github.com/taskfleet/taskfleet/timestamp"
@@ -75,9 +76,15 @@ credentials:
 	if works(published.AccessToken) {
 		t.Error("a token that was revoked works")
 	}
-	text, err := os.ReadFile(file)
-	if err != nil || !works(string(text)) {
-		t.Errorf("what is in the file does not work (%v)", err)
+	var text []byte // which a revocation does not wait for
+	for limit := time.Now().Add(time.Minute); ; time.Sleep(20 * time.Millisecond) {
+		var err error
+		if text, err = os.ReadFile(file); err == nil && works(string(text)) {
+			break
+		}
+		if time.Now().After(limit) {
+			t.Fatalf("what is in the file does not work (%v)", err)
+		}
 	}
 	out := expect(t, exitOK, `(?s)STEP.*mint +done.*prove +done.*publish +done`, "credentials", "history", "ci-token", "--steps")
 	for _, secret := range []string{published.AccessToken, string(text)} {
@@ -132,6 +139,34 @@ func TestWhatTheGuideToCredentialsShows(t *testing.T) {
 	for _, m := range regexp.MustCompile(`taskfleet (credentials [a-z]+)`).FindAllStringSubmatch(string(raw), -1) {
 		if cmd, _, err := root.Find(strings.Fields(m[1])); err != nil || cmd.Name() != strings.Fields(m[1])[1] {
 			t.Errorf("there is no command %s", m[0])
+		}
+	}
+}
+
+// A command that waits does not give up for what was wrong before it was given.
+func TestWaitingCommandsGiveUpForWhatHappensAfterThem(t *testing.T) {
+	state := func(state string, attempt int64) *credentials.Credential {
+		return &credentials.Credential{State: state, Rotation: &credentials.CredentialRotation{RotationID: "r", Step: "mint", Attempt: attempt}}
+	}
+	for _, c := range []struct {
+		what string
+		saw  []*credentials.Credential
+		want bool
+	}{
+		{"it was waiting for a consumer", []*credentials.Credential{state("waiting", 0), state("waiting", 0)}, false},
+		{"what was wrong is mended", []*credentials.Credential{state("undelivered", 0), state("rotating", 0)}, false},
+		{"it fails", []*credentials.Credential{state("rotating", 0), state("failing", 3)}, true},
+		{"it was failing", []*credentials.Credential{state("failing", 5), state("failing", 5)}, false},
+		{"it was failing and fails again", []*credentials.Credential{state("failing", 5), state("failing", 6)}, true},
+		{"what was wrong comes back", []*credentials.Credential{state("waiting", 0), state("rotating", 0), state("waiting", 0)}, true},
+	} {
+		var w attending
+		got := false
+		for _, s := range c.saw {
+			got = w.gaveUp(s)
+		}
+		if got != c.want {
+			t.Errorf("%s: it gives up: %v, want %v", c.what, got, c.want)
 		}
 	}
 }

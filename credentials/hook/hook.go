@@ -13,6 +13,8 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
+	"strings"
 	"time"
 
 	"github.com/taskfleet/taskfleet/credentials"
@@ -157,14 +159,18 @@ func (Kind) Mint(ctx context.Context, o credentials.Order) (credentials.Minted, 
 
 func knownOf(o credentials.Order) (list []known) {
 	for _, v := range o.Known {
-		list = append(list, known{v.ID, v.Public})
+		list = append(list, known{called(o.Credential, v.ID), v.Public})
 	}
 	return list
 }
 
 func of(action string, v credentials.Version) request {
-	return request{Action: action, Credential: v.Credential, ID: v.ID, Public: v.Public, Secret: v.Secret}
+	return request{Action: action, Credential: v.Credential, ID: called(v.Credential, v.ID), Public: v.Public, Secret: v.Secret}
 }
+
+// called is what the program calls a version. One that was adopted has the name of the
+// credential before that.
+func called(credential, id string) string { return strings.TrimPrefix(id, credential+"/") }
 
 // Prove implements credentials.Kind.
 func (Kind) Prove(ctx context.Context, v credentials.Version) error {
@@ -211,8 +217,13 @@ func (Kind) List(ctx context.Context, o credentials.Order) ([]credentials.Found,
 		return nil, err
 	}
 	for i := range out.Versions {
-		for _, id := range out.Adopt {
-			out.Versions[i].Adopt = out.Versions[i].Adopt || out.Versions[i].ID == id
+		found := &out.Versions[i]
+		found.Adopt = slices.Contains(out.Adopt, found.ID)
+		for _, v := range o.Known {
+			if called(o.Credential, v.ID) == found.ID {
+				found.ID = v.ID
+				break
+			}
 		}
 	}
 	return out.Versions, nil

@@ -8,7 +8,10 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"runtime"
+	"strconv"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -27,6 +30,9 @@ func TestMain(m *testing.M) {
 	}
 	os.Exit(m.Run())
 }
+
+// byHand is a version that somebody has made before, and that is adopted.
+const byHand = "key-4711"
 
 // act is a program whose provider is a directory with a file for each version.
 func act(dir string) int {
@@ -75,13 +81,17 @@ func act(dir string) int {
 		}
 	case "list":
 		names, _ := filepath.Glob(filepath.Join(dir, "*"))
-		list := []credentials.Found{}
+		list, adopt := []credentials.Found{}, []string{}
 		for _, n := range names {
+			id := filepath.Base(n)
 			if filepath.Ext(n) == "" {
-				list = append(list, credentials.Found{ID: filepath.Base(n)})
+				list = append(list, credentials.Found{ID: id})
+			}
+			if id == byHand {
+				adopt = append(adopt, id)
 			}
 		}
-		reply["versions"] = list
+		reply["versions"], reply["adopt"] = list, adopt
 	default:
 		return exitNotTold
 	}
@@ -125,8 +135,45 @@ func executable(t *testing.T) string {
 func TestHooksRotate(t *testing.T) {
 	rotatortest.Run(t, func(t *testing.T, _ *store.DB) rotatortest.Subject {
 		dir := t.TempDir()
+		if err := os.WriteFile(filepath.Join(dir, byHand), []byte("by-hand"), 0o600); err != nil {
+			t.Fatal(err)
+		}
 		return rotatortest.Subject{Kind: Kind{}, Settings: settings(t, dir), Works: works(dir), Slow: true}
 	})
+}
+
+// The engine has an id of its own for what was adopted, which the program never sees.
+func TestAProgramKnowsWhatWasAdoptedByItsOwnName(t *testing.T) {
+	adopted := credentials.Version{ID: "db/" + byHand, Credential: "db"}
+	for action, f := range map[string]func(json.RawMessage) error{
+		"mint": func(s json.RawMessage) error {
+			_, err := Kind{}.Mint(t.Context(), credentials.Order{Credential: "db", Settings: s, ID: "v1", Known: []credentials.Version{adopted}})
+			return err
+		},
+		"list": func(s json.RawMessage) error {
+			found, err := Kind{}.List(t.Context(), credentials.Order{Credential: "db", Settings: s, Known: []credentials.Version{adopted}})
+			if err == nil && (len(found) != 2 || found[0].ID != adopted.ID || !found[0].Adopt || found[1].ID != "other" || found[1].Adopt) {
+				t.Errorf("the program has listed %+v", found)
+			}
+			return err
+		},
+		"used": func(s json.RawMessage) error {
+			v := adopted
+			v.Settings = s
+			_, err := Kind{}.Used(t.Context(), v)
+			return err
+		},
+		"disable": func(s json.RawMessage) error { v := adopted; v.Settings = s; return Kind{}.Disable(t.Context(), v) },
+		"retire":  func(s json.RawMessage) error { v := adopted; v.Settings = s; return Kind{}.Retire(t.Context(), v) },
+	} {
+		seen := filepath.Join(t.TempDir(), "seen")
+		if err := f(script(t, `cat >`+seen+`; echo '{"secret":{"a":"b"},"versions":[{"id":"`+byHand+`"},{"id":"other"}],"adopt":["`+byHand+`"]}'`)); err != nil {
+			t.Errorf("%s: %v", action, err)
+		}
+		if text, err := os.ReadFile(seen); err != nil || !strings.Contains(string(text), `"id":"`+byHand+`"`) {
+			t.Errorf("%s: the program gets %s, %v", action, text, err)
+		}
+	}
 }
 
 // script is a program that is a shell script.
@@ -176,26 +223,58 @@ func TestWhatProgramsEndWith(t *testing.T) {
 	}
 }
 
+// It is ended when the child is known to be there, as a limit could end it before that.
 func TestAProgramThatHangsIsEndedWithAllThatItHasStarted(t *testing.T) {
-	dir := t.TempDir()
-	s := script(t, `sleep 600 & echo $! > `+dir+`/child; sleep 600`)
-	s = json.RawMessage(strings.Replace(string(s), "20s", "300ms", 1))
-	err := Kind{}.Disable(t.Context(), credentials.Version{ID: "v1", Settings: s})
-	if err == nil || !strings.Contains(err.Error(), "longer than 300ms") {
-		t.Errorf("a program that hangs: %v", err)
-	}
-	pid, err := os.ReadFile(filepath.Join(dir, "child"))
-	if err != nil {
+	fifo := filepath.Join(t.TempDir(), "child")
+	if err := syscall.Mkfifo(fifo, 0o600); err != nil {
 		t.Fatal(err)
 	}
-	ended := func() bool {
-		status, err := os.ReadFile("/proc/" + strings.TrimSpace(string(pid)) + "/stat")
-		return err != nil || strings.Contains(string(status), ") Z ")
+	reason := errors.New("the test has seen the child")
+	ctx, cancel := context.WithCancelCause(t.Context())
+	told := make(chan int, 1)
+	go func() {
+		defer cancel(reason)
+		text, err := os.ReadFile(fifo) // until the program has written it
+		pid, bad := strconv.Atoi(strings.TrimSpace(string(text)))
+		if err != nil || bad != nil {
+			t.Errorf("the program has told %q, %v", text, err)
+		} else if err := syscall.Kill(pid, 0); err != nil {
+			t.Errorf("the child is not there: %v", err)
+		}
+		told <- pid
+	}()
+	err := Kind{}.Disable(ctx, credentials.Version{ID: "v1", Settings: script(t, `sleep 600 & echo $! >`+fifo+`; sleep 600`)})
+	if !errors.Is(err, reason) {
+		t.Fatalf("a program that hangs: %v", err)
 	}
-	for deadline := time.Now().Add(10 * time.Second); !ended(); {
+	pid := <-told
+	if pid <= 0 {
+		t.FailNow()
+	}
+	for deadline := time.Now().Add(time.Minute); running(pid); runtime.Gosched() {
 		if time.Now().After(deadline) {
+			syscall.Kill(pid, syscall.SIGKILL)
 			t.Fatal("what the program has started goes on")
 		}
+	}
+}
+
+// running tells that there is such a process, and not only what is left of it for a
+// parent to collect.
+func running(pid int) bool {
+	if syscall.Kill(pid, 0) != nil {
+		return false
+	}
+	status, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+	return err != nil || !strings.Contains(string(status), ") Z ")
+}
+
+func TestAProgramThatTakesTooLongIsEnded(t *testing.T) {
+	s := script(t, `sleep 600`)
+	s = json.RawMessage(strings.Replace(string(s), "20s", "1ms", 1))
+	err := Kind{}.Disable(t.Context(), credentials.Version{ID: "v1", Settings: s})
+	if err == nil || !strings.Contains(err.Error(), "longer than 1ms") {
+		t.Errorf("a program that hangs: %v", err)
 	}
 }
 

@@ -3,8 +3,9 @@
 //
 // One role is in use, the other cannot log in. A new version is a new password of the
 // other one; when consumers have it, the first one cannot log in any more. So for the
-// time of the overlap both work, and what either owns or may do stays, as both are
-// members of the same group role.
+// time of the overlap both work. Both are members of the same group role, and their
+// sessions begin as the first one that is named: what one of them creates belongs to the
+// group, as ownership is not shared by members.
 //
 // The comment on a role says which version it is. It is looked at under a lock, in the
 // transaction that changes the role, so that what comes late for a version that is gone
@@ -24,6 +25,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
 	"net/url"
 	"slices"
 	"strings"
@@ -40,11 +42,11 @@ type Kind struct{}
 // Settings are those of a credential of this kind.
 type Settings struct {
 	// URL is how to reach the server as one who may change the roles:
-	// postgres://rotator:…@host/database, with the parameters of libpq.
+	// postgres://rotator:…@host/database, with the parameters that consumers may have, too.
 	URL string `json:"url"`
 
 	Roles    []string `json:"roles"`    // the two that take turns; those that are not there are made
-	MemberOf []string `json:"memberOf"` // roles whose members they are, such as the owner of the tables
+	MemberOf []string `json:"memberOf"` // roles whose members they are; the first is the owner of what they create
 
 	// Address is host:port where consumers find the server, if that is not the host of
 	// URL, and Database theirs.
@@ -55,6 +57,7 @@ type Settings struct {
 // A public is what tells a version.
 type public struct {
 	Role    string `json:"role"`
+	As      string `json:"as,omitempty"`      // what its sessions begin as, if that is another role
 	Adopted bool   `json:"adopted,omitempty"` // it was there before, without a label
 }
 
@@ -79,6 +82,9 @@ func parse(text json.RawMessage) (s Settings, c *pgx.ConnConfig, err error) {
 	if !strings.HasPrefix(s.URL, "postgres://") && !strings.HasPrefix(s.URL, "postgresql://") {
 		return s, nil, errors.New("url must be that of the server and of one who may change the roles, such as postgres://rotator:…@db.example.com/app")
 	}
+	if err := checkParameters(s.URL); err != nil {
+		return s, nil, err
+	}
 	if c, err = pgx.ParseConfig(s.URL); err != nil {
 		return s, nil, errors.New("url cannot be read; it is not shown, as it may hold a password. Percent-encode what is special in it")
 	}
@@ -95,6 +101,42 @@ func parse(text json.RawMessage) (s Settings, c *pgx.ConnConfig, err error) {
 		}
 	}
 	return s, c, nil
+}
+
+// shared are the parameters of url that are consumers' as well: their url has them.
+var shared = []string{"sslmode", "sslrootcert", "application_name", "connect_timeout", "target_session_attrs"}
+
+// checkParameters finds those that would be handed to consumers and are not for them,
+// or that say otherwise than the url what is replaced in it.
+func checkParameters(text string) error {
+	u, err := url.Parse(text)
+	if err != nil {
+		return errors.New("url cannot be read; it is not shown, as it may hold a password. Percent-encode what is special in it, and name one server")
+	}
+	query, err := url.ParseQuery(u.RawQuery)
+	if err != nil {
+		return errors.New("the parameters of url cannot be read; they are not shown, as there may be a password among them. Percent-encode what is special in them")
+	}
+	for _, name := range slices.Sorted(maps.Keys(query)) {
+		if slices.Contains(shared, name) {
+			continue
+		}
+		fix := ""
+		switch name {
+		case "user", "password", "host", "hostaddr", "port", "dbname", "database", "service", "servicefile":
+			fix = "write the server, the user and the database as postgres://user:password@host:port/database"
+		case "passfile":
+			fix = "have PGPASSFILE in the environment of the server name that file, or let it be ~/.pgpass"
+		case "sslkey", "sslcert", "sslpassword":
+			fix = "have PGSSLCERT and PGSSLKEY in the environment of the server name the files"
+		case "options", "role", "search_path":
+			fix = "set it for the roles, by ALTER ROLE … SET"
+		default: // it can be a piece of a password
+			name, fix = "that is not shown here", "remove it, or percent-encode the password if there is a ? or & in that"
+		}
+		return fmt.Errorf("url has a parameter %s, but consumers get its parameters, so they can be %s alone; %s", name, strings.Join(shared, ", "), fix)
+	}
+	return nil
 }
 
 func good(role string) bool {
@@ -192,6 +234,18 @@ func (Kind) Mint(ctx context.Context, o credentials.Order) (m credentials.Minted
 		for _, g := range s.MemberOf {
 			statements = append(statements, fmt.Sprintf("GRANT %s TO %s", pgx.Identifier{g}.Sanitize(), name))
 		}
+		former, err := formerGroups(ctx, tx, r.name, s.MemberOf)
+		if err != nil {
+			return err
+		}
+		for _, g := range former {
+			statements = append(statements, fmt.Sprintf("REVOKE %s FROM %s", pgx.Identifier{g}.Sanitize(), name))
+		}
+		if as := s.as(); as != "" {
+			statements = append(statements, fmt.Sprintf("ALTER ROLE %s SET role = %s", name, quoted(as)))
+		} else {
+			statements = append(statements, fmt.Sprintf("ALTER ROLE %s RESET role", name))
+		}
 		statements = append(statements, fmt.Sprintf("COMMENT ON ROLE %s IS '%s'", name, label(o.Credential, o.ID)))
 		for _, text := range statements {
 			if _, err := tx.Exec(ctx, text); err != nil {
@@ -202,6 +256,35 @@ func (Kind) Mint(ctx context.Context, o credentials.Order) (m credentials.Minted
 		return err
 	})
 	return m, err
+}
+
+// as is the role that sessions begin as; "" for that which logs in.
+func (s Settings) as() string {
+	if len(s.MemberOf) == 0 {
+		return ""
+	}
+	return s.MemberOf[0]
+}
+
+// quoted is a text as a literal in SQL.
+func quoted(text string) string {
+	literal := "'" + strings.ReplaceAll(text, "'", "''") + "'"
+	if strings.Contains(text, `\`) {
+		literal = " E" + strings.ReplaceAll(literal, `\`, `\\`)
+	}
+	return literal
+}
+
+// formerGroups are those that the rotator once made a role a member of, and that are not
+// named any more. What others have granted is theirs.
+func formerGroups(ctx context.Context, tx pgx.Tx, role string, named []string) ([]string, error) {
+	rows, err := tx.Query(ctx, `SELECT DISTINCT g.rolname::text FROM pg_auth_members m
+		 JOIN pg_roles g ON g.oid = m.roleid JOIN pg_roles r ON r.oid = m.member JOIN pg_roles b ON b.oid = m.grantor
+		 WHERE r.rolname = $1 AND b.rolname = current_user AND g.rolname::text <> ALL($2::text[])`, role, append([]string{}, named...))
+	if err != nil {
+		return nil, err
+	}
+	return pgx.CollectRows(rows, pgx.RowTo[string])
 }
 
 // free is the role that is not in use.
@@ -255,38 +338,50 @@ func minted(s Settings, role, password string) (m credentials.Minted, err error)
 		}
 		out.Host, out.Port = at.Host, at.Port
 	}
-	u.Path = "/" + out.Database
-	query := u.Query()
-	query.Del("passfile") // which is where the other's password is
-	u.RawQuery = query.Encode()
+	u.Path, u.RawPath = "/"+out.Database, ""
 	out.URL = u.String()
-	if m.Public, err = json.Marshal(public{Role: role}); err == nil {
+	if m.Public, err = json.Marshal(public{Role: role, As: s.as()}); err == nil {
 		m.Secret, err = json.Marshal(out)
 	}
 	return m, err
 }
 
-// Prove implements credentials.Kind. It asks the server by the way that the rotation
-// has, as that of the consumers may not be open from here.
+// Prove implements credentials.Kind. It logs in by the URL that consumers have; where
+// their address is another one than that of the rotation it takes the latter, as the
+// former may not be open from here.
 func (Kind) Prove(ctx context.Context, v credentials.Version) error {
-	_, c, err := parse(v.Settings)
+	s, at, err := parse(v.Settings)
 	if err != nil {
 		return credentials.Refused("%w", err)
 	}
 	var is secret
-	if err := json.Unmarshal(v.Secret, &is); err != nil {
-		return credentials.Refused("the secret cannot be read")
+	var p public
+	if json.Unmarshal(v.Secret, &is) != nil || json.Unmarshal(v.Public, &p) != nil {
+		return credentials.Refused("the secret or the public members cannot be read")
 	}
-	c.User, c.Password = is.Username, is.Password
-	c.Database = is.Database
+	u, err := url.Parse(is.URL)
+	if err != nil {
+		return credentials.Refused("the url in the secret cannot be read")
+	}
+	if own, err := url.Parse(s.URL); err == nil && s.Address != "" {
+		u.Host = own.Host
+	}
+	c, err := pgx.ParseConfig(u.String())
+	if err != nil {
+		return credentials.Refused("the url in the secret cannot be read")
+	}
+	c.ConnectTimeout = min(cmp.Or(c.ConnectTimeout, at.ConnectTimeout), connectLimit)
 	conn, err := pgx.ConnectConfig(ctx, c)
 	if err != nil {
-		return fmt.Errorf("logging in as %s: %w", is.Username, err)
+		return fmt.Errorf("logging in as %s: %w", p.Role, err)
 	}
 	defer conn.Close(context.WithoutCancel(ctx))
-	var one int
-	if err := conn.QueryRow(ctx, `SELECT 1`).Scan(&one); err != nil {
-		return fmt.Errorf("asking something as %s: %w", is.Username, err)
+	var login, as string
+	if err := conn.QueryRow(ctx, `SELECT session_user::text, current_user::text`).Scan(&login, &as); err != nil {
+		return fmt.Errorf("asking something as %s: %w", p.Role, err)
+	}
+	if login != p.Role || as != cmp.Or(p.As, as) {
+		return fmt.Errorf("who logs in by the url is %s and acts as %s; that should be %s and %s", login, as, p.Role, cmp.Or(p.As, p.Role))
 	}
 	return nil
 }
@@ -381,7 +476,9 @@ func passwordOf(seed []byte) string {
 	return base64.RawURLEncoding.EncodeToString(mac.Sum(nil))
 }
 
-const scramRounds = 4096
+// scramRounds is how often a password is hashed. The server's own default is as many,
+// and passwords that were made of a seed do not need more.
+var scramRounds = 4096
 
 // scram is what a server keeps of a password (RFC 5803).
 func scram(password string) (string, error) {

@@ -21,7 +21,14 @@ import (
 // admin is its superuser, rotator one who may do no more than the documentation says.
 var admin, rotator string
 
-func TestMain(m *testing.M) { os.Exit(run(m)) }
+// usualRounds are those outside of tests. Here there are fewer, as consumers and servers
+// hash a password at every login, of which there are thousands.
+var usualRounds = scramRounds
+
+func TestMain(m *testing.M) {
+	scramRounds = 16
+	os.Exit(run(m))
+}
 
 func run(m *testing.M) int {
 	ctx := context.Background()
@@ -211,7 +218,10 @@ func TestThePasswordIsInNoLogOfTheServer(t *testing.T) {
 	if err := conn.QueryRow(t.Context(), "SELECT rolpassword FROM pg_authid WHERE rolname = $1", is.Username).Scan(&kept); err != nil {
 		t.Fatal(err)
 	}
-	if !strings.HasPrefix(kept, "SCRAM-SHA-256$4096:") || strings.Contains(kept, is.Password) {
+	if usualRounds != 4096 {
+		t.Errorf("passwords are hashed %d times", usualRounds)
+	}
+	if !strings.HasPrefix(kept, "SCRAM-SHA-256$16:") || strings.Contains(kept, is.Password) {
 		t.Errorf("the server keeps %q", kept)
 	}
 }
@@ -219,11 +229,18 @@ func TestThePasswordIsInNoLogOfTheServer(t *testing.T) {
 func TestSettingsAreChecked(t *testing.T) {
 	for text, says := range map[string]string{
 		`{}`: "url must be",
-		`{"url":"postgres://rotator:hunter2@host:notaport/app","roles":["a","b"]}`: "percent-encode",
-		`{"url":"postgres://rotator:hunter2@host/app"}`:                            "two roles",
-		`{"url":"postgres://rotator:hunter2@host/app","roles":["a","a"]}`:          "two roles",
-		`{"url":"postgres://a:hunter2@host/app","roles":["a","b"]}`:                "cannot change itself",
-		`{"uri":"postgres://a:hunter2@host/app"}`:                                  "unknown field",
+		`{"url":"postgres://rotator:hunter2@host:notaport/app","roles":["a","b"]}`:         "percent-encode",
+		`{"url":"postgres://rotator:hunter2@host/app"}`:                                    "two roles",
+		`{"url":"postgres://rotator:hunter2@host/app","roles":["a","a"]}`:                  "two roles",
+		`{"url":"postgres://a:hunter2@host/app","roles":["a","b"]}`:                        "cannot change itself",
+		`{"url":"postgres://db/app?user=rotator&password=hunter2","roles":["a","b"]}`:      "a parameter password",
+		`{"url":"postgres://r@db/app?passfile=/etc/hunter2","roles":["a","b"]}`:            "pgpassfile",
+		`{"url":"postgres://r@db/app?host=hunter2","roles":["a","b"]}`:                     "a parameter host",
+		`{"url":"postgres://r@db/app?sslmode=require&search_path=x","roles":["a","b"]}`:    "alter role",
+		`{"url":"postgres://r@db/app?sslmode=require;password=hunter2","roles":["a","b"]}`: "percent-encode",
+		`{"url":"postgres://r:1?hunter2@db/app","roles":["a","b"]}`:                        "a parameter that is not shown",
+		`{"url":"postgres://r@db/app?sslkey=hunter2","roles":["a","b"]}`:                   "pgsslkey",
+		`{"uri":"postgres://a:hunter2@host/app"}`:                                          "unknown field",
 	} {
 		_, err := (Kind{}).Check(json.RawMessage(text))
 		if err == nil || !strings.Contains(strings.ToLower(err.Error()), says) || strings.Contains(err.Error(), "hunter2") {
@@ -232,5 +249,102 @@ func TestSettingsAreChecked(t *testing.T) {
 	}
 	if place, err := (Kind{}).Check(json.RawMessage(`{"url":"postgres://rotator:hunter2@db.example.com/app","roles":["a","b"]}`)); err != nil || place != "PostgreSQL at db.example.com:5432, roles a and b" {
 		t.Errorf("place %q, %v", place, err)
+	}
+}
+
+// What the rotation logs in with is not handed to consumers.
+func TestConsumersGetTheSharedParametersAlone(t *testing.T) {
+	m, err := minted(Settings{URL: "postgres://rotator:hunter2@db.example.com/app?sslmode=require&application_name=x", Address: "near:5433"}, "app_a", "p w")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var is secret
+	if err := json.Unmarshal(m.Secret, &is); err != nil {
+		t.Fatal(err)
+	}
+	if is.URL != "postgres://app_a:p%20w@near:5433/app?sslmode=require&application_name=x" || strings.Contains(string(m.Secret), "hunter2") {
+		t.Errorf("consumers get %s", m.Secret)
+	}
+}
+
+func TestWhatOneRoleCreatesTheOtherOwns(t *testing.T) {
+	s := place(t)
+	var have Settings
+	if err := json.Unmarshal(s, &have); err != nil {
+		t.Fatal(err)
+	}
+	group := have.MemberOf[0]
+	if err := execute(t.Context(), admin, "CREATE SCHEMA "+group+" AUTHORIZATION "+group); err != nil {
+		t.Fatal(err)
+	}
+	as := func(v credentials.Version, statements ...string) {
+		t.Helper()
+		var is secret
+		if err := json.Unmarshal(v.Secret, &is); err != nil {
+			t.Fatal(err)
+		}
+		if err := execute(t.Context(), is.URL, statements...); err != nil {
+			t.Error(err)
+		}
+		if err := (Kind{}).Prove(t.Context(), v); err != nil {
+			t.Error(err)
+		}
+	}
+	v1 := mint(t, order(s, "v1"))
+	as(v1, "CREATE TABLE "+group+".build (id int)")
+	v2 := mint(t, order(s, "v2", v1))
+	as(v2, "ALTER TABLE "+group+".build ADD COLUMN name text", "CREATE TABLE "+group+".log (id int)")
+	if err := (Kind{}).Retire(t.Context(), v1); err != nil {
+		t.Fatal(err)
+	}
+	as(mint(t, order(s, "v3", v2)), "DROP TABLE "+group+".log")
+}
+
+// A role that is minted anew is no member any more of a group that is not named any more.
+func TestFormerGroupsAreLeft(t *testing.T) {
+	s := place(t, "CREATE ROLE elsewhere")
+	v1 := mint(t, order(s, "v1"))
+	var have Settings
+	if err := json.Unmarshal(s, &have); err != nil {
+		t.Fatal(err)
+	}
+	role, group := have.Roles[0], have.MemberOf[0]
+	if err := execute(t.Context(), admin, "CREATE ROLE by_hand", "GRANT by_hand TO "+role); err != nil {
+		t.Fatal(err)
+	}
+	if err := (Kind{}).Retire(t.Context(), v1); err != nil {
+		t.Fatal(err)
+	}
+	have.MemberOf = []string{"elsewhere"}
+	s, err := json.Marshal(have)
+	if err != nil {
+		t.Fatal(err)
+	}
+	v2 := mint(t, order(s, "v2"))
+	if err := (Kind{}).Prove(t.Context(), v2); err != nil {
+		t.Error(err)
+	}
+	conn, err := pgx.Connect(t.Context(), admin)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close(context.Background())
+	var of string
+	if err := conn.QueryRow(t.Context(), `SELECT string_agg(roleid::regrole::text, ' ' ORDER BY roleid::regrole::text) FROM pg_auth_members WHERE member = $1::regrole`, role).Scan(&of); err != nil {
+		t.Fatal(err)
+	}
+	if of != "by_hand elsewhere" {
+		t.Errorf("%s, once of %s, is a member of %s", role, group, of)
+	}
+}
+
+// A URL by which somebody else logs in than the version is for does not prove it.
+func TestAProofIsOfTheVersion(t *testing.T) {
+	s := place(t)
+	v1 := mint(t, order(s, "v1"))
+	v2 := mint(t, order(s, "v2", v1))
+	v2.Secret = v1.Secret
+	if err := (Kind{}).Prove(t.Context(), v2); err == nil || !strings.Contains(err.Error(), "who logs in by the url is") {
+		t.Errorf("the proof by another's url: %v", err)
 	}
 }

@@ -12,7 +12,6 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
-	"slices"
 	"strings"
 	"time"
 )
@@ -21,7 +20,7 @@ import (
 const MaxOutput = 1 << 20
 
 const (
-	maxError = 4 << 10
+	maxError = 4 << 10         // of stderr, in bytes
 	killWait = 2 * time.Second // for what a killed program has left behind
 )
 
@@ -52,17 +51,17 @@ func Run(ctx context.Context, argv []string, limit time.Duration, in []byte, sec
 	// Not the server's own environment, in which there may be secrets of its own.
 	cmd.Env = []string{"PATH=" + cmp.Or(os.Getenv("PATH"), "/usr/local/bin:/usr/bin:/bin"), "HOME=" + os.Getenv("HOME"), "LANG=C.UTF-8", "TMPDIR=" + os.TempDir()}
 	cmd.Stdin = bytes.NewReader(in)
-	out, words := &bounded{limit: MaxOutput}, &tail{limit: maxError}
+	out, words := &bounded{limit: MaxOutput}, &tail{limit: maxError + maxPrinted}
 	cmd.Stdout, cmd.Stderr = out, words
 	cmd.WaitDelay = killWait
 	ownGroup(cmd)
 	err := cmd.Run()
 	said := func() string {
-		text := strings.TrimSpace(words.String())
+		var texts []string
 		for _, s := range append(secrets, out.kept) {
-			text = Scrub(text, s)
+			texts = append(texts, textsOf(s)...)
 		}
-		return text
+		return words.end(maxError, texts)
 	}
 	exit, ended := errors.AsType[*exec.ExitError](err)
 	switch {
@@ -96,63 +95,33 @@ func (b *bounded) Write(p []byte) (int, error) {
 	return len(p), nil
 }
 
-// A tail keeps the last of what is written.
+// A tail keeps the last of what is written: so many bytes, and for a while twice that.
 type tail struct {
 	kept  []byte
 	limit int
+	cut   bool
 }
 
 func (t *tail) Write(p []byte) (int, error) {
 	t.kept = append(t.kept, p...)
-	if len(t.kept) > t.limit {
-		t.kept = append([]byte("…"), t.kept[len(t.kept)-t.limit:]...)
+	if len(t.kept) > 2*t.limit {
+		t.kept, t.cut = append([]byte(nil), t.kept[len(t.kept)-t.limit:]...), true
 	}
 	return len(p), nil
 }
 
-func (t *tail) String() string { return strings.ToValidUTF8(string(t.kept), "?") }
-
-// leastScrubbed is the length from which on a text is taken out: of shorter ones
-// there are too many that mean nothing.
-const leastScrubbed = 6
-
-// Scrub takes every text of a secret out of a message. A secret that is no JSON is
-// one text.
-func Scrub(message string, secret []byte) string {
-	if len(secret) == 0 {
-		return message
+// end is the last of it without the texts. Those are looked for before it is cut, as
+// of one that is cut through there would be a rest that is found no more.
+func (t *tail) end(limit int, texts []string) string {
+	longest := 0
+	for _, s := range texts {
+		longest = max(longest, min(len(s)*growth, maxPrinted))
 	}
-	var texts []string
-	var v any
-	if err := json.Unmarshal(secret, &v); err != nil {
-		texts = []string{strings.TrimSpace(string(secret))}
-	} else {
-		texts = leaves(v, nil)
+	last := t.kept[max(0, len(t.kept)-limit-longest):]
+	from := max(0, len(last)-limit)
+	said := strings.TrimSpace(strings.ToValidUTF8(scrubbed(string(last), texts, from), "?"))
+	if from > 0 || t.cut {
+		said = "…" + said
 	}
-	slices.SortFunc(texts, func(a, b string) int { return len(b) - len(a) }) // one can be part of another
-	for _, t := range texts {
-		if len(t) >= leastScrubbed {
-			message = strings.ReplaceAll(message, t, "(secret)")
-		}
-	}
-	return message
-}
-
-func leaves(v any, to []string) []string {
-	switch v := v.(type) {
-	case string:
-		to = append(to, v)
-		for line := range strings.Lines(v) {
-			to = append(to, strings.TrimSpace(line))
-		}
-	case []any:
-		for _, x := range v {
-			to = leaves(x, to)
-		}
-	case map[string]any:
-		for _, x := range v {
-			to = leaves(x, to)
-		}
-	}
-	return to
+	return said
 }
