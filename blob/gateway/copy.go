@@ -369,7 +369,7 @@ func (d *disk) uploadPartCopy(ctx context.Context, in *s3.UploadPartCopyInput) (
 	if err != nil {
 		return out, err
 	}
-	part, err := d.posix.UploadPartWithPostFunc(finish(ctx), &s3.UploadPartInput{
+	part, err := d.putPart(ctx, &s3.UploadPartInput{
 		Bucket:        bucket,
 		Key:           in.Key,
 		UploadId:      in.UploadId,

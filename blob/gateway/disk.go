@@ -285,9 +285,32 @@ func (d *disk) UploadPart(ctx context.Context, in *s3.UploadPartInput) (*s3.Uplo
 		if err := checkUpload(in.UploadId); err != nil {
 			return nil, err
 		}
-		return d.posix.UploadPartWithPostFunc(finish(ctx), &copied, func(f *os.File) error { return checkLength(f, in.ContentLength) })
+		return d.putPart(ctx, &copied, func(f *os.File) error { return checkLength(f, in.ContentLength) })
 	}()
 	return out, d.explain("UploadPart", in.Bucket, in.Key, err)
+}
+
+// putPart puts a part that check finds good, if the upload is still there once all
+// bytes are: the backend would make the directory of one anew that has been aborted
+// or completed meanwhile.
+func (d *disk) putPart(ctx context.Context, in *s3.UploadPartInput, check func(*os.File) error) (*s3.UploadPartOutput, error) {
+	var over error
+	unlock := func() {}
+	defer func() { unlock() }()
+	out, err := d.posix.UploadPartWithPostFunc(finish(ctx), in, func(f *os.File) error {
+		if err := check(f); err != nil {
+			return err
+		}
+		unlock = d.keys.lock(filepath.Join(*in.Bucket, *in.Key))
+		if _, err := os.Stat(filepath.Join(*in.Bucket, uploadPath(*in.Key, *in.UploadId))); err != nil {
+			over = s3err.GetNoSuchUploadErr(*in.UploadId)
+		}
+		return over
+	})
+	if over != nil {
+		return nil, over
+	}
+	return out, err
 }
 
 // checkUpload keeps ids that are paths away from the disk.

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"log/slog"
 	"os"
@@ -369,4 +370,53 @@ func TestAttributesBelongToAFile(t *testing.T) {
 	if left, err := os.ReadDir(dir); len(left) > 0 {
 		t.Errorf("left is %v, %v", left, err)
 	}
+}
+
+// A part that arrives when its upload is over is refused, and the upload stays over.
+func TestAPartThatComesTooLate(t *testing.T) {
+	d := open(t, t.TempDir())
+	d.create(t, "bucket")
+	if err := d.put(t.Context(), "source", "the source"); err != nil {
+		t.Fatal(err)
+	}
+	for name, end := range map[string]func(in *s3.CompleteMultipartUploadInput) error{
+		"aborted": func(in *s3.CompleteMultipartUploadInput) error {
+			return d.AbortMultipartUpload(t.Context(), &s3.AbortMultipartUploadInput{Bucket: in.Bucket, Key: in.Key, UploadId: in.UploadId})
+		},
+		"completed": func(in *s3.CompleteMultipartUploadInput) error {
+			_, _, err := d.CompleteMultipartUpload(t.Context(), in)
+			return err
+		},
+	} {
+		in := d.upload(t, name, "part one")
+		body := &callingReader{Reader: strings.NewReader("part two"), call: func() {
+			if err := end(in); err != nil {
+				t.Errorf("%s: %v", name, err)
+			}
+		}}
+		_, err := d.UploadPart(t.Context(), &s3.UploadPartInput{
+			Bucket: in.Bucket, Key: in.Key, UploadId: in.UploadId, PartNumber: p(int32(2)), Body: body, ContentLength: p(int64(8)),
+		})
+		if !isCode(err, "NoSuchUpload") {
+			t.Errorf("a part of what is %s meanwhile: %v", name, err)
+		}
+		list, err := d.ListMultipartUploads(t.Context(), &s3.ListMultipartUploadsInput{Bucket: p("bucket"), MaxUploads: p(int32(1000))})
+		if err != nil || len(list.Uploads) > 0 {
+			t.Errorf("once it is %s: %+v, %v", name, list.Uploads, err)
+		}
+	}
+}
+
+// A callingReader calls once before its first bytes.
+type callingReader struct {
+	io.Reader
+	call func()
+}
+
+func (r *callingReader) Read(p []byte) (int, error) {
+	if call := r.call; call != nil {
+		r.call = nil
+		call()
+	}
+	return r.Reader.Read(p)
 }

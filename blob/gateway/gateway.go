@@ -238,8 +238,8 @@ func (g *Gateway) Close() error {
 		ctx, cancel := context.WithTimeout(context.Background(), grace)
 		defer cancel()
 		if e := g.app.ShutdownWithContext(ctx); e != nil {
-			g.listener.disconnect()
-			err = errors.Join(err, fmt.Errorf("gateway: stop: some requests took longer than %v and were cut off: %w", grace, e))
+			left := g.listener.disconnect()
+			err = errors.Join(err, fmt.Errorf("gateway: stop: some requests took longer than %v and were cut off (%s): %w", grace, left, e))
 		}
 		g.background.Wait()
 		g.disk.Shutdown()
@@ -266,6 +266,9 @@ func (g *Gateway) observe(c fiber.Ctx) (err error) {
 		g.log.Log(c.Context(), level, "S3 gateway: request", "method", c.Method(), "path", path,
 			"status", c.Response().StatusCode(), "duration", time.Since(start))
 	}()
+	if on, ok := c.RequestCtx().Conn().(*conn); ok {
+		on.last.Store(&request{c.Method(), path, start})
+	}
 	if _, err := url.PathUnescape(path); err != nil {
 		return answer(c, s3err.ErrInvalidURI)
 	}

@@ -2,10 +2,13 @@ package gateway
 
 import (
 	"errors"
+	"fmt"
 	"io"
 	"net"
 	"os"
+	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 )
 
@@ -30,6 +33,13 @@ type conn struct {
 	*net.TCPConn
 	from *listener
 	used bool // for Read alone
+	last atomic.Pointer[request]
+}
+
+// A request is what is told of one that holds up a stop.
+type request struct {
+	method, path string
+	start        time.Time
 }
 
 func (l *listener) Accept() (net.Conn, error) {
@@ -61,13 +71,26 @@ func (l *listener) hurry() {
 	}
 }
 
-// disconnect closes all connections.
-func (l *listener) disconnect() {
+// disconnect closes all connections, and says what they were last asked for.
+func (l *listener) disconnect() string {
+	const most = 5
 	l.mu.Lock()
 	defer l.mu.Unlock()
+	var said []string
 	for c := range l.open {
+		switch r := c.last.Load(); {
+		case len(said) == most:
+		case r == nil:
+			said = append(said, "what is not a whole request")
+		default:
+			said = append(said, fmt.Sprintf("%s %s, begun %v ago", r.method, r.path, time.Since(r.start).Round(time.Millisecond)))
+		}
 		c.TCPConn.Close()
 	}
+	if more := len(l.open) - len(said); more > 0 {
+		said = append(said, fmt.Sprintf("%d more", more))
+	}
+	return strings.Join(said, "; ")
 }
 
 func (c *conn) Read(p []byte) (int, error) {
