@@ -3,8 +3,8 @@ package daemon
 
 import (
 	"context"
-	"errors"
 	"fmt"
+	"math/rand/v2"
 	"net"
 	"os"
 	"os/exec"
@@ -93,14 +93,40 @@ func (d *Daemon) Stop() {
 // another process may take it: then start fails, and is called with another.
 func OnFreePort(ctx context.Context, start func(port int) error) error {
 	for attempt := 1; ; attempt++ {
-		listener, err := net.Listen("tcp", "127.0.0.1:0")
+		port, err := FreePort()
 		if err != nil {
 			return err
 		}
-		port := listener.Addr().(*net.TCPAddr).Port
-		err = errors.Join(listener.Close(), start(port))
-		if err == nil || attempt == 3 || ctx.Err() != nil {
+		if err := start(port); err == nil || attempt == 3 || ctx.Err() != nil {
 			return err
 		}
 	}
+}
+
+// FreePort is a port of 127.0.0.1 on which nothing listens. It is none of those that the system gives to whoever
+// connects to somewhere: a server that is killed and started again finds it still free.
+func FreePort() (int, error) {
+	const lowest = 10_000
+	end := firstGiven()
+	for range 100 {
+		port := 0 // any, where there are none to choose from
+		if end > lowest {
+			port = lowest + rand.IntN(end-lowest)
+		}
+		listener, err := net.Listen("tcp", fmt.Sprintf("127.0.0.1:%d", port))
+		if err == nil {
+			return listener.Addr().(*net.TCPAddr).Port, listener.Close()
+		}
+	}
+	return 0, fmt.Errorf("a hundred ports of 127.0.0.1 from %d to %d were tried, and none can be listened on", lowest, end-1)
+}
+
+// firstGiven is the first of the ports that the system gives to whoever connects: where it does not tell, what IANA
+// has set aside for that.
+func firstGiven() int {
+	first := 49152
+	if text, err := os.ReadFile("/proc/sys/net/ipv4/ip_local_port_range"); err == nil {
+		fmt.Sscan(string(text), &first)
+	}
+	return first
 }

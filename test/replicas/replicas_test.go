@@ -15,7 +15,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -29,6 +28,7 @@ import (
 	"github.com/taskfleet/taskfleet/cred"
 	"github.com/taskfleet/taskfleet/slugid"
 	"github.com/taskfleet/taskfleet/store"
+	"github.com/taskfleet/taskfleet/test/daemon"
 	"github.com/taskfleet/taskfleet/test/postgres"
 	"github.com/taskfleet/taskfleet/test/server"
 )
@@ -189,12 +189,11 @@ func newDatabase(t *testing.T) string {
 // freeAddress is one on which nothing listens; the same from now on, so that clients find a replica again.
 func freeAddress(t *testing.T) string {
 	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
+	port, err := daemon.FreePort()
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer l.Close()
-	return l.Addr().String()
+	return fmt.Sprintf("127.0.0.1:%d", port)
 }
 
 func (r *replica) start() error {

@@ -194,7 +194,12 @@ func (r *rabbitmq) restart(ctx context.Context, broker *daemon.Daemon, start fun
 		r.mu.Lock()
 		if !r.stopping {
 			var err error
-			if broker, err = start(ctx); err != nil {
+			for range 3 {
+				if broker, err = start(ctx); err == nil || ctx.Err() != nil {
+					break
+				}
+			}
+			if err != nil {
 				r.stopping = true
 				fmt.Fprintf(os.Stderr, "RabbitMQ, which had ended, does not start again: %v\n", err)
 			} else {
