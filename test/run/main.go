@@ -150,7 +150,7 @@ func check(ctx context.Context, c *checkout) error {
 	return runSteps(ctx,
 		step{name: "formatting", do: c.formatting},
 		step{name: "vet", do: c.vet},
-		step{name: "tests", do: c.unitTests},
+		step{name: "tests", do: c.allUnitTests},
 	)
 }
 

@@ -16,8 +16,8 @@ import (
 
 const module = "github.com/taskfleet/taskfleet"
 
-// raced are the packages in which goroutines share memory: they are tested under the race detector too, on SQLite
-// alone, since a race is in our code, not in the database's.
+// raced are the packages in which goroutines share memory: on SQLite they are tested under the race detector, and on
+// PostgreSQL without it, since a race is in our code, not in the database's.
 var raced = []string{
 	"./mirror/...", // these take longest
 	"./queue/...",
@@ -44,7 +44,7 @@ var raced = []string{
 
 // alone are tests in which there is nearly nothing at the same time that others do not have as well: thousands of calls
 // one after the other, passes that are made by hand, long texts. Under the race detector they would take ten times as
-// long, which is a third of all its time, so it goes without them.
+// long, which is a third of all its time, so it goes without them, and they are run on SQLite without it.
 var alone = []string{
 	"^TestNoInputCausesAnInternalError$",
 	"^TestALargeGroupGetsAnotherPriority$",
@@ -56,6 +56,9 @@ var alone = []string{
 	"^TestKilledAtAnyPoint$", // processes of their own
 	"^TestConformance$/./^a-large-body-is-put-in-parts$",
 }
+
+// haveAlone are the raced packages with such tests, where these have to do with the database.
+var haveAlone = []string{"./hooks", "./index", "./mirror", "./provisioner", "./queue", "./schedule"}
 
 // A checkout is the source tree under test, and what its tests are told through the environment.
 type checkout struct {
@@ -114,13 +117,40 @@ func (c *checkout) vet(ctx context.Context, out io.Writer) error {
 // have ended, with a processor that has nothing to do.
 var first = []string{module + "/mirror", module + "/queue", module + "/provisioner", module + "/blob/gateway"}
 
-// unitTests are all but those under test/, which run the built binary.
-func (c *checkout) unitTests(ctx context.Context, out io.Writer) error {
-	packages, err := c.packages(ctx)
+// allUnitTests are all but those under test/, which run the built binary, on every database that is asked for.
+func (c *checkout) allUnitTests(ctx context.Context, out io.Writer) error {
+	packages, err := c.packages(ctx, "./...")
 	if err != nil {
 		return err
 	}
 	return c.goCommand(ctx, out, testCommand(nil, packages)...)
+}
+
+// unitTests are those that raceTests does not run: of raced packages on PostgreSQL, and those that are alone on SQLite;
+// of all others on both.
+func (c *checkout) unitTests(ctx context.Context, out io.Writer) error {
+	all, err := c.packages(ctx, "./...")
+	if err != nil {
+		return err
+	}
+	twice, err := c.packages(ctx, raced...)
+	if err != nil {
+		return err
+	}
+	others := slices.DeleteFunc(all, func(name string) bool { return slices.Contains(twice, name) })
+	var wrong []error
+	for _, run := range []struct {
+		databases       string
+		flags, packages []string
+	}{
+		{"postgres", nil, twice},
+		{"sqlite,postgres", nil, others},
+		{"sqlite", []string{"-run", strings.Join(alone, "|")}, haveAlone},
+	} {
+		fmt.Fprintf(out, "-- on %s\n", strings.ReplaceAll(run.databases, ",", " and "))
+		wrong = append(wrong, c.with("TASKFLEET_TEST_DATABASES="+run.databases).goCommand(ctx, out, testCommand(run.flags, run.packages)...))
+	}
+	return errors.Join(wrong...)
 }
 
 // testCommand is for what was vetted before.
@@ -128,20 +158,28 @@ func testCommand(flags, packages []string) []string {
 	return slices.Concat([]string{"test", "-vet=off", "-p", "3", "-timeout", "30m"}, flags, packages)
 }
 
-func (c *checkout) packages(ctx context.Context) ([]string, error) {
-	list := exec.CommandContext(ctx, "go", "list", "./...")
+// packages are those of patterns, but for what is under test/ and what is to be left out.
+func (c *checkout) packages(ctx context.Context, patterns ...string) (packages []string, err error) {
+	list := exec.CommandContext(ctx, "go", append([]string{"list"}, patterns...)...)
 	list.Dir, list.Stderr = c.root, os.Stderr
 	out, err := list.Output()
 	if err != nil {
-		return nil, fmt.Errorf("go list ./...: %w", err)
+		return nil, fmt.Errorf("go list %s: %w", strings.Join(patterns, " "), err)
 	}
-	packages := slices.Clone(first)
 	for name := range strings.FieldsSeq(string(out)) {
-		if !strings.HasPrefix(name, module+"/test/") && !slices.Contains(c.without, name) && !slices.Contains(first, name) {
+		if !strings.HasPrefix(name, module+"/test/") && !slices.Contains(c.without, name) {
 			packages = append(packages, name)
 		}
 	}
+	slices.SortStableFunc(packages, func(a, b string) int { return place(a) - place(b) })
 	return packages, nil
+}
+
+func place(name string) int {
+	if i := slices.Index(first, name); i >= 0 {
+		return i
+	}
+	return len(first)
 }
 
 // raceTests are short ones where a test can be: those that do the same many times over. The detector sees that two
