@@ -234,9 +234,9 @@ func (g *Gateway) Close() error {
 		g.cancel()
 		err = g.listener.Close()
 		<-g.done
-		g.listener.hurry()
 		ctx, cancel := context.WithTimeout(context.Background(), grace)
 		defer cancel()
+		go g.listener.hurry(ctx)
 		if e := g.app.ShutdownWithContext(ctx); e != nil {
 			left := g.listener.disconnect()
 			err = errors.Join(err, fmt.Errorf("gateway: stop: some requests took longer than %v and were cut off (%s): %w", grace, left, e))
@@ -267,7 +267,8 @@ func (g *Gateway) observe(c fiber.Ctx) (err error) {
 			"status", c.Response().StatusCode(), "duration", time.Since(start))
 	}()
 	if on, ok := c.RequestCtx().Conn().(*conn); ok {
-		on.last.Store(&request{c.Method(), path, start})
+		on.serve(request{c.Method(), path, start})
+		defer on.served()
 	}
 	if _, err := url.PathUnescape(path); err != nil {
 		return answer(c, s3err.ErrInvalidURI)

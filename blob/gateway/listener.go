@@ -1,6 +1,7 @@
 package gateway
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -8,32 +9,36 @@ import (
 	"os"
 	"strings"
 	"sync"
-	"sync/atomic"
 	"time"
 )
 
-// patience is how long a connection may keep silent that was never used, when
-// the gateway is to stop.
+// patience is how long a connection may keep silent between requests, when the
+// gateway is to stop.
 const patience = 50 * time.Millisecond
 
 // A listener knows its connections. The HTTP server lets each finish its request
 // when it is to stop, and would wait for the first one of a connection as well;
-// clients open connections in advance, and may never use them.
+// clients open connections in advance, and may never use them. Nor can its notion
+// of which ones are idle be relied upon: it keeps that in variables which it lends
+// to the next connection, of another server even, before it has let go of them.
 type listener struct {
 	*net.TCPListener
 	once sync.Once
 	err  error
 
 	mu   sync.Mutex
-	open map[*conn]bool // to whether anything came over it
+	open map[*conn]bool
 }
 
-// A conn is a connection that tells when it is used for the first time.
+// A conn is a connection that knows whether a request is being served.
 type conn struct {
 	*net.TCPConn
 	from *listener
-	used bool // for Read alone
-	last atomic.Pointer[request]
+
+	mu       sync.Mutex
+	last     request
+	serving  bool
+	stopping bool
 }
 
 // A request is what is told of one that holds up a stop.
@@ -50,7 +55,7 @@ func (l *listener) Accept() (net.Conn, error) {
 	c := &conn{TCPConn: tcp, from: l}
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	l.open[c] = false
+	l.open[c] = true
 	return c, nil
 }
 
@@ -60,13 +65,20 @@ func (l *listener) Close() error {
 	return l.err
 }
 
-// hurry ends the connections that were never used, and are not soon.
-func (l *listener) hurry() {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	for c, used := range l.open {
-		if !used {
-			c.SetReadDeadline(time.Now().Add(patience))
+// hurry ends the connections on which no request is being served, and none comes
+// soon, until ctx ends.
+func (l *listener) hurry(ctx context.Context) {
+	for tick := time.NewTicker(2 * patience); ; {
+		l.mu.Lock()
+		for c := range l.open {
+			c.hurry()
+		}
+		l.mu.Unlock()
+		select {
+		case <-tick.C:
+		case <-ctx.Done():
+			tick.Stop()
+			return
 		}
 	}
 }
@@ -78,12 +90,8 @@ func (l *listener) disconnect() string {
 	defer l.mu.Unlock()
 	var said []string
 	for c := range l.open {
-		switch r := c.last.Load(); {
-		case len(said) == most:
-		case r == nil:
-			said = append(said, "what is not a whole request")
-		default:
-			said = append(said, fmt.Sprintf("%s %s, begun %v ago", r.method, r.path, time.Since(r.start).Round(time.Millisecond)))
+		if len(said) < most {
+			said = append(said, c.said())
 		}
 		c.TCPConn.Close()
 	}
@@ -93,22 +101,47 @@ func (l *listener) disconnect() string {
 	return strings.Join(said, "; ")
 }
 
+func (c *conn) said() string {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.last.method == "" {
+		return "what is not a whole request"
+	}
+	return fmt.Sprintf("%s %s, begun %v ago", c.last.method, c.last.path, time.Since(c.last.start).Round(time.Millisecond))
+}
+
+func (c *conn) hurry() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if !c.serving {
+		c.stopping = true
+		c.SetReadDeadline(time.Now().Add(patience))
+	}
+}
+
+// serve tells that a request has come, whose body may take its time.
+func (c *conn) serve(r request) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.last, c.serving = r, true
+	c.SetReadDeadline(time.Time{})
+}
+
+// served tells that the request is answered.
+func (c *conn) served() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.serving = false
+}
+
 func (c *conn) Read(p []byte) (int, error) {
 	n, err := c.TCPConn.Read(p)
-	if c.used {
-		return n, err
-	}
 	if errors.Is(err, os.ErrDeadlineExceeded) {
-		return 0, io.EOF // the client shall get no answer to what it did not ask
-	}
-	if n > 0 {
-		c.used = true
-		c.from.mu.Lock()
-		defer c.from.mu.Unlock()
-		if _, open := c.from.open[c]; open {
-			c.from.open[c] = true
+		c.mu.Lock()
+		defer c.mu.Unlock()
+		if c.stopping && !c.serving {
+			return n, io.EOF // the client shall get no answer to what it did not ask
 		}
-		c.SetReadDeadline(time.Time{})
 	}
 	return n, err
 }
