@@ -24,7 +24,7 @@ var layers = []struct {
 	{"kit", []string{"api", "event", "store", "blob", "loop", "seal", "schedule"}, false},
 	{"client", []string{"client"}, false},
 	{"services", []string{"auth", "queue", "provisioner", "worker", "index", "hooks", "secrets", "purgecache", "object", "notify", "mirror", "credentials"}, true},
-	{"surface", []string{"cmd", "graph", "bench", "references", "examples", "test"}, false},
+	{"surface", []string{"cmd", "graph", "resource", "project", "bench", "references", "examples", "test"}, false},
 }
 
 // homes are the only places that may import an SDK.

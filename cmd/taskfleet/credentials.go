@@ -33,7 +33,7 @@ One that has leaked:                               taskfleet credentials revoke`
   taskfleet credentials revoke deploy-key`,
 	},
 		newCredentialsListCommand(), newCredentialsShowCommand(), newCredentialsHistoryCommand(), newCredentialsVerifyCommand(),
-		newCredentialsRotateCommand(), newCredentialsRevokeCommand(), newCredentialsConsumedCommand(),
+		newCredentialsRotateCommand(), newCredentialsRevokeCommand(), newCredentialsConsumedCommand(), newCredentialsBootstrapCommand(),
 	)
 }
 
