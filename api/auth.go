@@ -13,7 +13,29 @@ type Identity struct {
 	ClientID string    // "" for an anonymous caller
 	Scopes   scope.Set // expanded; of an anonymous caller, what anybody may do
 	Expires  time.Time // when the credentials end; zero where they do not
+	Witness  Witness   // nil: nobody wants to know
 }
+
+// A Witness is told which needs a caller's scopes have satisfied, so that it can
+// be said which of them are of use. It must be quick: it is told of each call.
+type Witness interface {
+	Satisfied(need scope.Need, by scope.Set)
+}
+
+// Satisfies reports whether the caller's scopes grant what is needed, and tells
+// the witness if they do.
+func (i Identity) Satisfies(need scope.Need) bool {
+	if !need.SatisfiedBy(i.Scopes) {
+		return false
+	}
+	if i.Witness != nil {
+		i.Witness.Satisfied(need, i.Scopes)
+	}
+	return true
+}
+
+// Has is Satisfies of a single scope.
+func (i Identity) Has(s string) bool { return i.Satisfies(scope.Single(s)) }
 
 // A Credential is the evidence of identity in one request.
 type Credential struct {
@@ -71,7 +93,7 @@ func (c *caller) check(vars scope.Vars) error {
 	if err != nil {
 		return errors.Join(errors.New("api: authorize"), err)
 	}
-	if !need.SatisfiedBy(c.Scopes) {
+	if !c.Satisfies(need) {
 		advice := ""
 		if c.adviser != nil {
 			advice = c.adviser.Advise(c.credential, c.Identity, need.Missing(c.Scopes))

@@ -7,6 +7,8 @@ import (
 	"slices"
 	"strings"
 	"time"
+
+	"github.com/google/uuid"
 )
 
 // standardMethods are those that every service has.
@@ -160,8 +162,9 @@ func (s *Server) servePublished(w http.ResponseWriter, r *http.Request, path str
 	}
 	docs, err := s.published()
 	if err != nil {
-		s.opts.Log.Error("publishing references", "err", err)
-		http.Error(w, "the references could not be built; see the server's log", http.StatusInternalServerError)
+		incident := uuid.NewString()
+		s.opts.Log.Error("publishing references", "incidentId", incident, "err", err)
+		http.Error(w, "the references could not be built; see the server's log, incident id "+incident, http.StatusInternalServerError)
 		return
 	}
 	doc, ok := docs[path]

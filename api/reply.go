@@ -5,6 +5,8 @@ import (
 	"fmt"
 	"maps"
 	"net/http"
+	"net/url"
+	"runtime/debug"
 	"slices"
 	"strings"
 	"time"
@@ -55,7 +57,7 @@ func (s *Server) answer(w http.ResponseWriter, r *http.Request, x *exchange, q *
 	status := http.StatusOK
 	switch out := out.(type) {
 	case Stream:
-		if err := out(w, r); err != nil {
+		if err := s.stream(w, r, x, q, out); err != nil {
 			x.log().Debug("stream ended", "method", x.Name, "err", err)
 		}
 		return status
@@ -67,6 +69,10 @@ func (s *Server) answer(w http.ResponseWriter, r *http.Request, x *exchange, q *
 		err = writeReply(w, r, status, out, !x.Private)
 	default:
 		err = writeReply(w, r, status, out, !x.Private)
+	}
+	if _, ok := errors.AsType[*unencodable](err); ok { // nothing was written
+		q.who.undoAll()
+		return s.refuse(w, r, x, q, err)
 	}
 	if len(q.who.undo) > 0 {
 		// Flushing makes the kernel tell us about a connection that is gone. That the
@@ -89,10 +95,74 @@ func (c *caller) undoAll() {
 	c.undo = nil
 }
 
+// stream has a Stream write. What its caller has of it already cannot be taken back,
+// so if it panics the connection is broken.
+func (s *Server) stream(w http.ResponseWriter, r *http.Request, x *exchange, q *request, out Stream) error {
+	defer func() {
+		if p := recover(); p == http.ErrAbortHandler {
+			panic(p)
+		} else if p != nil {
+			s.incident(x, q, fmt.Errorf("panic: %v\n%s", p, debug.Stack()))
+			panic(http.ErrAbortHandler)
+		}
+	}()
+	return out(w, r)
+}
+
+// incident logs what went wrong on our side, and returns the id that the line has.
+func (s *Server) incident(x *exchange, q *request, err error) (id string) {
+	id = uuid.NewString()
+	x.log().Error("internal error", "incidentId", id, "service", x.service, "method", x.Name, "err", &fault{err, x, q})
+	return id
+}
+
+// A fault is an error that knows what the caller has sent, of which nothing must go
+// further than to the log.
+type fault struct {
+	error
+	x *exchange
+	q *request
+}
+
+func (f *fault) Unwrap() error { return f.error }
+
+// Hidden is what the caller has sent: texts, and decoded JSON.
+func (f *fault) Hidden() (list []any) {
+	doc := f.q.payload
+	if doc == nil && len(f.q.raw) > 0 {
+		doc, _ = decodeJSON(f.q.raw)
+	}
+	list = append(list, doc)
+	if doc == nil {
+		for line := range strings.Lines(string(f.q.raw)) {
+			list = append(list, strings.TrimSpace(line))
+		}
+	}
+	if f.q.who != nil { // nil: it is not known who that is
+		c := f.q.who.credential
+		list = append(list, c.Authorization)
+		for _, part := range strings.FieldsFunc(c.Authorization, func(r rune) bool { return strings.ContainsRune(" ,=\"", r) }) {
+			list = append(list, part)
+		}
+		if _, query, ok := strings.Cut(c.Resource, "?"); ok {
+			list = append(list, query)
+			if values, err := url.ParseQuery(query); err == nil {
+				list = append(list, values.Get("bewit"))
+			}
+		}
+	}
+	for _, name := range f.x.Hidden {
+		list = append(list, f.x.vars[name])
+	}
+	return list
+}
+
 // refuse answers a call that failed with err, returning the HTTP status.
 func (s *Server) refuse(w http.ResponseWriter, r *http.Request, x *exchange, q *request, err error) int {
 	a, ok := errors.AsType[*Error](err)
 	switch {
+	case ok && a.Status() >= http.StatusInternalServerError:
+		a = Errorf(a.Code, "%s (incident id %s)", a.Message, s.incident(x, q, err))
 	case ok:
 	case r.Context().Err() != nil:
 		// The caller has gone, or the server is being stopped. Saying
@@ -100,9 +170,7 @@ func (s *Server) refuse(w http.ResponseWriter, r *http.Request, x *exchange, q *
 		x.log().Debug("call broken off", "service", x.service, "method", x.Name, "err", err)
 		a = Errorf(ServiceUnavailable, "The call was broken off, as the server is being stopped. Call again.")
 	default:
-		incident := uuid.NewString()
-		x.log().Error("internal error", "incidentId", incident, "service", x.service, "method", x.Name, "err", err)
-		a = Errorf(InternalServerError, "Internal server error, incident id %s. The details are in the server's log under this id.", incident)
+		a = Errorf(InternalServerError, "Internal server error, incident id %s. The details are in the server's log under this id.", s.incident(x, q, err))
 	}
 	var payload any
 	if !x.Private {
@@ -144,6 +212,11 @@ func (e *endpoint) checkOutput(out any) error {
 	return nil
 }
 
+// An unencodable reply is one of which nothing was written.
+type unencodable struct{ error }
+
+func (e *unencodable) Unwrap() error { return e.error }
+
 // writeJSON writes v with a weak ETag, or 304 where the caller has it already.
 func writeJSON(w http.ResponseWriter, r *http.Request, status int, v any) error {
 	return writeReply(w, r, status, v, true)
@@ -156,8 +229,7 @@ func writeReply(w http.ResponseWriter, r *http.Request, status int, v any, tagge
 	}
 	b, err := encodeJSON(v)
 	if err != nil {
-		http.Error(w, `{"code":"InternalServerError","message":"the reply could not be encoded"}`, http.StatusInternalServerError)
-		return fmt.Errorf("encoding the reply: %w", err)
+		return &unencodable{fmt.Errorf("encoding the reply: %w", err)}
 	}
 	h := w.Header()
 	h.Set("Content-Type", "application/json; charset=utf-8")

@@ -325,7 +325,9 @@ func (l *runningLoop) pass(ctx context.Context) (more bool, err error) {
 	}
 	l.status.finished(took, err)
 	l.metrics.pass(took, err)
-	if err != nil {
+	if p, ok := errors.AsType[*panicked](err); ok {
+		l.log.Error("pass of a loop panicked", "error", err, "took", took, "stack", string(p.stack))
+	} else if err != nil {
 		l.log.Error("pass of a loop failed", "error", err, "took", took)
 	} else {
 		l.log.Debug("pass of a loop", "took", took, "more", more)
@@ -333,12 +335,17 @@ func (l *runningLoop) pass(ctx context.Context) (more bool, err error) {
 	return more, err
 }
 
+// A panicked is what a panic came to.
+type panicked struct {
+	error
+	stack []byte
+}
+
 // guard makes a panic an error.
 func (l *runningLoop) guard(ctx context.Context) (more bool, err error) {
 	defer func() {
 		if r := recover(); r != nil {
-			more, err = false, fmt.Errorf("panic: %v", r)
-			l.log.Error("pass of a loop panicked", "panic", r, "stack", string(debug.Stack()))
+			more, err = false, &panicked{fmt.Errorf("panic: %v", r), debug.Stack()}
 		}
 	}()
 	return l.Pass(ctx)
