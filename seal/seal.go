@@ -8,15 +8,14 @@
 //
 //	s1.KEYID.BASE64(nonce, ciphertext, tag)
 //
-// Keys change: the last one of Keys seals, all of them open. To retire a key
-// append a new one; the services that keep secrets have a loop that seals anew
-// what the old one sealed, and say in the log how much they have moved and what
-// is left. When that is nothing, remove the old key. Backups from before go on
-// needing it.
+// Keys change: the last one of Keys seals, all of them open, and Replace puts
+// others in their place while the program runs. The services that keep secrets
+// have a loop that seals anew what an old key sealed, and say in the log how much
+// they have moved and what is left. When that is nothing, the old key can go.
 //
 // Where several replicas share a database, all of them have to open what one of
-// them seals: so insert the new key before the last one first, where it does
-// not seal yet, and move it to the end when every replica has it.
+// them seals: so a new key opens on all of them before it seals on any. Package
+// ring sees to that.
 //
 // With random nonces a key is good for some four thousand million secrets.
 //
@@ -36,7 +35,9 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"slices"
 	"strings"
+	"sync/atomic"
 )
 
 // ErrUnknownKey reports a secret that was sealed with a key which is not among
@@ -123,26 +124,51 @@ func (k Key) MarshalText() ([]byte, error) {
 	return nil, errors.New("seal: a key is not to be marshalled; use Text to store it")
 }
 
-// Keys seal with the last and open with all of them.
+// Keys seal with the last and open with all of them. Which these are can change
+// while they are in use.
 type Keys struct {
+	now  atomic.Pointer[set]
+	miss atomic.Pointer[func(id string)]
+}
+
+// A set is the keys at a time. It is never changed.
+type set struct {
+	keys []Key
 	last Key
 	byID map[string]Key
 }
 
 // NewKeys returns keys, the newest one last.
 func NewKeys(keys ...Key) (*Keys, error) {
+	ks := &Keys{}
+	return ks, ks.Replace(keys...)
+}
+
+// Replace has the keys be these from now on, the newest one last. What is sealed
+// or opened meanwhile is by those from before or by these. So between Newest and
+// Seal the keys can change: what a sealed secret was sealed with is told by KeyID.
+func (ks *Keys) Replace(keys ...Key) error {
 	if len(keys) == 0 {
-		return nil, errors.New("seal: there is no key; make one with NewKey and keep its Text")
+		return errors.New("seal: there is no key; make one with NewKey and keep its Text")
 	}
-	ks := &Keys{last: keys[len(keys)-1], byID: map[string]Key{}}
+	next := &set{keys: slices.Clone(keys), last: keys[len(keys)-1], byID: map[string]Key{}}
 	for _, k := range keys {
 		if k.material == nil {
-			return nil, errors.New("seal: an empty Key among the keys")
+			return errors.New("seal: an empty Key among the keys")
 		}
-		ks.byID[k.id] = k
+		next.byID[k.id] = k
 	}
-	return ks, nil
+	ks.now.Store(next)
+	return nil
 }
+
+// Missing has f asked for a key that is not among the keys before something is
+// said to be sealed with an unknown one. It may Replace the keys. It is called by
+// whoever opens, at any time: it should be quick.
+func (ks *Keys) Missing(f func(id string)) { ks.miss.Store(&f) }
+
+// All are the keys, the newest one last.
+func (ks *Keys) All() []Key { return slices.Clone(ks.now.Load().keys) }
 
 // ParseKeys reads a file of keys: one a line, the newest one last, empty lines
 // and those beginning with # left out.
@@ -170,7 +196,11 @@ func ParseKeysWith(text string, parse func(line string) (Key, error)) (*Keys, er
 
 // Seal seals a secret for a place, say "worker/local/w-1/secret".
 func (ks *Keys) Seal(secret []byte, place string) string {
-	k := ks.last
+	return ks.now.Load().last.Seal(secret, place)
+}
+
+// Seal seals with this key.
+func (k Key) Seal(secret []byte, place string) string {
 	return format + "." + k.id + "." + encoding.EncodeToString(k.aead.Seal(nil, nil, secret, bound(k.id, place)))
 }
 
@@ -180,7 +210,11 @@ func (ks *Keys) Open(sealed, place string) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	k, ok := ks.byID[id]
+	k, ok := ks.now.Load().byID[id]
+	if miss := ks.miss.Load(); !ok && miss != nil {
+		(*miss)(id)
+		k, ok = ks.now.Load().byID[id] // whoever brought it
+	}
 	if !ok {
 		return nil, fmt.Errorf("%w (key %s, for %s)", ErrUnknownKey, id, place)
 	}
@@ -192,17 +226,26 @@ func (ks *Keys) Open(sealed, place string) ([]byte, error) {
 }
 
 // Current tells whether a secret is sealed with the newest key.
-func (ks *Keys) Current(sealed string) bool {
+func (ks *Keys) Current(sealed string) bool { return KeyID(sealed) == ks.Newest() }
+
+// KeyID is the id of the key that a secret is sealed with; "" if it is not sealed.
+func KeyID(sealed string) string {
 	id, _, err := parse(sealed)
-	return err == nil && id == ks.last.id
+	if err != nil {
+		return ""
+	}
+	return id
 }
 
+// SealedBy begins all that a key has sealed, and nothing else.
+func SealedBy(id string) (prefix string) { return format + "." + id + "." }
+
 // Newest is the id of the key that seals.
-func (ks *Keys) Newest() string { return ks.last.id }
+func (ks *Keys) Newest() string { return ks.now.Load().last.id }
 
 // Has tells whether a key is among the keys.
 func (ks *Keys) Has(id string) bool {
-	_, ok := ks.byID[id]
+	_, ok := ks.now.Load().byID[id]
 	return ok
 }
 

@@ -47,13 +47,13 @@ func TestOpensNothingElse(t *testing.T) {
 	if _, err := mustKeys(t, NewKey()).Open(sealed, place); !errors.Is(err, ErrUnknownKey) {
 		t.Errorf("with another key: %v", err)
 	}
-	otherID := strings.Replace(sealed, ks.last.id, old.id, 1)
-	for _, s := range []string{"", "hunter2", "s1..", "s2" + sealed[2:], sealed + ".", sealed[:len(sealed)-4], "s1." + ks.last.id + ".", "s1." + ks.last.id + ".!", otherID} {
+	otherID := strings.Replace(sealed, ks.Newest(), old.id, 1)
+	for _, s := range []string{"", "hunter2", "s1..", "s2" + sealed[2:], sealed + ".", sealed[:len(sealed)-4], "s1." + ks.Newest() + ".", "s1." + ks.Newest() + ".!", otherID} {
 		if _, err := ks.Open(s, place); !errors.Is(err, ErrBroken) {
 			t.Errorf("Open(%q): %v", s, err)
 		}
 	}
-	for i := len("s1.") + len(ks.last.id) + 1; i < len(sealed)-1; i++ { // every character but the last, which has spare bits
+	for i := len("s1.") + len(ks.Newest()) + 1; i < len(sealed)-1; i++ { // every character but the last, which has spare bits
 		changed := []byte(sealed)
 		if changed[i]++; changed[i] == sealed[i] {
 			continue
@@ -87,7 +87,7 @@ func TestKeysAreKeptInAFile(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if ks.last.ID() != b.ID() {
+	if ks.Newest() != b.ID() {
 		t.Error("the last one is not the newest")
 	}
 	if _, err := ks.Open(mustKeys(t, a).Seal(nil, place), place); err != nil {

@@ -2,6 +2,7 @@ package store
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"math/rand/v2"
@@ -36,6 +37,9 @@ func (e *postgresEngine) listen(ctx context.Context, waits *Waits) {
 		if ctx.Err() != nil {
 			return
 		}
+		if errors.Is(err, errLoginChanged) {
+			continue
+		}
 		failures++
 		ceiling := min(100*time.Millisecond<<min(failures-1, 10), listenBackoff)
 		wait := ceiling/2 + rand.N(ceiling/2)
@@ -50,7 +54,11 @@ func (e *postgresEngine) listen(ctx context.Context, waits *Waits) {
 
 // listenOnce listens on one connection until it is lost.
 func (e *postgresEngine) listenOnce(ctx context.Context, waits *Waits, connected func()) error {
-	conn, err := pgx.ConnectConfig(ctx, e.config.Copy())
+	config, changed := e.config.Copy(), e.login.changed()
+	if err := e.login.apply(ctx, config); err != nil {
+		return err
+	}
+	conn, err := pgx.ConnectConfig(ctx, config)
 	if err != nil {
 		return fmt.Errorf("store: listen: %w", err)
 	}
@@ -64,8 +72,15 @@ func (e *postgresEngine) listenOnce(ctx context.Context, waits *Waits, connected
 	}
 	connected()
 	waits.wakeAll()
+	// A login that was replaced is used no longer.
+	listening, stop := context.WithCancel(ctx)
+	defer stop()
+	defer context.AfterFunc(changed, stop)()
 	for {
-		n, err := next(ctx, conn)
+		n, err := next(listening, conn)
+		if changed.Err() != nil && ctx.Err() == nil {
+			return errLoginChanged
+		}
 		if err != nil {
 			return fmt.Errorf("store: listen: %w", err)
 		}

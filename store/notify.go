@@ -31,12 +31,13 @@ type notifier struct {
 	done    sync.WaitGroup
 }
 
-func newNotifier(config *pgx.ConnConfig, schema string, idle time.Duration) *notifier {
+func newNotifier(config *pgx.ConnConfig, schema string, idle time.Duration, in *login) *notifier {
 	config = config.Copy()
 	config.RuntimeParams["synchronous_commit"] = "off" // there is nothing to keep
-	db := stdlib.OpenDB(*config)
+	db := stdlib.OpenDB(*config, stdlib.OptionBeforeConnect(in.apply))
 	db.SetMaxOpenConns(1)
 	db.SetConnMaxIdleTime(idle)
+	db.SetConnMaxLifetime(idle) // so that it logs in anew, as the others do
 	n := &notifier{channel: "taskfleet_" + schema, id: rand.Text()[:10], sql: db}
 	n.closing, n.stop = context.WithCancel(context.Background())
 	return n

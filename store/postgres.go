@@ -23,6 +23,8 @@ type postgresEngine struct {
 	pool     *pgxpool.Pool
 	notifier *notifier
 	texts    sync.Map // statements by their text in Go, of which there are a few hundred
+	login    *login
+	schema   string
 }
 
 // A poolSize is how many connections there may be, and how long one is kept that
@@ -67,11 +69,12 @@ func openPostgres(ctx context.Context, url string) (*postgresEngine, error) {
 	if config.ConnectTimeout == 0 {
 		config.ConnectTimeout = 10 * time.Second
 	}
-	pool, err := openPool(ctx, url, config, size)
+	in := newLogin(config)
+	pool, err := openPool(ctx, url, config, size, in)
 	if err != nil {
 		return nil, fmt.Errorf("store: understand the PostgreSQL URL: %w", err)
 	}
-	e := &postgresEngine{config: config, pool: pool}
+	e := &postgresEngine{config: config, pool: pool, login: in}
 	var schema *string
 	var version int
 	if err := retry(ctx, func() (error, bool) { // the server may be starting, too
@@ -89,11 +92,12 @@ func openPostgres(ctx context.Context, url string) (*postgresEngine, error) {
 		pool.Close()
 		return nil, fmt.Errorf("store: PostgreSQL 13 or newer is needed, this server is version %d", version/10000)
 	}
-	e.notifier = newNotifier(config, *schema, size.idle)
+	e.schema = *schema
+	e.notifier = newNotifier(config, *schema, size.idle, in)
 	return e, nil
 }
 
-func openPool(ctx context.Context, url string, config *pgx.ConnConfig, size poolSize) (*pgxpool.Pool, error) {
+func openPool(ctx context.Context, url string, config *pgx.ConnConfig, size poolSize, in *login) (*pgxpool.Pool, error) {
 	c, err := pgxpool.ParseConfig(url)
 	if err != nil {
 		return nil, err
@@ -101,6 +105,8 @@ func openPool(ctx context.Context, url string, config *pgx.ConnConfig, size pool
 	c.ConnConfig = config.Copy()
 	c.MaxConns, c.MinConns, c.MaxConnIdleTime = int32(size.connections), 0, size.idle
 	c.MaxConnLifetime = max(c.MaxConnLifetime, size.idle) // an hour
+	c.BeforeConnect = in.apply
+	c.AfterRelease = in.keep
 	// What is large is compressed, by default in a way that took two thirds of the
 	// time of writing messages. A server may not have the faster one.
 	c.AfterConnect = func(ctx context.Context, conn *pgx.Conn) error {
