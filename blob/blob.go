@@ -74,6 +74,9 @@ type Config struct {
 	// AccessKeyID and SecretAccessKey sign the requests. Both empty means what
 	// the AWS SDK finds by itself: environment, shared files, the machine's role.
 	AccessKeyID, SecretAccessKey string
+	// Keys, if it is not nil, is instead of these what signs the requests, and may
+	// change. Stores that have the same Keys have the same account.
+	Keys *Keys
 	// PathStyle puts the bucket into the path instead of the host name. Anything
 	// but AWS usually needs it.
 	PathStyle bool
@@ -121,13 +124,23 @@ func Open(ctx context.Context, c Config) (*Store, error) {
 		}
 		endpoint = u
 	}
-	var provider aws.CredentialsProvider = credentials.NewStaticCredentialsProvider(c.AccessKeyID, c.SecretAccessKey, "")
-	if c.AccessKeyID == "" {
-		found, err := config.LoadDefaultConfig(ctx, config.WithRegion(c.Region), config.WithLogger(logging.Nop{}))
-		if err != nil {
-			return nil, fmt.Errorf("blob: look for AWS credentials: %w", err)
+	if c.Keys != nil && c.AccessKeyID != "" {
+		return nil, errors.New("blob: there are both an access key and keys that change: configure one of them")
+	}
+	provider, account := aws.CredentialsProvider(c.Keys), sha256.Sum256([]byte(c.AccessKeyID+"\n"+c.SecretAccessKey))
+	switch {
+	case c.Keys != nil:
+		account = c.Keys.account
+		if err := c.Keys.prepare(ctx, c.Region); err != nil {
+			return nil, err
 		}
-		provider = found.Credentials
+	case c.AccessKeyID != "":
+		provider = aws.NewCredentialsCache(credentials.NewStaticCredentialsProvider(c.AccessKeyID, c.SecretAccessKey, ""))
+	default:
+		var err error
+		if provider, err = foundCredentials(ctx, c.Region); err != nil {
+			return nil, err
+		}
 	}
 	transport, patient := c.Transport, c.Transport
 	if transport == nil {
@@ -135,7 +148,7 @@ func Open(ctx context.Context, c Config) (*Store, error) {
 	}
 	options := s3.Options{
 		Region:       c.Region,
-		Credentials:  aws.NewCredentialsCache(provider),
+		Credentials:  provider,
 		UsePathStyle: c.PathStyle,
 		HTTPClient:   client(transport),
 		Retryer: retry.NewStandard(func(o *retry.StandardOptions) {
@@ -158,8 +171,17 @@ func Open(ctx context.Context, c Config) (*Store, error) {
 		region:   c.Region,
 		endpoint: endpoint,
 		path:     c.PathStyle,
-		account:  sha256.Sum256([]byte(c.AccessKeyID + "\n" + c.SecretAccessKey)),
+		account:  account,
 	}, nil
+}
+
+// foundCredentials are what the SDK finds by itself.
+func foundCredentials(ctx context.Context, region string) (aws.CredentialsProvider, error) {
+	found, err := config.LoadDefaultConfig(ctx, config.WithRegion(region), config.WithLogger(logging.Nop{}))
+	if err != nil {
+		return nil, fmt.Errorf("blob: look for AWS credentials: %w", err)
+	}
+	return aws.NewCredentialsCache(found.Credentials), nil
 }
 
 func client(transport http.RoundTripper) *http.Client {

@@ -77,7 +77,7 @@ func (m *Mirror) mayRead(ctx context.Context, evidence api.Credential, o Origin)
 		if err != nil {
 			return err
 		}
-		ok = who.Scopes.Has("queue:get-artifact:" + name)
+		ok = who.Has("queue:get-artifact:" + name)
 	}
 	if !ok {
 		return api.Errorf(api.InsufficientScopes, "The artifact %q is not for everybody. Get it by the queue's getArtifact, with credentials: it leads to the nearest copy by itself.", name)
@@ -147,7 +147,7 @@ func (m *Mirror) holds(ctx context.Context, evidence api.Credential, scope strin
 		return false
 	}
 	who, err := m.auth.Authenticate(ctx, evidence)
-	return err == nil && who.Scopes.Has(scope)
+	return err == nil && who.Has(scope)
 }
 
 // A crowd is how many copies wait in a region, as of a moment. Anybody can ask for

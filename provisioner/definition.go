@@ -130,7 +130,7 @@ func mayGrant(who api.Identity, s fleet.Settings) error {
 	if err != nil {
 		return fmt.Errorf("provisioner: scopes of a pool: %w", err)
 	}
-	if need.SatisfiedBy(who.Scopes) {
+	if who.Satisfies(need) {
 		return nil
 	}
 	return api.Errorf(api.InsufficientScopes, "%s lacks scopes that config.scopes and config.secrets would give to the pool's workers. Missing:\n\n```\n%s\n```", who.ClientID, need.Missing(who.Scopes))

@@ -39,6 +39,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	amqp "github.com/rabbitmq/amqp091-go"
@@ -76,15 +77,21 @@ type Config struct {
 
 // A Publisher publishes on one connection, which it opens when it is needed.
 type Publisher struct {
-	config  Config
-	url     string
-	address string // without the password, for errors and logs
+	config Config
+
+	at atomic.Pointer[place]
 
 	mu       sync.Mutex // held while publishing
 	session  *session   // nil without a connection
 	resend   int64      // the first position of a delivery that failed,
 	resendAt int64      // and the last of it that was confirmed
 	careful  time.Time  // until when messages go one by one
+}
+
+// A place is a broker, and who connects to it.
+type place struct {
+	url     string
+	address string // without the password, for errors and logs
 }
 
 const (
@@ -116,7 +123,8 @@ func New(c Config) (*Publisher, error) {
 	if strings.ContainsAny(c.Namespace, "/\n") || len(c.Namespace) > 64 {
 		return nil, fmt.Errorf("rabbit: the namespace %.100q must be at most 64 characters without a slash", c.Namespace)
 	}
-	p := &Publisher{config: c, url: u.String(), address: fmt.Sprintf("%s://%s@%s:%d, virtual host %s", parsed.Scheme, parsed.Username, parsed.Host, parsed.Port, parsed.Vhost)}
+	p := &Publisher{config: c}
+	p.at.Store(&place{u.String(), address(parsed)})
 	names := map[string]string{}
 	for _, x := range c.Exchanges {
 		name := p.name(x)
@@ -126,6 +134,53 @@ func New(c Config) (*Publisher, error) {
 		names[name] = x
 	}
 	return p, nil
+}
+
+func address(u amqp.URI) string {
+	return fmt.Sprintf("%s://%s@%s:%d, virtual host %s", u.Scheme, u.Username, u.Host, u.Port, u.Vhost)
+}
+
+// Login has messages be published as another user from now on, or with another
+// password, if the broker lets him in and to the exchanges. Where the broker is stays
+// as it is. The connection before ends in good order when what is under way on it was
+// confirmed, so that no message is lost.
+func (p *Publisher) Login(ctx context.Context, user, password string) error {
+	u, err := url.Parse(p.at.Load().url)
+	if err != nil || user == "" {
+		return errors.New("rabbit: no user was given to connect to the broker as")
+	}
+	u.User = url.UserPassword(user, password)
+	parsed, err := amqp.ParseURI(u.String())
+	if err != nil {
+		return errors.New("rabbit: the user or the password cannot stand in a URL")
+	}
+	next := &place{u.String(), address(parsed)}
+	if next.url == p.at.Load().url {
+		return p.Declare(ctx) // is what is in use still good?
+	}
+	s, err := p.connect(ctx, next)
+	if err != nil {
+		return err
+	}
+	p.mu.Lock() // until what is being delivered was confirmed, or is left to be tried again
+	before := p.session
+	p.session = s
+	p.at.Store(next)
+	p.mu.Unlock()
+	p.end(before)
+	return nil
+}
+
+// end ends a connection in good order; nil is none.
+func (p *Publisher) end(s *session) {
+	if s == nil {
+		return
+	}
+	defer s.cut()
+	if err := s.conn.CloseDeadline(time.Now().Add(5 * time.Second)); err != nil {
+		// It was lost already, which loses nothing: what was not confirmed comes again.
+		p.config.Log.Info("the connection to RabbitMQ was not closed in good order", "err", explain(err))
+	}
 }
 
 // Loops declare the exchanges, at the start and then now and again, so that they
@@ -139,7 +194,7 @@ func (p *Publisher) Loops() []loop.Loop {
 
 // Declare declares the exchanges on a connection of its own.
 func (p *Publisher) Declare(ctx context.Context) error {
-	s, err := p.connect(ctx)
+	s, err := p.connect(ctx, p.at.Load())
 	if err != nil {
 		return err
 	}
@@ -205,7 +260,7 @@ func (p *Publisher) deliver(ctx context.Context, list []event.Message) (confirme
 		return 0, nil
 	}
 	if p.session == nil {
-		if p.session, err = p.connect(ctx); err != nil {
+		if p.session, err = p.connect(ctx, p.at.Load()); err != nil {
 			p.session = nil
 			return 0, err
 		}
@@ -225,7 +280,7 @@ func (p *Publisher) deliver(ctx context.Context, list []event.Message) (confirme
 		}
 		p.session.cut()
 		p.session = nil
-		return confirmed, fmt.Errorf("rabbit: %s: %w", p.address, err)
+		return confirmed, fmt.Errorf("rabbit: %s: %w", p.at.Load().address, err)
 	}
 	return confirmed, nil
 }
@@ -234,16 +289,8 @@ func (p *Publisher) deliver(ctx context.Context, list []event.Message) (confirme
 func (p *Publisher) Close() error {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if p.session == nil {
-		return nil
-	}
-	s := p.session
+	p.end(p.session)
 	p.session = nil
-	defer s.cut()
-	if err := s.conn.CloseDeadline(time.Now().Add(5 * time.Second)); err != nil {
-		// It was lost already, which loses nothing: what was not confirmed comes again.
-		p.config.Log.Info("the connection to RabbitMQ was not closed in good order", "err", explain(err))
-	}
 	return nil
 }
 
@@ -258,10 +305,10 @@ func (p *Publisher) name(exchange string) string {
 }
 
 // connect opens a connection and a channel, and declares the exchanges.
-func (p *Publisher) connect(ctx context.Context) (_ *session, err error) {
+func (p *Publisher) connect(ctx context.Context, at *place) (_ *session, err error) {
 	var raw net.Conn
 	host, _ := os.Hostname()
-	conn, err := amqp.DialConfig(p.url, amqp.Config{
+	conn, err := amqp.DialConfig(at.url, amqp.Config{
 		Heartbeat:  heartbeat,
 		Properties: amqp.Table{"product": "taskfleet", "connection_name": "taskfleet on " + host},
 		Dial: func(network, address string) (_ net.Conn, err error) {
@@ -273,7 +320,7 @@ func (p *Publisher) connect(ctx context.Context) (_ *session, err error) {
 		},
 	})
 	if err != nil {
-		return nil, fmt.Errorf("rabbit: connect to %s: %w", p.address, explain(err))
+		return nil, fmt.Errorf("rabbit: connect to %s: %w", at.address, explain(err))
 	}
 	s := &session{conn: conn, raw: raw, log: p.config.Log, declared: map[string]bool{}, blocks: conn.NotifyBlocked(make(chan amqp.Blocking, 16))}
 	defer func() {
@@ -286,15 +333,15 @@ func (p *Publisher) connect(ctx context.Context) (_ *session, err error) {
 	patience := s.watch()
 	defer patience.Stop()
 	if s.channel, err = conn.Channel(); err != nil {
-		return nil, fmt.Errorf("rabbit: open a channel at %s: %w", p.address, explain(err))
+		return nil, fmt.Errorf("rabbit: open a channel at %s: %w", at.address, explain(err))
 	}
 	if err := s.channel.Confirm(false); err != nil {
-		return nil, fmt.Errorf("rabbit: ask %s for confirms: %w", p.address, explain(err))
+		return nil, fmt.Errorf("rabbit: ask %s for confirms: %w", at.address, explain(err))
 	}
 	s.closed = s.channel.NotifyClose(make(chan *amqp.Error, 1))
 	for _, x := range p.config.Exchanges {
 		if err := s.declare(p.name(x)); err != nil {
-			return nil, fmt.Errorf("rabbit: %s: %w", p.address, err)
+			return nil, fmt.Errorf("rabbit: %s: %w", at.address, err)
 		}
 	}
 	return s, nil

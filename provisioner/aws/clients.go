@@ -78,8 +78,9 @@ const renewBefore = 5 * time.Minute
 // AWS's own. The SDK repeats no call of EC2: a repetition takes from the same
 // limits as a first call, and the provider keeps account of these. Credentials
 // are renewed before they end, so that no call is refused for a clock that is
-// slow.
-func SDK(ctx context.Context, endpoint string) (func(Account, string) Clients, error) {
+// slow. keys, if they are not nil, replace the credentials of the environment once
+// there are any.
+func SDK(ctx context.Context, endpoint string, keys *Keys) (func(Account, string) Clients, error) {
 	base, err := config.LoadDefaultConfig(ctx,
 		config.WithHTTPClient(awshttp.NewBuildableClient().WithTimeout(callTimeout)))
 	if err != nil {
@@ -88,6 +89,9 @@ func SDK(ctx context.Context, endpoint string) (func(Account, string) Clients, e
 	base.HTTPClient = ownBodies{base.HTTPClient}
 	if endpoint != "" {
 		base.BaseEndpoint = &endpoint
+	}
+	if keys != nil {
+		base.Credentials = keys.over(base)
 	}
 	roles := map[string]aws.CredentialsProvider{}
 	return func(a Account, region string) Clients {

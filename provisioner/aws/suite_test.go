@@ -53,7 +53,7 @@ func TestSuiteOnTheWire(t *testing.T) {
 		suite(t, config, func(t *testing.T, w *world) func(provider.Account, string) provider.Clients {
 			s := httptest.NewServer(w.cloud.Handler())
 			t.Cleanup(s.Close)
-			clients, err := provider.SDK(t.Context(), s.URL)
+			clients, err := provider.SDK(t.Context(), s.URL, nil)
 			if err != nil {
 				t.Fatal(err)
 			}

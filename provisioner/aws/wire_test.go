@@ -25,7 +25,7 @@ func TestAccountsByTheirRoles(t *testing.T) {
 	w.cloud.Deny(shut, awsfake.Denial{Action: "sts:AssumeRole"})
 	s := httptest.NewServer(w.cloud.Handler())
 	t.Cleanup(s.Close)
-	clients, err := provider.SDK(t.Context(), s.URL)
+	clients, err := provider.SDK(t.Context(), s.URL, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -87,7 +87,7 @@ func TestNewCodesAreToldByTheStatus(t *testing.T) {
 		w := newWorld(t, awsfake.Config{}, nil)
 		s := httptest.NewServer(w.cloud.Handler())
 		t.Cleanup(s.Close)
-		clients, err := provider.SDK(t.Context(), s.URL)
+		clients, err := provider.SDK(t.Context(), s.URL, nil)
 		if err != nil {
 			t.Fatal(err)
 		}
