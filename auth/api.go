@@ -21,7 +21,7 @@ credentials, which carry a subset of its scopes. A scope ` + "`assume:<roleId>`"
 		"prefix":   ``, // of clients' ids or of S3 keys; the methods look at it
 		"roleId":   `^[\x20-\x7e]+$`,
 
-		"entityType": `^(client|role|secret|hook|worker-pool)$`,
+		"entityType": `^(client|role|secret|hook|worker-pool|credential)$`,
 
 		"level":   levelPattern,
 		"bucket":  `^[a-z0-9][a-z0-9-]{1,62}[a-z0-9]$`, // without dots, which certificates for virtual hosts do not cover

@@ -19,8 +19,8 @@ import (
 //
 // It is how all services write the history: they declare an interface with
 // this one method and are handed this Auth. The entities are "client", "role",
-// "secret" by its name, "hook" by group and id with a slash between them, and
-// "worker-pool" by its id; the usual actions are "created", "updated",
+// "secret" and "credential" by name, "hook" by group and id with a slash between
+// them, and "worker-pool" by its id; the usual actions are "created", "updated",
 // "deleted" and "expired".
 func (a *Auth) Audit(tx *store.Tx, entityType, entityID, clientID, action string) error {
 	if !slices.Contains(entityTypes, entityType) {
@@ -31,7 +31,7 @@ func (a *Auth) Audit(tx *store.Tx, entityType, entityID, clientID, action string
 	return err
 }
 
-var entityTypes = []string{"client", "role", "secret", "hook", "worker-pool"}
+var entityTypes = []string{"client", "role", "secret", "hook", "worker-pool", "credential"}
 
 // A deed is what the history will say of a change: who did it, and what it was.
 type deed struct{ by, action string }
@@ -69,7 +69,14 @@ func (a *Auth) forget(ctx context.Context) (more bool, err error) {
 			DELETE FROM auth_token WHERE (client_id, token_id) IN (
 			  SELECT client_id, token_id FROM auth_token WHERE retired > 0 AND retired < $1 ORDER BY client_id, token_id LIMIT $2)`,
 			before, batch)
-		more = n == batch || retired == batch
+		if err != nil {
+			return err
+		}
+		uses, err := tx.Exec(`
+			DELETE FROM auth_scope_use WHERE (client_id, scope) IN (
+			  SELECT client_id, scope FROM auth_scope_use WHERE last_used < $1 ORDER BY client_id, scope LIMIT $2)`,
+			timestamp.Now().Add(-keepScopeUse), batch)
+		more = n == batch || retired == batch || uses == batch
 		return err
 	})
 	return more, err

@@ -119,6 +119,8 @@ type Auth struct {
 	usedMu     sync.Mutex
 	usedBy     map[*client]struct{}        // to be recorded by recordUse
 	usedTokens map[tokenKey]timestamp.Time // to be recorded by recordTokenUse
+	usedScopes map[scopeKey]timestamp.Time // to be recorded by recordScopeUse
+	scopeUses  map[string]*scopeUses       // by client
 }
 
 // never is when static clients expire, as far as callers are told.
@@ -132,6 +134,7 @@ func New(ctx context.Context, c Config) (*Auth, error) {
 		db: c.DB, events: c.Events, keys: c.Keys, log: c.Log,
 		static: map[string]*client{}, nonces: newNonces(nonceCapacity),
 		changing: make(chan struct{}, 1), usedBy: map[*client]struct{}{}, usedTokens: map[tokenKey]timestamp.Time{},
+		usedScopes: map[scopeKey]timestamp.Time{}, scopeUses: map[string]*scopeUses{},
 		retention: cmp.Or(c.AuditRetention, auditRetention),
 		aws:       c.AWS, azure: c.Azure, gcp: c.GCP, github: c.GitHub, sentry: c.Sentry, tunnelSecret: c.WebsocktunnelSecret,
 	}
@@ -168,6 +171,9 @@ func New(ctx context.Context, c Config) (*Auth, error) {
 		return nil, fmt.Errorf("auth: read clients and roles: %w", err)
 	}
 	a.seen.Store(int64(timestamp.Now()))
+	if err := a.beginScopeUse(ctx); err != nil {
+		return nil, fmt.Errorf("auth: note since when the use of scopes is recorded: %w", err)
+	}
 	if err := a.firstStart(ctx, c.Anonymous); err != nil {
 		return nil, fmt.Errorf("auth: create the role anonymous: %w", err)
 	}
@@ -239,7 +245,7 @@ func (a *Auth) Loops() []loop.Loop {
 			MaxBackoff: followInterval, Pass: a.follow,
 		},
 		{
-			Name: "auth.history", Doc: "Deletes what the history has from too long ago, and with it what is left of access tokens retired then.",
+			Name: "auth.history", Doc: "Deletes what the history has from too long ago, what is left of access tokens retired then, and which scopes were last of use long ago.",
 			When: loop.Every(time.Hour), Pass: a.forget,
 		},
 		{
@@ -249,6 +255,10 @@ func (a *Auth) Loops() []loop.Loop {
 		{
 			Name: "auth.token-use", Doc: "Records when access tokens were last used.",
 			When: loop.Every(tokenUseInterval), EveryReplica: true, Pass: a.recordTokenUse,
+		},
+		{
+			Name: "auth.scope-use", Doc: "Records which scopes of clients were of use, and when last.",
+			When: loop.Every(5 * time.Minute), EveryReplica: true, Pass: a.recordScopeUse,
 		},
 	}
 }

@@ -42,6 +42,7 @@ func (a *Auth) Authenticate(_ context.Context, r api.Credential) (api.Identity, 
 		return api.Identity{}, refusal(err)
 	}
 	a.used(id.issuer, id.token, now)
+	a.watch(&id, now)
 	return id.Identity, nil
 }
 
@@ -128,6 +129,7 @@ type identity struct {
 	api.Identity
 	issuer *client
 	token  *token // the issuer's
+	naming string // the scope of the issuer by which it gave its temporary credentials a name
 }
 
 // errUnknown is the answer to anybody who does not hold the key, whatever the
@@ -160,7 +162,10 @@ func (p *proof) verify(d directory, cache *grants, now time.Time) (identity, err
 		}
 		cache.put(p.id, p.ext, g)
 	}
-	return identity{api.Identity{ClientID: g.clientID, Scopes: g.scopes, Expires: g.expires()}, g.issuer, key.token}, nil
+	return identity{
+		Identity: api.Identity{ClientID: g.clientID, Scopes: g.scopes, Expires: g.expires()},
+		issuer:   g.issuer, token: key.token, naming: g.naming,
+	}, nil
 }
 
 // key finds the one of the grant's keys that made the proof. Before it says no it

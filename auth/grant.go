@@ -20,6 +20,7 @@ type grant struct {
 	issuer   *client // the client itself, or who issued its temporary credentials
 	keys     [maxTokens]key
 	scopes   scope.Set // after authorize
+	naming   string    // likewise: the scope by which the issuer gave the credentials a name, if it did
 }
 
 // A key belongs to one access token of a client: it is the token itself or, for
@@ -90,7 +91,8 @@ func (g *grant) authorize(d directory, holds key) error {
 			if !cred.ValidClientID(g.clientID) {
 				return fmt.Errorf("the client id does not match %s", cred.ClientIDPattern)
 			}
-			if need := "auth:create-client:" + g.clientID; !have.Has(need) {
+			need, ok := "auth:create-client:"+g.clientID, false
+			if g.naming, ok = have.Granting(need); !ok {
 				return fmt.Errorf("the issuer %s lacks the scope %s, which it takes to issue credentials of that name", c.Issuer, need)
 			}
 		}

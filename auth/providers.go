@@ -66,8 +66,8 @@ type Token struct {
 
 // Sentry knows where the errors of projects are sent.
 type Sentry interface {
-	// DSN returns the addresses of a project; for one that is not known, a
-	// ResourceNotFound error.
+	// DSN returns the addresses of a project; what it has to tell the caller is an
+	// *api.Error.
 	DSN(ctx context.Context, project string) (SentryDSN, error)
 }
 

@@ -25,8 +25,9 @@ var sentryDSN = api.Declare(api.Spec{
 	Name: "sentryDSN", Route: "GET /sentry/<project>/dsn",
 	Scopes: scope.Scope("auth:sentry:<project>"), Output: "v1/sentry-dsn-response.json#",
 	Stability: api.Stable, Category: "Sentry Credentials", Title: "Get the DSN of a Sentry project", Private: true,
-	Doc: `Returns where the errors of a project are to be sent to. The keys in these addresses are replaced regularly, and the
-old ones withdrawn a while later: ask again every day. Fails with 404 for a project that the deployment keeps no keys of.`,
+	Doc: `Returns where the errors of a project are to be sent to. A project that Sentry does not have is created. The keys in
+these addresses are replaced regularly, and the old ones withdrawn a while later: ask again every day. Fails with 404 where the
+deployment has no Sentry, and with 503 while Sentry is away and no key is good for another hour.`,
 }, func(ctx context.Context, a *Auth, c api.Call[sentryPath, api.None]) (r sentryResponse, err error) {
 	if a.sentry == nil {
 		return r, unconfigured("Sentry", "Sentry projects whose keys it keeps (auth.sentry)")

@@ -28,7 +28,7 @@ type snapshot struct {
 	grants    *grants   // of temporary credentials seen lately
 }
 
-// A client is one that may authenticate. All but the two atomics is immutable,
+// A client is one that may authenticate. All but the atomics is immutable,
 // and so is tokens.
 type client struct {
 	ClientID           string
@@ -45,6 +45,7 @@ type client struct {
 
 	lastUsed  atomic.Int64 // a timestamp.Time
 	authority atomic.Pointer[authority]
+	uses      atomic.Pointer[scopeUses]
 }
 
 // changed returns a copy of c with a change.
@@ -55,6 +56,7 @@ func (c *client) changed(f func(*client)) *client {
 		Created: c.Created, createdBy: c.createdBy, LastModified: c.LastModified, LastRotated: c.LastRotated,
 	}
 	d.lastUsed.Store(c.lastUsed.Load())
+	d.uses.Store(c.uses.Load())
 	f(d)
 	return d
 }

@@ -18,6 +18,9 @@ type Expression interface {
 	fill(*values) (Need, error)
 }
 
+// Single is the need of one scope, which is taken as it is.
+func Single(s string) Need { return Need{scope: s} }
+
 // Vars give parameters their values: a string, a []string for the "in" of a
 // ForEach, a bool for the "if" of an If.
 type Vars map[string]any
@@ -85,6 +88,24 @@ func (n Need) SatisfiedBy(have Set) bool {
 		return slices.ContainsFunc(n.of, func(m Need) bool { return m.SatisfiedBy(have) })
 	default:
 		return !slices.ContainsFunc(n.of, func(m Need) bool { return !m.SatisfiedBy(have) })
+	}
+}
+
+// Used calls f with the single scopes by which have satisfies n: of alternatives,
+// those of the first that it satisfies. It is only meaningful where n is satisfied.
+func (n Need) Used(have Set, f func(scope string)) {
+	if n.of == nil {
+		f(n.scope)
+		return
+	}
+	for _, m := range n.of {
+		if n.any && !m.SatisfiedBy(have) {
+			continue
+		}
+		m.Used(have, f)
+		if n.any {
+			return
+		}
 	}
 }
 

@@ -98,3 +98,28 @@ func TestAnEmptyAnyOfIsNeverSatisfiedAndAnEmptyAllOfAlways(t *testing.T) {
 		t.Error("wrong")
 	}
 }
+
+func TestWhatAnExpressionWasSatisfiedBy(t *testing.T) {
+	need, err := Resolve(AllOf{Scope("a:1"), AnyOf{AllOf{Scope("x"), Scope("b:1")}, Scope("c:1"), Scope("b:2")}}, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	have := NewSet("a:*", "b:*", "c:1", "d")
+	var got []string
+	need.Used(have, func(needed string) {
+		granted, ok := have.Granting(needed)
+		if !ok {
+			t.Errorf("%s is not granted", needed)
+		}
+		got = append(got, needed+" by "+granted)
+	})
+	if text := strings.Join(got, ", "); text != "a:1 by a:*, c:1 by c:1" {
+		t.Errorf("it is %s", text)
+	}
+	if member, ok := have.Granting("e"); ok {
+		t.Errorf("e is granted by %s", member)
+	}
+	if !Single("b:<x>").SatisfiedBy(have) {
+		t.Error("a single scope is not taken as it is")
+	}
+}

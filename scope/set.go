@@ -68,6 +68,17 @@ func (s Set) Has(scope string) bool {
 	return found || i > 0 && Grants(s[i-1], scope)
 }
 
+// Granting is the member of the set that grants scope, if there is one.
+func (s Set) Granting(scope string) (member string, ok bool) {
+	i, found := slices.BinarySearchFunc(s, scope, Compare)
+	if !found {
+		if i--; i < 0 || !Grants(s[i], scope) {
+			return "", false
+		}
+	}
+	return s[i], true
+}
+
 // HasAll reports whether the set grants every one of scopes.
 func (s Set) HasAll(scopes []string) bool { return s.firstMissing(scopes) == "" }
 

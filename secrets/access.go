@@ -8,6 +8,7 @@ import (
 
 	"github.com/taskfleet/taskfleet/api"
 	"github.com/taskfleet/taskfleet/scope"
+	"github.com/taskfleet/taskfleet/seal"
 	"github.com/taskfleet/taskfleet/store"
 	"github.com/taskfleet/taskfleet/timestamp"
 )
@@ -42,7 +43,8 @@ A name has up to %d bytes, and a value up to %d KiB of JSON.`, maxName, maxValue
 	if len(value) > maxValue {
 		return none, api.Errorf(api.InputError, "The member secret has %d bytes of JSON; up to %d are allowed. Keep what is large as an object or an artifact, encrypted, and its key here.", len(value), maxValue)
 	}
-	args := []any{name, s.keys.Seal(value, place(name)), s.keys.Newest(), c.Body.Expires}
+	sealed := s.keys.Seal(value, place(name))
+	args := []any{name, sealed, seal.KeyID(sealed), c.Body.Expires}
 	return none, s.db.Do(ctx, func(tx *store.Tx) error {
 		// One that has expired and was erased is not there any more, for people.
 		n, err := tx.Exec(`UPDATE secret SET sealed = $2, key_id = $3, expires = $4 WHERE name = $1 AND key_id <> ''`, args...)

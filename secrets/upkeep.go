@@ -8,6 +8,7 @@ import (
 	"slices"
 	"time"
 
+	"github.com/taskfleet/taskfleet/seal"
 	"github.com/taskfleet/taskfleet/store"
 	"github.com/taskfleet/taskfleet/timestamp"
 )
@@ -87,8 +88,8 @@ func (s *Secrets) reseal(ctx context.Context) (more bool, err error) {
 		stale := map[string]string{} // sealed, by name
 		err := s.db.View(ctx, func(tx *store.Tx) error {
 			clear(stale)
-			rows, err := tx.Query(`SELECT name, sealed FROM secret WHERE key_id <> $1 AND key_id <> '' AND name > $2 ORDER BY name LIMIT $3`,
-				newest, after, resealBatch)
+			rows, err := tx.Query(`SELECT name, sealed FROM secret WHERE (key_id <> $1 OR sealed NOT LIKE $4) AND key_id <> '' AND name > $2 ORDER BY name LIMIT $3`,
+				newest, after, resealBatch, seal.SealedBy(newest)+"%") // the keys may have changed between sealing and noting by which
 			if err != nil {
 				return err
 			}
@@ -125,7 +126,7 @@ func (s *Secrets) reseal(ctx context.Context) (more bool, err error) {
 				if anew[name] == "" {
 					continue
 				}
-				changed, err := tx.Exec(`UPDATE secret SET sealed = $3, key_id = $4 WHERE name = $1 AND sealed = $2`, name, stale[name], anew[name], newest)
+				changed, err := tx.Exec(`UPDATE secret SET sealed = $3, key_id = $4 WHERE name = $1 AND sealed = $2`, name, stale[name], anew[name], seal.KeyID(anew[name]))
 				if err != nil {
 					return err
 				}
