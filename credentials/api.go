@@ -23,9 +23,11 @@ are in no reply but that of ` + "`secret`" + `.`,
 	Params: map[string]string{
 		"name":     namePattern.String(),
 		"consumer": namePattern.String(),
+		"service":  namePattern.String(),
+		"project":  namePattern.String(),
 	},
 	Methods: []api.Method[*Credentials]{
-		listCredentials, getCredential, history, rotateNow, revokeNow, verifyNow, leftoversNow, consumedNow, secretNow,
+		listCredentials, getCredential, history, rotateNow, revokeNow, supplyNow, verifyNow, leftoversNow, retireNow, consumedNow, secretNow, bootstrap,
 	},
 	Exchanges: []api.Exchange{rotationDoneExchange, rotationFailedExchange, attentionExchange},
 }
@@ -72,10 +74,15 @@ func (c *Credentials) describe(ctx context.Context, name string) (out *view, err
 		if err != nil {
 			return err
 		}
-		if out, err = c.view(tx, name, r); err != nil || out.Rotation == nil {
+		parts, err := c.parts(tx, []string{name})
+		if err != nil {
 			return err
 		}
-		out.Rotation.Steps, err = steps(tx, out.Rotation.ID)
+		if out = c.view(name, r, parts[name]); out.Rotation == nil {
+			return nil
+		}
+		all, err := steps(tx, out.Rotation.ID)
+		out.Rotation.Steps = all[out.Rotation.ID]
 		return err
 	})
 	if errors.Is(err, store.ErrNotFound) {
@@ -116,32 +123,38 @@ var history = api.Declare(api.Spec{
 			last := list[page.Limit-1]
 			out.ContinuationToken = page.Token(strconv.FormatInt(int64(last.started), 10), last.id)
 		}
+		var ids []string
+		for _, r := range list {
+			ids = append(ids, r.id)
+		}
+		all, err := steps(tx, ids...)
 		for _, r := range list {
 			v := r.view()
-			if v.Steps, err = steps(tx, r.id); err != nil {
-				return err
-			}
+			v.Steps = all[r.id]
 			out.Rotations = append(out.Rotations, v)
 		}
-		return nil
+		return err
 	})
 	return out, err
 })
 
-// steps are those that a rotation has come to.
-func steps(tx *store.Tx, rotation string) (list []stepView, err error) {
-	rows, err := tx.Query(`SELECT step, attempt, started, ended, outcome, error FROM credential_step WHERE rotation = $1 ORDER BY started, ended`, rotation)
+// steps are those that rotations have come to.
+func steps(tx *store.Tx, rotations ...string) (all map[string][]stepView, err error) {
+	rows, err := tx.Query(`SELECT rotation, step, attempt, started, ended, outcome, error FROM credential_step
+		 WHERE rotation IN (SELECT value FROM json_each($1)) ORDER BY started, ended`, rotations)
 	if err != nil {
 		return nil, err
 	}
+	all = map[string][]stepView{}
 	for rows.Next() {
 		var s stepView
-		if err := rows.Scan((*string)(&s.Step), &s.Attempt, &s.Started, &s.Ended, &s.Outcome, &s.Error); err != nil {
+		var of string
+		if err := rows.Scan(&of, (*string)(&s.Step), &s.Attempt, &s.Started, &s.Ended, &s.Outcome, &s.Error); err != nil {
 			return nil, err
 		}
-		list = append(list, s)
+		all[of] = append(all[of], s)
 	}
-	return list, rows.Err()
+	return all, rows.Err()
 }
 
 var rotateNow = api.Declare(api.Spec{
@@ -210,6 +223,44 @@ once a day; what never was a version (state ` + "`unknown`" + `) somebody else h
 	return out, err
 })
 
+type retireRequest struct {
+	ID      string `json:"id"`
+	Forced  bool   `json:"forced"`
+	Removed bool   `json:"removed"`
+}
+
+var retireNow = api.Declare(api.Spec{
+	Name: "retire", Route: "POST /credentials/<name>/retire", Scopes: scope.Scope("credentials:retire:<name>"), Input: "v1/credential-retire-request.json#",
+	Stability: api.Experimental, Category: "Rotation", Title: "Retire what is left of a credential",
+	Doc: `Removes where it was minted what is no version of the credential: something that ` + "`leftovers`" + ` tells, which somebody else has made. What was
+seen in use lately is only removed if ` + "`forced`" + `.
+
+With ` + "`removed`" + ` it notes instead that an old version was removed by hand, so that nothing waits for it: for those whose kind this
+deployment does not have any more, or whose provider is gone.`,
+}, func(ctx context.Context, c *Credentials, call api.Call[path, retireRequest]) (none api.NoContent, err error) {
+	if call.Body.Removed {
+		return none, c.Removed(ctx, call.Path.Name, call.Body.ID, call.Caller().ClientID)
+	}
+	return none, c.Retire(ctx, call.Path.Name, call.Body.ID, call.Caller().ClientID, call.Body.Forced)
+})
+
+type supplyRequest struct {
+	Secret json.RawMessage `json:"secret"`
+}
+
+var supplyNow = api.Declare(api.Spec{
+	Name: "supply", Route: "POST /credentials/<name>/supply", Scopes: scope.Scope("credentials:supply:<name>"), Input: "v1/credential-supply-request.json#",
+	Output: "v1/credential.json#", Private: true,
+	Stability: api.Experimental, Category: "Rotation", Title: "Supply a version of a credential",
+	Doc: `Brings the new version of a credential that people make, such as a password that was bought. It is tried and handed out as any other, and
+takes the place of the one before. Bringing the same again while that goes on changes nothing.`,
+}, func(ctx context.Context, c *Credentials, call api.Call[path, supplyRequest]) (*view, error) {
+	if err := c.Supply(ctx, call.Path.Name, call.Body.Secret, call.Caller().ClientID); err != nil {
+		return nil, err
+	}
+	return c.describe(ctx, call.Path.Name)
+})
+
 type consumerPath struct {
 	Name     string `path:"name"`
 	Consumer string `path:"consumer"`
@@ -222,7 +273,7 @@ type consumedRequest struct {
 var consumedNow = api.Declare(api.Spec{
 	Name: "consumed", Route: "POST /credentials/<name>/consumers/<consumer>/consumed", Scopes: scope.Scope("credentials:consumed:<name>:<consumer>"),
 	Input: "v1/credential-consumed-request.json#", Stability: api.Experimental, Category: "Consumers", Title: "Report that a consumer uses a version",
-	Doc: "Notes that a consumer has picked a version up, so that it need not be waited for any more. Without a version it is the current one.",
+	Doc: "Notes that a consumer has picked a version up, so that it need not be waited for any more. Without a version it is the current one, if there is no other that it may use.",
 }, func(ctx context.Context, c *Credentials, call api.Call[consumerPath, consumedRequest]) (none api.NoContent, err error) {
 	return none, c.Consumed(ctx, call.Path.Name, call.Path.Consumer, call.Body.Version)
 })
@@ -235,10 +286,8 @@ type secretReply struct {
 var secretNow = api.Declare(api.Spec{
 	Name: "secret", Route: "GET /credentials/<name>/secret", Scopes: scope.Scope("credentials:reveal:<name>"), Output: "v1/credential-secret.json#", Private: true,
 	Stability: api.Experimental, Category: "Consumers", Title: "Read the secret of a credential",
-	Doc: "Returns the secret of the current version. The log says who has asked for it.",
+	Doc: "Returns the secret of the current version, with its id. The history of the credential says who has asked for it.",
 }, func(ctx context.Context, c *Credentials, call api.Call[path, api.None]) (out secretReply, err error) {
-	if out.Version, out.Secret, err = c.Reveal(ctx, call.Path.Name); err == nil {
-		c.log.Info("the secret of a credential was read", "credential", call.Path.Name, "version", out.Version, "client", call.Caller().ClientID)
-	}
+	out.Version, out.Secret, err = c.Reveal(ctx, call.Path.Name, call.Caller().ClientID)
 	return out, err
 })

@@ -25,8 +25,11 @@ func TestEveryMethodNeedsItsScopes(t *testing.T) {
 		w := newWorld(t, db, Definition{Name: "db", Kind: "mint", Consumers: []Use{{Name: "grafana"}}})
 		w.run(0)
 		apitest.Scopes(t, API, w.Credentials, apitest.Samples{
-			Path:    map[string]string{"name": "db", "consumer": "grafana"},
-			Methods: map[string]apitest.Sample{"consumed": {Body: map[string]any{}}},
+			Path: map[string]string{"name": "db", "consumer": "grafana", "service": "sentry", "project": "x"},
+			Methods: map[string]apitest.Sample{
+				"bootstrap": {Body: map[string]any{"spec": map[string]any{}}},
+				"consumed":  {Body: map[string]any{}}, "retire": {Body: map[string]any{"id": "x"}}, "supply": {Body: map[string]any{"secret": map[string]any{"a": "b"}}},
+			},
 		})
 	})
 }
@@ -99,7 +102,7 @@ func TestTheAPI(t *testing.T) {
 		if text := call(200, http.MethodGet, "/credentials/db/secret", ""); !strings.Contains(text, planted) {
 			t.Errorf("revealed is %s", text)
 		}
-		if !strings.Contains(w.log.String(), `"msg":"the secret of a credential was read","credential":"db"`) {
+		if !strings.Contains(w.log.String(), `"msg":"credential revealed","credential":"db"`) {
 			t.Error("the log does not tell who has read the secret")
 		}
 		call(200, http.MethodPost, "/credentials/db/revoke", "")

@@ -6,6 +6,8 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strings"
+	"time"
 
 	"github.com/taskfleet/taskfleet/api"
 	"github.com/taskfleet/taskfleet/credentials/internal/cut"
@@ -32,7 +34,7 @@ func (c *Credentials) Rotate(ctx context.Context, name, clientID string) error {
 	if err != nil {
 		return err
 	}
-	if err := c.begin(ctx, d, reasonRequest, clientID, false); !errors.Is(err, errRunning) {
+	if err := c.begin(ctx, d, start{reason: reasonRequest, by: clientID}); !errors.Is(err, errRunning) {
 		return err
 	}
 	return nil
@@ -48,7 +50,10 @@ func (c *Credentials) Revoke(ctx context.Context, name, clientID string) error {
 	}
 	return cut.Around(ctx, "journal revoke", func() error {
 		return c.db.Do(ctx, func(tx *store.Tx) error {
-			err := c.beginIn(tx, d, reasonRevoke, clientID, true)
+			_, err := c.beginIn(tx, d, start{reason: reasonRevoke, by: clientID, forced: true})
+			if err == nil {
+				err = c.record(tx, name, clientID, "revoked")
+			}
 			if !errors.Is(err, errRunning) {
 				return err
 			}
@@ -65,7 +70,7 @@ func (c *Credentials) Revoke(ctx context.Context, name, clientID string) error {
 			}
 			tx.AfterCommit(func() { c.log.Info("a rotation is forced", "credential", name, "client", clientID) })
 			tx.Wake(topicRotate, store.Everybody)
-			return nil
+			return c.record(tx, name, clientID, "revoked")
 		})
 	})
 }
@@ -81,11 +86,15 @@ func (c *Credentials) Consumed(ctx context.Context, name, consumer, id string) e
 		return api.Errorf(api.ResourceNotFound, "The credential %s has no consumer %s in the configuration.", name, consumer)
 	}
 	var current, state string
+	var usable []string
 	err = c.db.View(ctx, func(tx *store.Tx) error {
 		if err := tx.QueryRow(`SELECT current FROM credential WHERE name = $1`, name).Scan(&current); err != nil {
 			return err
 		}
 		if id == "" {
+			if usable, err = tx.Column(`SELECT id FROM credential_version WHERE credential = $1 AND state = 'live' ORDER BY created, id`, name); err != nil || len(usable) > 1 {
+				return err
+			}
 			id = current
 		}
 		return tx.QueryRow(`SELECT state FROM credential_version WHERE id = $1 AND credential = $2`, id, name).Scan(&state)
@@ -95,6 +104,11 @@ func (c *Credentials) Consumed(ctx context.Context, name, consumer, id string) e
 		return api.Errorf(api.ResourceNotFound, "The credential %s has no version %s.", name, id)
 	case err != nil:
 		return err
+	case id == "":
+		// The current one may be newer than what the consumer has read.
+		return api.Errorf(api.RequestConflict, "The credential %s has %d versions that %s may use: %s. Give the one that it does: "+
+			"it stands in the secret (%s), beside the file (in the file of the same name with %s), and in what the method secret returns.",
+			name, len(usable), consumer, strings.Join(usable, " and "), labelMember, labelSuffix)
 	case state != versionLive:
 		return api.Errorf(api.RequestConflict, "Version %s of the credential %s is %s: nobody can use it. The current one is %s.", id, name, state, current)
 	}
@@ -119,8 +133,17 @@ func noVersion(name string) error {
 	return api.Errorf(api.RequestConflict, "The credential %s has no version yet.", name)
 }
 
-// Reveal returns the secret of the current version.
-func (c *Credentials) Reveal(ctx context.Context, name string) (id string, secret json.RawMessage, err error) {
+// record keeps that a client has done something to a credential.
+func (c *Credentials) record(tx *store.Tx, name, clientID, action string) error {
+	tx.AfterCommit(func() { c.log.Info("credential "+action, "credential", name, "client", clientID) })
+	if c.config.Audit == nil {
+		return nil
+	}
+	return c.config.Audit.Audit(tx, "credential", name, clientID, action)
+}
+
+// Reveal returns the secret of the current version to a client, which is kept in the history.
+func (c *Credentials) Reveal(ctx context.Context, name, clientID string) (id string, secret json.RawMessage, err error) {
 	d, err := c.find(name)
 	if err != nil {
 		return "", nil, err
@@ -139,5 +162,78 @@ func (c *Credentials) Reveal(ctx context.Context, name string) (id string, secre
 	if err == nil && v.Secret == nil {
 		err = fmt.Errorf("credentials: the secret of %s is not kept", name)
 	}
-	return row.id, v.Secret, err
+	if err == nil {
+		err = c.db.Do(ctx, func(tx *store.Tx) error { return c.record(tx, name, clientID, "revealed") })
+	}
+	if err != nil {
+		return "", nil, err
+	}
+	return row.id, v.Secret, nil
+}
+
+// Retire has the provider not have something any more that is none of the credential's
+// versions. What was seen in use lately is retired only if it is forced.
+func (c *Credentials) Retire(ctx context.Context, name, id, clientID string, forced bool) error {
+	d, err := c.find(name)
+	if err != nil {
+		return err
+	}
+	list, err := c.leftovers(ctx, d)
+	if errors.Is(err, ErrNotTold) {
+		return api.Errorf(api.RequestConflict, "The provider of %s does not tell what it has; remove %s there by hand.", name, id)
+	} else if err != nil {
+		return err
+	}
+	i := slices.IndexFunc(list, func(l Leftover) bool { return l.ID == id })
+	if i < 0 {
+		return api.Errorf(api.ResourceNotFound, "The provider has no %q that is no version of %s; GET /credentials/%s/leftovers lists what it has. Versions are retired by rotate and revoke.", id, name, name)
+	}
+	v := list[i].version(d)
+	ctx, stop := context.WithTimeout(ctx, stepLimit)
+	defer stop()
+	if !forced {
+		var at time.Time
+		err := c.call(ctx, "used", []Version{v}, func() (err error) { at, err = d.kind.Used(ctx, v); return err })
+		switch {
+		case err != nil && !errors.Is(err, ErrNotTold) && !errors.Is(err, ErrNoVersion):
+			return fmt.Errorf("asking when %s was last used: %w", id, err)
+		case err == nil && !at.IsZero() && time.Since(at) < d.Quiet:
+			return api.Errorf(api.RequestConflict, "%s was seen in use at %s, which is less than %s ago. Find who uses it, or force it.", id, timestamp.Of(at), d.Quiet)
+		}
+	}
+	if err := c.gone(ctx, d.kind, v); err != nil {
+		return err
+	}
+	return c.db.Do(ctx, func(tx *store.Tx) error { return c.record(tx, name, clientID, "retired "+id) })
+}
+
+// Removed notes that a version which is not the current one was removed by hand, where
+// its provider cannot be had to do it.
+func (c *Credentials) Removed(ctx context.Context, name, id, clientID string) error {
+	return c.db.Do(ctx, func(tx *store.Tx) error {
+		var current, state string
+		err := tx.QueryRow(`SELECT current FROM credential WHERE name = $1 /*for update*/`, name).Scan(&current)
+		if err == nil {
+			err = tx.QueryRow(`SELECT state FROM credential_version WHERE id = $1 AND credential = $2`, id, name).Scan(&state)
+		}
+		switch {
+		case errors.Is(err, store.ErrNotFound):
+			return api.Errorf(api.ResourceNotFound, "The credential %s has no version %s.", name, id)
+		case err != nil:
+			return err
+		case id == current:
+			return api.Errorf(api.RequestConflict, "Version %s is the one in use. Rotate %s first.", id, name)
+		case state == versionRetired, state == versionWithdrawn:
+			return nil
+		}
+		// What runs looks again at what there is.
+		if _, err := tx.Exec(`UPDATE credential_rotation SET due = $2 WHERE credential = $1 AND state = 'running'`, name, timestamp.Now()); err != nil {
+			return err
+		}
+		if err := forget(tx, id, versionRetired); err != nil {
+			return err
+		}
+		tx.Wake(topicRotate, store.Everybody)
+		return c.record(tx, name, clientID, "noted "+id+" as removed")
+	})
 }

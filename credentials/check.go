@@ -6,12 +6,19 @@ import (
 	"fmt"
 	"time"
 
+	"github.com/taskfleet/taskfleet/seal"
 	"github.com/taskfleet/taskfleet/store"
 	"github.com/taskfleet/taskfleet/timestamp"
 )
 
 const (
 	checkEvery = 24 * time.Hour
+
+	// A check that cannot tell is repeated so often; after so many, over so long, the
+	// version is taken for broken.
+	doubtEvery   = 14 * time.Minute
+	mostDoubts   = 4
+	longestDoubt = 40 * time.Minute
 
 	keepJournal = 400 * 24 * time.Hour
 	upkeepBatch = 200
@@ -21,7 +28,8 @@ const (
 func (c *Credentials) check(ctx context.Context) (more bool, err error) {
 	var due []string
 	if err := c.db.View(ctx, func(tx *store.Tx) (err error) {
-		due, err = tx.Column(`SELECT name FROM credential WHERE checked <= $1 AND current <> '' ORDER BY checked LIMIT 100`, timestamp.Now().Add(-checkEvery))
+		due, err = tx.Column(`SELECT name FROM credential WHERE (checked <= $1 OR doubts > 0 AND checked <= $2) AND current <> '' ORDER BY checked LIMIT 100`,
+			timestamp.Now().Add(-checkEvery), timestamp.Now().Add(-doubtEvery))
 		return err
 	}); err != nil {
 		return false, err
@@ -51,13 +59,14 @@ func (c *Credentials) verify(ctx context.Context, d *defined) (wrong string, err
 	if err != nil {
 		return "", err
 	}
-	v, err := c.open(d, row)
+	kind, v, err := c.provider(d, row)
 	if err != nil {
 		return "", err
 	}
 	limited, stop := context.WithTimeout(ctx, stepLimit)
-	err = c.call(limited, "prove", []Version{v}, func() error { return d.kind.Prove(limited, v) })
+	err = c.call(limited, "prove", []Version{v}, func() error { return kind.Prove(limited, v) })
 	stop()
+	sure := err == nil || errors.Is(err, ErrNoVersion) || refused(err)
 	switch {
 	case ctx.Err() != nil:
 		return "", ctx.Err()
@@ -69,15 +78,28 @@ func (c *Credentials) verify(ctx context.Context, d *defined) (wrong string, err
 	now := timestamp.Now()
 	err = c.journal(ctx, "verify", func(tx *store.Tx) error {
 		var before string
-		if err := tx.QueryRow(`SELECT broken FROM credential WHERE name = $1 AND current = $2 /*for update*/`, d.Name, row.id).Scan(&before); errors.Is(err, store.ErrNotFound) {
+		var doubts int64
+		var since timestamp.Time
+		if err := tx.QueryRow(`SELECT broken, doubts, doubted FROM credential WHERE name = $1 AND current = $2 /*for update*/`, d.Name, row.id).Scan(&before, &doubts, &since); errors.Is(err, store.ErrNotFound) {
 			return nil // there is another one by now, which was proved
 		} else if err != nil {
 			return err
 		}
-		if _, err := tx.Exec(`UPDATE credential SET broken = $2, checked = $3 WHERE name = $1`, d.Name, wrong, now); err != nil {
+		broken, doubt := wrong, ""
+		if sure {
+			doubts, since = 0, 0
+		} else { // it may be the way there, which is nothing that a rotation mends
+			if doubts++; doubts == 1 {
+				since = now
+			}
+			if doubt = wrong; doubts < mostDoubts || now.Sub(since) < longestDoubt {
+				broken = before
+			}
+		}
+		if _, err := tx.Exec(`UPDATE credential SET broken = $2, checked = $3, doubt = $4, doubts = $5, doubted = $6 WHERE name = $1`, d.Name, broken, now, doubt, doubts, since); err != nil {
 			return err
 		}
-		if wrong == "" || before != "" {
+		if broken == "" || before != "" {
 			return nil
 		}
 		return c.alert(tx, d, nil, "the current version does not work: "+wrong)
@@ -90,6 +112,8 @@ type Leftover struct {
 	Found
 	State string `json:"state"` // of the version that it was; unknown if it never was one
 }
+
+const unknown = "unknown"
 
 // leftovers asks the provider for them. What belongs to versions in use is none.
 func (c *Credentials) leftovers(ctx context.Context, d *defined) (list []Leftover, err error) {
@@ -115,33 +139,31 @@ func (c *Credentials) leftovers(ctx context.Context, d *defined) (list []Leftove
 	if err != nil {
 		return nil, err
 	}
-	o := Order{Credential: d.Name, Settings: d.Settings}
-	for _, row := range known {
-		v, err := c.open(d, row)
-		if err != nil {
-			return nil, err
-		}
-		o.Known = append(o.Known, v)
+	o, err := c.order(d, d.site, d.Settings, known)
+	if err != nil {
+		return nil, err
 	}
 	limited, stop := context.WithTimeout(ctx, stepLimit)
 	defer stop()
-	found, err := c.list(limited, d, o)
+	found, err := c.list(limited, d.kind, o)
 	if err != nil {
 		return nil, err
 	}
 	list = []Leftover{}
 	for _, f := range found {
 		if states[f.ID] == "" { // an adopted one has the credential's name before it
-			if id := d.Name + "/" + f.ID; states[id] != "" {
+			switch id := d.Name + "/" + f.ID; states[id] {
+			case "", versionRetired: // if that is gone, somebody has made it anew
+			default:
 				f.ID = id
 			}
 		}
 		switch state := states[f.ID]; state {
 		case versionMinting, versionMinted, versionLive, versionDisabled:
 		case "":
-			list = append(list, Leftover{f, "unknown"})
+			list = append(list, Leftover{Found: f, State: unknown})
 		default:
-			list = append(list, Leftover{f, state})
+			list = append(list, Leftover{Found: f, State: state})
 		}
 	}
 	return list, nil
@@ -161,12 +183,16 @@ func (c *Credentials) sweep(ctx context.Context, d *defined) error {
 		if l.State != versionRetired && l.State != versionWithdrawn {
 			continue
 		}
-		if err := c.gone(ctx, d, Version{ID: l.ID, Credential: d.Name, Settings: d.Settings, Public: l.Public, Created: l.Created}); err != nil {
+		if err := c.gone(ctx, d.kind, l.version(d)); err != nil {
 			return err
 		}
 		c.log.Warn("what was left of an old version was removed", "credential", d.Name, "version", l.ID)
 	}
 	return nil
+}
+
+func (l Leftover) version(d *defined) Version {
+	return Version{ID: l.ID, Credential: d.Name, Settings: d.Settings, Public: l.Public, Created: l.Created}
 }
 
 // upkeep is one pass of the loop credentials.upkeep.
@@ -190,6 +216,18 @@ func (c *Credentials) upkeep(ctx context.Context) (more bool, err error) {
 	})
 }
 
+// sealAnew seals a text with the newest key; "" stays.
+func (c *Credentials) sealAnew(sealed, bound string) (string, error) {
+	if sealed == "" {
+		return "", nil
+	}
+	text, err := c.keys.Open(sealed, bound)
+	if err != nil {
+		return "", err
+	}
+	return c.keys.Seal(text, bound), nil
+}
+
 // reseal seals with the newest key what older ones have sealed.
 func (c *Credentials) reseal(ctx context.Context) error {
 	newest, after, moved := c.keys.Newest(), "", 0
@@ -198,7 +236,9 @@ func (c *Credentials) reseal(ctx context.Context) error {
 		var stale []*version
 		err := c.db.View(ctx, func(tx *store.Tx) error {
 			stale = nil
-			rows, err := tx.Query(`SELECT `+versionColumns+` FROM credential_version WHERE key_id <> $1 AND key_id <> '' AND id > $2 ORDER BY id LIMIT $3`, newest, after, upkeepBatch)
+			rows, err := tx.Query(`SELECT `+versionColumns+` FROM credential_version 
+				 WHERE (key_id <> $1 OR sealed NOT LIKE $4 AND sealed <> '' OR settings NOT LIKE $4 AND settings <> '') AND key_id <> '' AND id > $2 ORDER BY id LIMIT $3`,
+				newest, after, upkeepBatch, seal.SealedBy(newest)+"%") // the keys may have changed between sealing and noting by which
 			if err != nil {
 				return err
 			}
@@ -219,13 +259,14 @@ func (c *Credentials) reseal(ctx context.Context) error {
 		}
 		after = stale[len(stale)-1].id
 		for _, v := range stale {
-			text, err := c.keys.Open(v.sealed, v.place())
-			if err != nil {
+			sealed, err := c.sealAnew(v.sealed, v.bound())
+			settings, err2 := c.sealAnew(v.settings, v.boundSettings())
+			if err := errors.Join(err, err2); err != nil {
 				failed = append(failed, fmt.Errorf("version %s of %s: %w", v.id, v.credential, err))
 				continue
 			}
 			if err := c.db.Do(ctx, func(tx *store.Tx) error {
-				_, err := tx.Exec(`UPDATE credential_version SET sealed = $3, key_id = $4 WHERE id = $1 AND sealed = $2`, v.id, v.sealed, c.keys.Seal(text, v.place()), newest)
+				_, err := tx.Exec(`UPDATE credential_version SET sealed = $4, settings = $5, key_id = $6 WHERE id = $1 AND sealed = $2 AND settings = $3`, v.id, v.sealed, v.settings, sealed, settings, newest)
 				return err
 			}); err != nil {
 				return err

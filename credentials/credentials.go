@@ -24,6 +24,16 @@
 // everything it writes is refused when it has lost it, and what it does elsewhere
 // is given no longer than the lease lasts.
 //
+// A version remembers where it was minted, and ends there, whatever the definition says
+// by then.
+//
+// When a rotation is due is a matter of package schedule: each credential with a plan has a
+// job (plan.go). What the engine begins by itself is the first version, another try after
+// one that failed, and the move to where the definition says that it is minted now.
+//
+// Kinds whose versions people bring (Supplied) have no rotation begin that is due: it is
+// said that a version is wanted, and the rotation begins when there is one (wanted.go).
+//
 // Nothing is disabled or retired before the next one works, was handed out, and the
 // provider, where it tells, has not seen the old one in use for a while. Only a
 // rotation that is forced (revoke) does not wait.
@@ -56,6 +66,7 @@ import (
 
 	"github.com/taskfleet/taskfleet/event"
 	"github.com/taskfleet/taskfleet/loop"
+	"github.com/taskfleet/taskfleet/schedule"
 	"github.com/taskfleet/taskfleet/seal"
 	"github.com/taskfleet/taskfleet/slugid"
 	"github.com/taskfleet/taskfleet/store"
@@ -85,13 +96,36 @@ type Config struct {
 	// Secrets writes secrets of the platform; nil: there are none.
 	Secrets Secrets
 
+	// Schedule has the jobs that say when rotations are due; nil: none is due by itself.
+	Schedule *schedule.Schedule
+
+	// Audit keeps the history of who did what; nil: the log alone tells.
+	Audit Auditor
+
+	// Notices writes to people; nil: none are written.
+	Notices Notices
+
 	// Platform are the parts of the platform that use credentials, by name.
 	Platform map[string]Part
+
+	// Bootstrappers know services elsewhere at which projects need something, by name.
+	Bootstrappers map[string]Bootstrapper
 }
 
 // Secrets is where secrets of the platform are set.
 type Secrets interface {
 	Set(ctx context.Context, name string, value json.RawMessage, expires timestamp.Time) error
+}
+
+// An Auditor keeps the history: who did what to an entity, written in the transaction
+// that does it.
+type Auditor interface {
+	Audit(tx *store.Tx, entityType, entityID, clientID, action string) error
+}
+
+// Notices is how people are written to.
+type Notices interface {
+	Write(ctx context.Context, address, subject, text string) error
 }
 
 // A Part is a part of the platform that uses a credential. It is given the secret
@@ -108,6 +142,9 @@ type Credentials struct {
 	defined map[string]*defined
 	names   []string // in order
 	hold    string   // begins the leases of this process
+
+	mu      sync.Mutex
+	toWrite []notice // to people
 	given   sync.Map // what parts of the platform have, by credential and consumer
 }
 
@@ -125,20 +162,24 @@ func New(ctx context.Context, c Config) (*Credentials, error) {
 		case s.defined[d.Name] != nil:
 			return nil, fmt.Errorf("credentials: there are two definitions of %s", d.Name)
 		}
-		x := s.define(d)
-		if x.wrong != "" {
-			c.Log.Error("a credential is defined wrongly, and is not rotated", "credential", d.Name, "err", x.wrong)
+		s.defined[d.Name] = s.define(d)
+	}
+	apart(s.defined)
+	for _, name := range sortedKeys(s.defined) {
+		if x := s.defined[name]; x.wrong != "" {
+			c.Log.Error("a credential is defined wrongly, and is not rotated", "credential", name, "err", x.wrong)
 		}
-		s.defined[d.Name] = x
 	}
 	s.names = sortedKeys(s.defined)
 	s.metrics = newMetrics(c.Metrics, s)
-	return s, nil
+	return s, s.scheduled(ctx)
 }
 
 const (
 	topicRotate  = "credentials.rotate"
 	topicDeliver = "credentials.deliver"
+
+	topicPublished = "credentials.published." // and the name of the credential: its rotation was published, or has failed
 )
 
 // Loops are the work that goes on beside the calls.

@@ -86,7 +86,7 @@ func TestAConsumerThatMustPickUpIsWaitedFor(t *testing.T) {
 		w.run(72 * hours / 8)
 		v := w.is("db", Waiting, "waits for grafana", "taskfleet credentials revoke db")
 		for _, c := range []struct{ consumer, version, says string }{
-			{"nobody", "", "no consumer nobody"}, {"grafana", "fN1SbArXTPSVFNUvaOlinQ", "no version"},
+			{"nobody", "", "no consumer nobody"}, {"grafana", "fN1SbArXTPSVFNUvaOlinQ", "no version"}, {"grafana", "", "has 2 versions that grafana may use"},
 		} {
 			if err := w.Consumed(t.Context(), "db", c.consumer, c.version); err == nil || !strings.Contains(err.Error(), c.says) {
 				t.Errorf("%+v: %v", c, err)
@@ -97,7 +97,7 @@ func TestAConsumerThatMustPickUpIsWaitedFor(t *testing.T) {
 		}
 		w.run(2 * time.Minute)
 		w.is("db", Waiting)
-		if err := w.Consumed(t.Context(), "db", "grafana", ""); err != nil {
+		if err := w.Consumed(t.Context(), "db", "grafana", v.Current); err != nil {
 			t.Fatal(err)
 		}
 		w.run(3 * time.Minute)
@@ -276,6 +276,18 @@ func TestARotationThatWasAskedForIsWhatTheStateTells(t *testing.T) {
 		w.kind.failWith("mint", nil)
 		w.run(time.Minute)
 		w.is("db", Good)
+	})
+}
+
+// What a provider says can be of any length, and of what no database takes.
+func TestAProviderThatSaysTooMuch(t *testing.T) {
+	storetest.Each(t, func(t *testing.T, db *store.DB) {
+		w := newWorld(t, db, Definition{Name: "db", Kind: "mint"})
+		w.kind.failWith("mint", Refused("no\x00no\xff\x1b[2J%s", strings.Repeat("é", 1<<20)))
+		w.run(time.Minute)
+		if v := w.is("db", Failed, "no no? [2Jé"); len(v.Why) > 2*maxWords {
+			t.Errorf("%d bytes are kept of it", len(v.Why))
+		}
 	})
 }
 
@@ -498,7 +510,7 @@ func TestSecretsAreSealedAnew(t *testing.T) {
 		if config.Keys, err = seal.NewKeys(newest); err != nil {
 			t.Fatal(err)
 		}
-		_, secret, err := w.start(config).Reveal(t.Context(), "db")
+		_, secret, err := w.start(config).Reveal(t.Context(), "db", "tester")
 		if err != nil || !strings.Contains(string(secret), planted) {
 			t.Errorf("with the new key alone: %s, %v", secret, err)
 		}

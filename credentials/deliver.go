@@ -1,14 +1,11 @@
 package credentials
 
 import (
-	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"math/rand/v2"
-	"os"
-	"path/filepath"
 	"slices"
 	"strings"
 	"sync"
@@ -52,15 +49,16 @@ func pickedUp(tx *store.Tx, p pickup) error {
 	return err
 }
 
-// pickups are those of a credential.
-func pickups(tx *store.Tx, name string) (list []pickup, err error) {
-	rows, err := tx.Query(`SELECT consumer, replica, version, confirmed, at, seen, error FROM credential_pickup WHERE credential = $1 ORDER BY consumer, replica`, name)
+// pickups are those of credentials.
+func pickups(tx *store.Tx, names ...string) (list []pickup, err error) {
+	rows, err := tx.Query(`SELECT credential, consumer, replica, version, confirmed, at, seen, error FROM credential_pickup
+		 WHERE credential IN (SELECT value FROM json_each($1)) ORDER BY credential, consumer, replica`, names)
 	if err != nil {
 		return nil, err
 	}
 	for rows.Next() {
-		p := pickup{credential: name}
-		if err := rows.Scan(&p.consumer, &p.replica, &p.version, &p.confirmed, &p.at, &p.seen, &p.err); err != nil {
+		var p pickup
+		if err := rows.Scan(&p.credential, &p.consumer, &p.replica, &p.version, &p.confirmed, &p.at, &p.seen, &p.err); err != nil {
 			return nil, err
 		}
 		list = append(list, p)
@@ -304,12 +302,7 @@ func (c *Credentials) missing(d *defined, u Use, v Version) bool {
 		id, _ := c.given.Load(d.Name + "/" + u.Name)
 		return id != v.ID
 	case u.File != "":
-		text, err := u.content(v)
-		if err != nil {
-			return true
-		}
-		there, err := os.ReadFile(u.File)
-		return err != nil || !bytes.Equal(text, there)
+		return c.lacking(u, v)
 	}
 	return false
 }
@@ -320,11 +313,7 @@ func (c *Credentials) hand(ctx context.Context, u Use, v Version) error {
 	defer stop()
 	switch {
 	case u.File != "":
-		text, err := u.content(v)
-		if err != nil {
-			return err
-		}
-		return writeFile(u.File, text)
+		return c.writeFiles(u, v)
 	case u.Platform != "":
 		return c.config.Platform[u.Platform](ctx, v.ID, v.Secret)
 	}
@@ -334,45 +323,6 @@ func (c *Credentials) hand(ctx context.Context, u Use, v Version) error {
 	}
 	_, err = program.Run(ctx, u.Command, commandLimit, in, v.Secret)
 	return err
-}
-
-// content is what a file holds.
-func (u Use) content(v Version) ([]byte, error) {
-	if u.Member == "" {
-		return append(slices.Clone([]byte(v.Secret)), '\n'), nil
-	}
-	var all map[string]json.RawMessage
-	if err := json.Unmarshal(v.Secret, &all); err != nil {
-		return nil, errors.New("the secret is no JSON object")
-	}
-	value, ok := all[u.Member]
-	if !ok {
-		return nil, fmt.Errorf("the secret has no member %q; it has %v", u.Member, sortedKeys(all))
-	}
-	var text string
-	if json.Unmarshal(value, &text) == nil {
-		return []byte(text), nil
-	}
-	return value, nil
-}
-
-// writeFile replaces a file in one moment. Only its owner can read it.
-func writeFile(name string, text []byte) (err error) {
-	f, err := os.CreateTemp(filepath.Dir(name), "."+filepath.Base(name)+".*") // 0600
-	if err != nil {
-		return err
-	}
-	defer func() {
-		if err != nil {
-			os.Remove(f.Name())
-		}
-	}()
-	_, err = f.Write(text)
-	err = errors.Join(err, f.Sync())
-	if err := errors.Join(err, f.Close()); err != nil {
-		return err
-	}
-	return os.Rename(f.Name(), name)
 }
 
 // unconfirmed are the consumers that are not known to use a version. Among them,

@@ -71,7 +71,7 @@ func TestEveryReplicaGetsItsFilesAndCommands(t *testing.T) {
 		if err := os.Remove(filepath.Join(dir, "away")); err != nil {
 			t.Fatal(err)
 		}
-		if err := w.Consumed(t.Context(), "db", "proxy", ""); err != nil {
+		if err := w.Consumed(t.Context(), "db", "proxy", v.Current); err != nil {
 			t.Fatal(err)
 		}
 		w.run(0)

@@ -38,6 +38,7 @@ func (c *Credentials) rotate(ctx context.Context) (more bool, err error) {
 	if err := c.enrol(ctx); err != nil {
 		return false, err
 	}
+	c.write(ctx)
 	var due []*rotation
 	err = c.db.View(ctx, func(tx *store.Tx) (err error) {
 		now := timestamp.Now()
@@ -109,10 +110,10 @@ func (c *Credentials) enrol(ctx context.Context) error {
 			continue
 		}
 		r := have[name]
-		if r != nil && r.plan == d.planText() && r.kind == d.Kind && r.place == d.place && (running[name] || !r.due(now)) {
+		if r != nil && r.defined(d) && (running[name] || !r.due(d, now)) {
 			continue
 		}
-		if err := c.begin(ctx, d, "", "", false); err != nil {
+		if err := c.begin(ctx, d, start{}); err != nil {
 			return err
 		}
 	}
@@ -122,94 +123,139 @@ func (c *Credentials) enrol(ctx context.Context) error {
 // planText tells one plan from another; it is also what people are shown.
 func (d *defined) planText() string { return d.Plan.String() }
 
-// due tells that a credential is to be rotated: it has no version and nobody says
-// when it is tried again, or its time has come.
-func (r *row) due(now timestamp.Time) bool {
-	if r.current == "" && r.failures == 0 {
-		return true
-	}
-	return !r.next.IsZero() && r.next <= now
+// defined tells that a credential is known to be as its definition says.
+func (r *row) defined(d *defined) bool {
+	return r.plan == d.planText() && r.kind == d.Kind && r.place == d.place
 }
+
+// due tells that a credential is to be rotated though neither its job nor anybody asks:
+// there is no version yet, the last rotation has failed and is tried again, its place is
+// another one, or the version in use is about to end by itself.
+func (r *row) due(d *defined, now timestamp.Time) bool {
+	switch {
+	case d.supplied():
+		return r.wants(d, now)
+	case r.failures > 0:
+		return !r.next.IsZero() && r.next <= now
+	}
+	return r.current == "" || r.moved(d) || r.expiring(now)
+}
+
+// expiring tells that the version in use has to be replaced, as it ends by itself.
+func (r *row) expiring(now timestamp.Time) bool { return !r.latest.IsZero() && r.latest <= now }
+
+// moved tells that the version in use was minted where the definition does not say any more.
+func (r *row) moved(d *defined) bool { return r.current != "" && r.site != d.site }
 
 var errRunning = errors.New("credentials: a rotation is under way")
 
-// begin begins a rotation: because somebody asks for it, for a reason, or with "" if
-// one is due. The version that it makes is written down with it.
-func (c *Credentials) begin(ctx context.Context, d *defined, reason, by string, forced bool) error {
+// A start is why a rotation begins.
+type start struct {
+	reason   string // "" if one is due
+	by       string // who asks for it
+	forced   bool
+	occasion timestamp.Time // of the job; zero: none
+	supplied []byte         // the secret that somebody has brought
+}
+
+// begin begins a rotation. The version that it makes is written down with it.
+func (c *Credentials) begin(ctx context.Context, d *defined, s start) error {
 	return cut.Around(ctx, "journal begin", func() error {
-		return c.db.Do(ctx, func(tx *store.Tx) error { return c.beginIn(tx, d, reason, by, forced) })
+		return c.db.Do(ctx, func(tx *store.Tx) error {
+			_, err := c.beginIn(tx, d, s)
+			return err
+		})
 	})
 }
 
-func (c *Credentials) beginIn(tx *store.Tx, d *defined, reason, by string, forced bool) error {
+// beginIn does so in a transaction, and returns the id of the rotation; "" if there is
+// none, as none is due, or somebody has to supply a version first.
+func (c *Credentials) beginIn(tx *store.Tx, d *defined, s start) (id string, err error) {
 	now := timestamp.Now()
-	if _, err := tx.Exec(`INSERT INTO credential (name, kind, place, current, plan, next, failures, trouble, broken, checked, again)
-		 VALUES ($1, $2, $3, '', '', 0, 0, '', '', 0, $4) ON CONFLICT (name) DO NOTHING`, d.Name, d.Kind, d.place, false); err != nil {
-		return err
+	if _, err := tx.Exec(`INSERT INTO credential (name, kind, place, site, current, since, latest, plan, next, failures, trouble, broken, doubt, doubts, doubted, checked, wanted, reminded, again)
+		 VALUES ($1, '', '', '', '', 0, 0, '', 0, 0, '', '', '', 0, 0, 0, 0, 0, $2) ON CONFLICT (name) DO NOTHING`, d.Name, false); err != nil {
+		return "", err
 	}
 	var r row
 	if err := r.scan(tx.QueryRow(`SELECT `+rowColumns+` FROM credential WHERE name = $1 /*for update*/`, d.Name)); err != nil {
-		return err
+		return "", err
 	}
-	if r.plan != d.planText() || r.kind != d.Kind || r.place != d.place { // it was defined anew
+	if !r.defined(d) { // it was defined anew
 		next := r.next
-		if r.plan != d.planText() && r.failures == 0 {
-			next = 0
-			if r.current != "" {
-				var since timestamp.Time
-				if err := tx.QueryRow(`SELECT published FROM credential_version WHERE id = $1`, r.current).Scan(&since); err != nil {
-					return err
+		if r.plan != d.planText() {
+			if r.failures == 0 {
+				next = 0
+				if r.current != "" {
+					next = soonest(d.Plan.next(d.Name, r.since), r.latest)
 				}
-				next = d.Plan.next(d.Name, since)
+			}
+			if err := c.putJobs(tx, d, r.since); err != nil {
+				return "", err
 			}
 		}
 		if _, err := tx.Exec(`UPDATE credential SET plan = $2, kind = $3, place = $4, next = $5 WHERE name = $1`, d.Name, d.planText(), d.Kind, d.place, next); err != nil {
-			return err
+			return "", err
 		}
 		r.next = next
 	}
-	var running string
-	err := tx.QueryRow(`SELECT id FROM credential_rotation WHERE credential = $1 AND state = 'running'`, d.Name).Scan(&running)
+	err = tx.QueryRow(`SELECT id FROM credential_rotation WHERE credential = $1 AND state = 'running'`, d.Name).Scan(&id)
 	switch {
-	case err == nil && reason == "":
-		return nil
+	case err == nil && s.reason == "":
+		return id, nil
 	case err == nil:
-		return errRunning
+		return id, errRunning
 	case !errors.Is(err, store.ErrNotFound):
-		return err
-	case reason == "" && !r.due(now):
-		return nil // another replica was faster, or there was only something to note
-	case reason == "" && r.current == "":
-		reason = reasonFirst
-	case reason == "":
-		reason = reasonSchedule
+		return "", err
+	case s.reason == "" && !r.due(d, now):
+		return "", nil // another replica was faster, or there was only something to note
+	case d.supplied() && s.supplied == nil:
+		return "", c.want(tx, d, &r, s)
+	case s.reason != "":
+	case r.current == "":
+		s.reason = reasonFirst
+	case r.failures > 0:
+		s.reason = reasonRetry
+	case r.moved(d):
+		s.reason = reasonMoved
+	default:
+		s.reason = reasonExpiring
 	}
-	if r.again { // one that was forced has failed
-		forced, reason = true, reasonRevoke
+	if r.again { // one that was forced has failed, or waits for what is supplied
+		s.forced, s.reason = true, reasonRevoke
 		if _, err := tx.Exec(`UPDATE credential SET again = $2 WHERE name = $1`, d.Name, false); err != nil {
-			return err
+			return "", err
 		}
 	}
-	v := &version{id: slugid.New(), credential: d.Name}
+	v := &version{id: slugid.New(), credential: d.Name, state: versionMinting, created: now}
 	seed := newSeed()
-	if _, err := tx.Exec(`INSERT INTO credential_version (id, credential, state, public, sealed, key_id, created, published, disabled, retired, used)
-		 VALUES ($1, $2, 'minting', '', $3, $4, $5, 0, 0, 0, 0)`, v.id, d.Name, c.keys.Seal(seed, v.place()), c.keys.Newest(), now); err != nil {
-		return err
+	if d.supplied() {
+		seed = s.supplied
+		if _, err := tx.Exec(`UPDATE credential SET wanted = 0, reminded = 0 WHERE name = $1`, d.Name); err != nil {
+			return "", err
+		}
 	}
-	_, err = tx.Exec(`INSERT INTO credential_rotation (id, credential, version, reason, by_client, forced, state, step, due, attempt, note, alerted, started, ended, lease, lease_until)
-		 VALUES ($1, $2, $3, $4, $5, $6, 'running', $7, $8, 0, '', $9, $8, 0, '', 0)`, slugid.New(), d.Name, v.id, reason, by, forced, string(stepAdopt), now, false)
+	v.sealed = c.keys.Seal(seed, v.bound())
+	c.here(v, d)
+	if err := c.insert(tx, v); err != nil {
+		return "", err
+	}
+	id = slugid.New()
+	_, err = tx.Exec(`INSERT INTO credential_rotation (id, credential, version, reason, by_client, occasion, forced, state, step, due, attempt, note, alerted, started, ended, lease, lease_until)
+		 VALUES ($1, $2, $3, $4, $5, $6, $7, 'running', $8, $9, 0, '', $10, $9, 0, '', 0)`, id, d.Name, v.id, s.reason, s.by, s.occasion, s.forced, string(stepAdopt), now, false)
 	tx.AfterCommit(func() {
-		c.log.Info("a rotation begins", "credential", d.Name, "version", v.id, "reason", reason, "client", by)
+		c.log.Info("a rotation begins", "credential", d.Name, "version", v.id, "reason", s.reason, "client", s.by)
 	})
 	tx.Wake(topicRotate, store.Everybody)
-	return err
+	return id, err
 }
 
 // advance takes a rotation as far as it goes.
 func (c *Credentials) advance(ctx context.Context, d *defined, r *rotation) error {
 	lease := c.hold + " " + slugid.New()
+	var asked time.Time
 	if err := c.journal(ctx, "take", func(tx *store.Tx) error {
-		now := timestamp.Now()
+		asked = time.Now()
+		now := timestamp.Of(asked)
 		n, err := tx.Exec(`UPDATE credential_rotation SET lease = $2, lease_until = $3 WHERE id = $1 AND state = 'running' AND due <= $4 AND lease_until <= $4`,
 			r.id, lease, now.Add(leaseFor), now)
 		if err == nil && n == 0 {
@@ -219,23 +265,14 @@ func (c *Credentials) advance(ctx context.Context, d *defined, r *rotation) erro
 	}); err != nil {
 		return err
 	}
-	held, end := c.keep(ctx, r.id, lease)
+	held, end := c.keep(ctx, r.id, lease, asked.Add(leaseFor))
 	defer end()
-	for {
-		list := []*rotation{}
-		if err := c.db.View(held, func(tx *store.Tx) (err error) {
-			list, err = rotations(tx, `id = $1 AND lease = $2 AND state = 'running'`, r.id, lease)
-			return err
-		}); err != nil {
+	for step := r.step; ; {
+		next, err := c.attempt(held, d, r.id, lease, step)
+		if err != nil || next == "" {
 			return lost(held, err)
 		}
-		if len(list) == 0 {
-			return errLost
-		}
-		goesOn, err := c.attempt(held, d, list[0])
-		if err != nil || !goesOn {
-			return lost(held, err)
-		}
+		step = next
 	}
 }
 
@@ -247,13 +284,12 @@ func lost(ctx context.Context, err error) error {
 	return err
 }
 
-// keep renews a lease until end is called. Its context ends when the lease is lost,
-// or might be.
-func (c *Credentials) keep(ctx context.Context, id, lease string) (_ context.Context, end func()) {
+// keep renews a lease, which lasts until a time, until end is called. Its context ends
+// when the lease is lost, or might be.
+func (c *Credentials) keep(ctx context.Context, id, lease string, until time.Time) (_ context.Context, end func()) {
 	held, cancel := context.WithCancelCause(ctx)
 	var renewing sync.WaitGroup
 	renewing.Go(func() {
-		until := time.Now().Add(leaseFor)
 		tick := time.NewTicker(leaseRenew)
 		defer tick.Stop()
 		for {
@@ -314,34 +350,47 @@ type outcome struct {
 	write  func(tx *store.Tx) error
 }
 
-// attempt attempts the step that a rotation is at, and tells whether it goes on at
-// once.
-func (c *Credentials) attempt(ctx context.Context, d *defined, r *rotation) (goesOn bool, err error) {
+// attempt attempts the step that a rotation is at, and tells which one is to be
+// attempted next; "" if none is at once.
+func (c *Credentials) attempt(ctx context.Context, d *defined, id, lease string, step Step) (next Step, err error) {
 	began := timestamp.Now()
-	if err := c.journal(ctx, string(r.step)+" begins", func(tx *store.Tx) error {
+	var r *rotation
+	s := &scene{d: d}
+	if err := c.journal(ctx, string(step)+" begins", func(tx *store.Tx) error {
+		list, err := rotations(tx, `id = $1 AND lease = $2 AND state = 'running'`, id, lease)
+		if err != nil {
+			return err
+		}
+		if len(list) == 0 {
+			return errLost
+		}
+		r = list[0]
+		if err := s.read(tx, r); err != nil {
+			return err
+		}
 		if err := r.write(tx, `attempt = $3`, r.attempt+1); err != nil {
 			return err
 		}
-		_, err := tx.Exec(`INSERT INTO credential_step (rotation, step, attempt, started, ended, outcome, error) VALUES ($1, $2, $3, $4, 0, 'running', '')
+		_, err = tx.Exec(`INSERT INTO credential_step (rotation, step, attempt, started, ended, outcome, error) VALUES ($1, $2, $3, $4, 0, 'running', '')
 			 ON CONFLICT (rotation, step) DO UPDATE SET attempt = excluded.attempt, ended = 0, outcome = 'running', error = ''`, r.id, string(r.step), r.attempt+1, began)
 		return err
 	}); err != nil {
-		return false, err
+		return "", err
 	}
 	limited, stop := context.WithTimeout(ctx, stepLimit)
-	out, failure := c.step(limited, d, r)
+	out, failure := c.step(limited, s)
 	stop()
 	if ctx.Err() != nil {
-		return false, context.Cause(ctx) // the attempt is repeated, here or elsewhere
+		return "", context.Cause(ctx) // the attempt is repeated, here or elsewhere
 	}
 	if failure != nil {
 		out = c.failed(r, failure)
 	}
 	err = c.journal(ctx, string(r.step)+" ends", func(tx *store.Tx) error { return c.end(tx, d, r, out, failure) })
-	if err != nil {
-		return false, err
+	if err != nil || !out.wait.IsZero() {
+		return "", err
 	}
-	return out.next != "" && out.wait.IsZero(), nil
+	return out.next, nil
 }
 
 // failed is what becomes of a rotation one attempt of which has failed.
@@ -440,6 +489,9 @@ func (c *Credentials) finish(tx *store.Tx, d *defined, r *rotation, at *row, fai
 			wait = min(retryForced<<min(at.failures, 16), maxRetryForced)
 		}
 		next := now.Add(wait)
+		if d.supplied() { // by itself it comes to nothing
+			next = 0
+		}
 		if _, err := tx.Exec(`UPDATE credential SET failures = failures + 1, trouble = $2, next = $3, again = $4 WHERE name = $1`, r.credential, failure.Error(), next, forced || at.again); err != nil {
 			return err
 		}
@@ -447,10 +499,16 @@ func (c *Credentials) finish(tx *store.Tx, d *defined, r *rotation, at *row, fai
 			c.metrics.ended(r.credential, "failed")
 			c.log.Error("a rotation failed; the version before stays in use", "credential", r.credential, "version", r.version, "err", failure)
 		})
-		if err := c.tell(tx, &rotationFailedExchange, d, r); err != nil || !asked {
+		tx.Wake(topicPublished+r.credential, store.Everybody)
+		if err := c.tell(tx, &rotationFailedExchange, d, r); err != nil || !asked && !d.supplied() {
 			return err
 		}
-		return c.beginIn(tx, d, reasonRevoke, by, true)
+		if d.supplied() {
+			_, err := c.beginIn(tx, d, start{reason: reasonRetry})
+			return err
+		}
+		_, err := c.beginIn(tx, d, start{reason: reasonRevoke, by: by, forced: true})
+		return err
 	}
 	if _, err := tx.Exec(`UPDATE credential SET failures = 0, trouble = '', again = $2 WHERE name = $1`, r.credential, false); err != nil {
 		return err
@@ -466,5 +524,6 @@ func (c *Credentials) finish(tx *store.Tx, d *defined, r *rotation, at *row, fai
 	if err := tx.QueryRow(`SELECT by_client FROM credential_rotation WHERE id = $1`, r.id).Scan(&by); err != nil {
 		return err
 	}
-	return c.beginIn(tx, d, reasonRevoke, by, true)
+	_, err := c.beginIn(tx, d, start{reason: reasonRevoke, by: by, forced: true})
+	return err
 }

@@ -72,6 +72,40 @@ func refused(err error) bool {
 	return ok
 }
 
+// What a Kind can be beside that.
+type (
+	// A Sited kind tells places apart better than the words of Check do: site is the same
+	// for settings that lead to the same place, and may hold what is secret. Where it is
+	// shared, several credentials can be minted without being in each other's way.
+	Sited interface {
+		Site(settings json.RawMessage) (site string, shared bool)
+	}
+
+	// A Lagging kind has a provider that tells of a use so much later.
+	Lagging interface {
+		Lag() time.Duration
+	}
+
+	// A Lasting kind has versions that end by themselves, after so long.
+	Lasting interface {
+		Lasts(settings json.RawMessage) time.Duration
+	}
+
+	// A Supplied kind is one whose versions people bring. One that is due is asked for,
+	// and the seed of its order is the secret that was brought; Mint, which asks nobody, says
+	// what is wrong with that, also without an id. Supplied tells when the version in use
+	// expires, as far as the settings know; otherwise it is the zero time.
+	Supplied interface {
+		Supplied(settings json.RawMessage) (expires time.Time)
+	}
+
+	// An Expiring kind has versions that end by themselves. Due tells when one is to be
+	// replaced at the latest, whatever the plan says, by its Public; zero if it is not.
+	Expiring interface {
+		Due(v Version) time.Time
+	}
+)
+
 // An Order is what a Kind is to make a version by.
 type Order struct {
 	Credential string          // its name
@@ -79,10 +113,12 @@ type Order struct {
 	ID         string          // of the version to be minted; "" in List
 
 	// Seed is random and the same whenever a version is ordered again, so that a
-	// secret which is made of it is so, too. It is itself a secret.
+	// secret which is made of it is so, too. It is itself a secret. Of a kind that is
+	// Supplied it is the secret, a JSON object.
 	Seed []byte
 
-	// Known are all other versions that are not known to be gone, the newest one last.
+	// Known are all other versions at this place that are not known to be gone, the newest
+	// one last.
 	// What else the provider has of the credential belongs to nobody.
 	Known []Version
 }
@@ -97,10 +133,15 @@ type Minted struct {
 type Version struct {
 	ID         string
 	Credential string
-	Settings   json.RawMessage
+	Settings   json.RawMessage // that lead to where it was minted
+	Defined    json.RawMessage // the settings of the definition now; nil if it is one of another kind
 	Public     json.RawMessage // nil if it was not minted
 	Secret     json.RawMessage // nil where that is not known
 	Created    timestamp.Time
+
+	// Leaked tells Disable and Retire that the rotation is a forced one: whoever has the
+	// version must not be able to use it any more, whatever that takes.
+	Leaked bool
 }
 
 // A Found is what a provider has of a credential.

@@ -21,6 +21,7 @@ const (
 	Failed      State = "failed"      // the last rotation failed: the version before is in use
 	Undelivered State = "undelivered" // a consumer could not be given the current version
 	Broken      State = "broken"      // the current version does not work any more
+	Wanted      State = "wanted"      // somebody is to supply a new version
 	Overdue     State = "overdue"     // it should have been rotated
 	Invalid     State = "invalid"     // it is defined wrongly
 	Undefined   State = "undefined"   // it is not in the configuration any more
@@ -132,18 +133,52 @@ func (c *Credentials) views(tx *store.Tx) (list []*view, err error) {
 		}
 	}
 	slices.Sort(names)
+	parts, err := c.parts(tx, names)
+	if err != nil {
+		return nil, err
+	}
 	for _, name := range names {
-		v, err := c.view(tx, name, have[name])
-		if err != nil {
-			return nil, err
-		}
-		list = append(list, v)
+		list = append(list, c.view(name, have[name], parts[name]))
 	}
 	return list, nil
 }
 
+// A part is what there is of a credential beside its row.
+type part struct {
+	versions []*version
+	pickups  []pickup
+	running  *rotation
+}
+
+// parts reads those of some credentials, at once.
+func (c *Credentials) parts(tx *store.Tx, names []string) (map[string]*part, error) {
+	all := map[string]*part{}
+	for _, name := range names {
+		all[name] = &part{}
+	}
+	list, err := versions(tx, names...)
+	if err != nil {
+		return nil, err
+	}
+	for _, v := range list {
+		all[v.credential].versions = append(all[v.credential].versions, v)
+	}
+	has, err := pickups(tx, names...)
+	if err != nil {
+		return nil, err
+	}
+	for _, p := range has {
+		all[p.credential].pickups = append(all[p.credential].pickups, p)
+	}
+	running, err := rotations(tx, `state = 'running' AND credential IN (SELECT value FROM json_each($1))`, names)
+	for _, r := range running {
+		all[r.credential].running = r
+	}
+	return all, err
+}
+
 // view is that of one, of which there is a definition, or a row, or both.
-func (c *Credentials) view(tx *store.Tx, name string, r *row) (*view, error) {
+func (c *Credentials) view(name string, r *row, p *part) *view {
 	d := c.defined[name]
 	v := &view{Name: name, Versions: []versionView{}, Consumers: []useView{}}
 	if r != nil {
@@ -153,11 +188,7 @@ func (c *Credentials) view(tx *store.Tx, name string, r *row) (*view, error) {
 		v.Kind, v.Plan = d.Kind, d.planText()
 		v.Place = cmp.Or(d.place, v.Place)
 	}
-	list, err := versions(tx, name)
-	if err != nil {
-		return nil, err
-	}
-	for _, x := range list {
+	for _, x := range p.versions {
 		v.Versions = append(v.Versions, x.view())
 		if x.id == v.Current {
 			v.Since = x.published
@@ -166,24 +197,16 @@ func (c *Credentials) view(tx *store.Tx, name string, r *row) (*view, error) {
 			}
 		}
 	}
-	has, err := pickups(tx, name)
-	if err != nil {
-		return nil, err
-	}
-	v.addConsumers(d, has)
+	v.addConsumers(d, p.pickups)
 	if d != nil {
-		_, must, undelivered := d.unconfirmed(has, v.Current)
+		_, must, undelivered := d.unconfirmed(p.pickups, v.Current)
 		v.held = len(must)+len(undelivered) > 0
 	}
-	running, err := rotations(tx, `credential = $1 AND state = 'running'`, name)
-	if err != nil {
-		return nil, err
-	}
-	if len(running) > 0 {
-		v.Rotation = running[0].view()
+	if p.running != nil {
+		v.Rotation = p.running.view()
 	}
 	v.judge(d, r)
-	return v, nil
+	return v
 }
 
 func (x *version) view() versionView {
@@ -235,6 +258,8 @@ func (v *view) judge(d *defined, r *row) {
 		is(Failing, string(at.Step)+": "+at.Note, "mend what it names; it is tried again by itself")
 	case at != nil && (at.Forced || at.Step.unpublished()): // what else is wrong it mends, or it fails
 		is(Rotating, at.Note, "")
+	case r != nil && !r.wanted.IsZero() && at == nil:
+		is(Wanted, v.wanted(d, r), "supply the new one: taskfleet credentials supply "+v.Name+" < FILE")
 	case r != nil && r.broken != "":
 		is(Broken, "the current version does not work: "+r.broken, rotate+" makes a new one; taskfleet credentials verify "+v.Name+" looks again")
 	case len(v.undelivered) > 0:
@@ -253,11 +278,32 @@ func (v *view) judge(d *defined, r *row) {
 		is(Failed, r.trouble, "mend what it names, then "+rotate+"; it is tried again by itself at "+r.next.String())
 	case r == nil || r.current == "":
 		is(Fresh, "", "")
-	case !v.Next.IsZero() && v.Next+late < now:
-		is(Overdue, "it should have been rotated at "+v.Next.String(), "taskfleet loops shows whether the loop credentials.rotate runs")
+	case !v.Next.IsZero() && v.Next.Add(d.Plan.Jitter)+late < now:
+		is(Overdue, "it should have been rotated at "+v.Next.String(), "taskfleet schedule list shows whether its job, "+jobName(v.Name)+", was paused, and taskfleet loops whether the loop schedule.run runs")
+	case r.doubt != "":
+		is(Good, "the last check could not tell: "+r.doubt, "")
 	default:
 		is(Good, "", "")
 	}
+}
+
+// wanted says why a version is to be supplied.
+func (v *view) wanted(d *defined, r *row) string {
+	text := "a new version is to be supplied, since " + r.wanted.String()
+	switch {
+	case r.again:
+		text = "it was revoked, and a new version is to be supplied; the old one ends as soon as that is in use"
+	case r.failures > 0:
+		text = "what was supplied cannot be used: " + r.trouble
+	case r.broken != "":
+		text = "the current version does not work: " + r.broken
+	case v.Current == "":
+		text = "the first version is to be supplied"
+	}
+	if at := d.expires(r.since); !at.IsZero() {
+		text += "; the one in use expires at " + at.String()
+	}
+	return text
 }
 
 // unpublished tells that the version of a rotation that is at a step is not in use.

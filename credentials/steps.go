@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"strings"
 	"time"
+	"unicode"
 
 	"github.com/taskfleet/taskfleet/credentials/internal/cut"
 	"github.com/taskfleet/taskfleet/credentials/internal/program"
@@ -41,27 +42,26 @@ type scene struct {
 	old   []*version // all others that are not gone
 }
 
+// read reads it.
+func (s *scene) read(tx *store.Tx, r *rotation) error {
+	s.rotation, s.fresh, s.old = r, nil, nil
+	list, err := versions(tx, r.credential)
+	for _, v := range list {
+		if v.id == r.version {
+			s.fresh = v
+		} else {
+			s.old = append(s.old, v)
+		}
+	}
+	return err
+}
+
 // step carries out the step that a rotation is at. What it does elsewhere it does
 // before it returns; what it has the outcome write is written with the journal.
-func (c *Credentials) step(ctx context.Context, d *defined, r *rotation) (outcome, error) {
-	s := &scene{rotation: r, d: d}
-	err := c.db.View(ctx, func(tx *store.Tx) error {
-		s.fresh, s.old = nil, nil
-		list, err := versions(tx, r.credential)
-		for _, v := range list {
-			if v.id == r.version {
-				s.fresh = v
-			} else {
-				s.old = append(s.old, v)
-			}
-		}
-		return err
-	})
-	if err != nil {
-		return outcome{}, err
-	}
+func (c *Credentials) step(ctx context.Context, s *scene) (outcome, error) {
+	r := s.rotation
 	if s.fresh == nil {
-		return outcome{}, fmt.Errorf("credentials: version %s is gone while its rotation is at %s; take the rotation back by revoking the credential", r.version, r.step)
+		return outcome{failed: fmt.Errorf("%s: somebody has noted that the version %s was removed by hand", r.step, r.version)}, nil
 	}
 	switch r.step {
 	case stepAdopt:
@@ -84,16 +84,18 @@ func (c *Credentials) step(ctx context.Context, d *defined, r *rotation) (outcom
 	return outcome{}, fmt.Errorf("credentials: there is no step %q in this version of the program", r.step)
 }
 
-// call calls the provider. An error is scrubbed of the secrets of the versions.
+// call calls the provider. An error is scrubbed of the secrets of the versions, and is not
+// longer than people read.
 func (c *Credentials) call(ctx context.Context, what string, known []Version, f func() error) error {
 	err := cut.Around(ctx, what, f)
 	if err == nil || errors.Is(err, ErrNotTold) || errors.Is(err, ErrNoVersion) && what != "prove" {
 		return err
 	}
-	text := err.Error()
+	var secrets []json.RawMessage
 	for _, v := range known {
-		text = program.Scrub(text, v.Secret)
+		secrets = append(secrets, v.Secret)
 	}
+	text := readable(scrubbed(err, secrets...))
 	if text == err.Error() {
 		return err
 	}
@@ -103,34 +105,54 @@ func (c *Credentials) call(ctx context.Context, what string, known []Version, f 
 	return errors.New(text)
 }
 
-// order is the order for the new version, with all that there are.
-func (c *Credentials) order(s *scene) (Order, error) {
-	o := Order{Credential: s.credential, Settings: s.d.Settings, ID: s.fresh.id}
-	for _, v := range s.old {
-		known, err := c.open(s.d, v)
+const maxWords = 2000 // bytes of an error; what it says can be for the provider to choose
+
+// readable is a text that can be shown and stored anywhere.
+func readable(text string) string {
+	text = strings.Map(func(r rune) rune {
+		if unicode.IsControl(r) && r != '\n' && r != '\t' {
+			return ' '
+		}
+		return r
+	}, strings.ToValidUTF8(text, "?"))
+	if len(text) > maxWords {
+		text = strings.ToValidUTF8(text[:maxWords], "") + "…"
+	}
+	return text
+}
+
+// scrubbed is what an error says, without secrets.
+func scrubbed(err error, secrets ...json.RawMessage) string {
+	text := err.Error()
+	for _, s := range secrets {
+		text = program.Scrub(text, s)
+	}
+	return text
+}
+
+// order is an order at a place, without a version, with those of a list that are there.
+func (c *Credentials) order(d *defined, site string, settings json.RawMessage, list []*version) (Order, error) {
+	o := Order{Credential: d.Name, Settings: settings}
+	for _, v := range list {
+		if v.site != site {
+			continue
+		}
+		known, err := c.open(d, v)
 		if err != nil {
 			return o, err
 		}
 		o.Known = append(o.Known, known)
-	}
-	if s.fresh.state == versionMinting {
-		seed, err := c.keys.Open(s.fresh.sealed, s.fresh.place())
-		if err != nil {
-			return o, fmt.Errorf("credentials: what version %s of %s is made of cannot be opened; is its key still among the seal keys? %w", s.fresh.id, s.credential, err)
-		}
-		o.Seed = seed
 	}
 	return o, nil
 }
 
 // adopt notes what the provider has of the credential that others have made.
 func (c *Credentials) adopt(ctx context.Context, s *scene) (outcome, error) {
-	o, err := c.order(s)
+	o, err := c.order(s.d, s.d.site, s.d.Settings, s.old)
 	if err != nil {
 		return outcome{}, err
 	}
-	o.ID, o.Seed = "", nil
-	found, err := c.list(ctx, s.d, o)
+	found, err := c.list(ctx, s.d.kind, o)
 	if err != nil && !errors.Is(err, ErrNotTold) {
 		return outcome{}, err
 	}
@@ -138,7 +160,16 @@ func (c *Credentials) adopt(ctx context.Context, s *scene) (outcome, error) {
 	for _, v := range s.old {
 		known[v.id] = true
 	}
+	moved := !s.fresh.at(s.d)
+	if moved { // the definition has changed since, and nothing was made
+		c.here(s.fresh, s.d)
+	}
 	return outcome{next: stepMint, write: func(tx *store.Tx) error {
+		if moved {
+			if err := s.set(tx, `kind = $2, place = $3, site = $4, settings = $5`, s.fresh.kind, s.fresh.place, s.fresh.site, s.fresh.settings); err != nil {
+				return err
+			}
+		}
 		for _, f := range found {
 			if !f.Adopt || known[f.ID] {
 				continue
@@ -146,8 +177,9 @@ func (c *Credentials) adopt(ctx context.Context, s *scene) (outcome, error) {
 			if f.Created.IsZero() {
 				f.Created = timestamp.Now()
 			}
-			if _, err := tx.Exec(`INSERT INTO credential_version (id, credential, state, public, sealed, key_id, created, published, disabled, retired, used)
-				 VALUES ($1, $2, 'live', $3, '', '', $4, $4, 0, 0, 0) ON CONFLICT (id) DO NOTHING`, s.credential+"/"+f.ID, s.credential, string(f.Public), f.Created); err != nil {
+			v := &version{id: s.credential + "/" + f.ID, credential: s.credential, state: versionLive, public: string(f.Public), created: f.Created, published: f.Created}
+			c.here(v, s.d)
+			if err := c.insert(tx, v); err != nil {
 				return err
 			}
 		}
@@ -156,22 +188,39 @@ func (c *Credentials) adopt(ctx context.Context, s *scene) (outcome, error) {
 }
 
 func (c *Credentials) mint(ctx context.Context, s *scene) (outcome, error) {
-	o, err := c.order(s)
+	kind, v, err := c.provider(s.d, s.fresh)
 	if err != nil {
 		return outcome{}, err
 	}
+	o, err := c.order(s.d, s.fresh.site, v.Settings, s.old)
+	if err != nil {
+		return outcome{}, err
+	}
+	o.ID = v.ID
+	if o.Seed, err = c.keys.Open(s.fresh.sealed, s.fresh.bound()); err != nil {
+		return outcome{}, fmt.Errorf("credentials: what version %s of %s is made of cannot be opened; is its key still among the seal keys? %w", v.ID, s.credential, err)
+	}
 	var m Minted
-	if err := c.call(ctx, "mint", append(o.Known, Version{Secret: o.Seed}), func() (err error) { m, err = s.d.kind.Mint(ctx, o); return err }); err != nil {
+	if err := c.call(ctx, "mint", append(o.Known, Version{Secret: o.Seed}), func() (err error) { m, err = kind.Mint(ctx, o); return err }); err != nil {
 		return outcome{}, err
 	}
 	if err := m.check(); err != nil {
 		return outcome{}, err
 	}
-	sealed := c.keys.Seal(m.Secret, s.fresh.place())
+	sealed := c.keys.Seal(m.Secret, s.fresh.bound())
 	return outcome{next: stepProve, write: func(tx *store.Tx) error {
-		_, err := tx.Exec(`UPDATE credential_version SET state = 'minted', public = $2, sealed = $3, key_id = $4 WHERE id = $1`, s.version, string(m.Public), sealed, c.keys.Newest())
-		return err
+		return s.set(tx, `state = 'minted', public = $2, sealed = $3, key_id = $4`, string(m.Public), sealed, c.keys.Newest())
 	}}, nil
+}
+
+// set changes the version that the rotation makes. Somebody may have noted meanwhile that
+// it was removed by hand: then the step, which is done again, finds that.
+func (s *scene) set(tx *store.Tx, set string, args ...any) error {
+	n, err := tx.Exec(`UPDATE credential_version SET `+set+` WHERE id = $1 AND state NOT IN ('retired', 'withdrawn')`, append([]any{s.version}, args...)...)
+	if err == nil && n == 0 {
+		err = fmt.Errorf("the version %s was noted as removed by hand while a step was at work on it", s.version)
+	}
+	return err
 }
 
 func (m Minted) check() error {
@@ -198,8 +247,8 @@ func isObject(text json.RawMessage) bool {
 const maxFoundID = 200
 
 // list asks the provider what it has.
-func (c *Credentials) list(ctx context.Context, d *defined, o Order) (found []Found, err error) {
-	if err := c.call(ctx, "list", o.Known, func() (err error) { found, err = d.kind.List(ctx, o); return err }); err != nil {
+func (c *Credentials) list(ctx context.Context, kind Kind, o Order) (found []Found, err error) {
+	if err := c.call(ctx, "list", o.Known, func() (err error) { found, err = kind.List(ctx, o); return err }); err != nil {
 		return nil, err
 	}
 	for _, f := range found {
@@ -211,11 +260,11 @@ func (c *Credentials) list(ctx context.Context, d *defined, o Order) (found []Fo
 }
 
 func (c *Credentials) prove(ctx context.Context, s *scene) (outcome, error) {
-	v, err := c.open(s.d, s.fresh)
+	kind, v, err := c.provider(s.d, s.fresh)
 	if err != nil {
 		return outcome{}, err
 	}
-	if err := c.call(ctx, "prove", []Version{v}, func() error { return s.d.kind.Prove(ctx, v) }); err != nil {
+	if err := c.call(ctx, "prove", []Version{v}, func() error { return kind.Prove(ctx, v) }); err != nil {
 		return outcome{}, err
 	}
 	return outcome{next: stepPublish}, nil
@@ -229,24 +278,34 @@ func (c *Credentials) publish(ctx context.Context, s *scene) (outcome, error) {
 		return outcome{}, err
 	}
 	now := timestamp.Now()
+	var latest timestamp.Time
+	if kind, ok := c.config.Kinds[s.fresh.kind].(Expiring); ok {
+		if at := kind.Due(v); !at.IsZero() {
+			latest = max(timestamp.Of(at), now.Add(leastAge))
+		}
+	}
 	for _, u := range s.d.Consumers {
 		if u.Secret == "" {
 			continue
 		}
 		if err := c.call(ctx, "publish "+u.Name, []Version{v}, func() error {
-			return c.config.Secrets.Set(ctx, u.Secret, v.Secret, now.Add(forever))
+			return c.config.Secrets.Set(ctx, u.Secret, labelled(v), now.Add(forever))
 		}); err != nil {
 			return outcome{}, fmt.Errorf("setting the secret %s: %w", u.Secret, err)
 		}
 	}
 	return outcome{next: stepAwait, write: func(tx *store.Tx) error {
-		if _, err := tx.Exec(`UPDATE credential_version SET state = 'live', published = $2 WHERE id = $1`, s.version, now); err != nil {
+		if err := s.set(tx, `state = 'live', published = $2`, now); err != nil {
 			return err
 		}
-		if _, err := tx.Exec(`UPDATE credential SET current = $2, next = $3, broken = '', checked = $4 WHERE name = $1`,
-			s.credential, s.version, s.d.Plan.next(s.credential, now), now); err != nil {
+		if _, err := tx.Exec(`UPDATE credential SET current = $2, site = $3, next = $4, broken = '', doubt = '', doubts = 0, checked = $5, since = $5, latest = $6 WHERE name = $1`,
+			s.credential, s.version, s.fresh.site, soonest(s.d.Plan.next(s.credential, now), latest), now, latest); err != nil {
 			return err
 		}
+		if err := c.putAge(tx, s.d, now); err != nil {
+			return err
+		}
+		tx.Wake(topicPublished+s.credential, store.Everybody)
 		for _, u := range s.d.Consumers {
 			if u.everywhere() {
 				continue
@@ -343,12 +402,12 @@ func (c *Credentials) lastUsed(ctx context.Context, s *scene) (uses, error) {
 		if row.state == versionMinting || row.state == versionMinted {
 			continue // nobody has it
 		}
-		v, err := c.open(s.d, row)
+		kind, v, err := c.provider(s.d, row)
 		if err != nil {
 			return seen, err
 		}
 		var at time.Time
-		err = c.call(ctx, "used", []Version{v}, func() (err error) { at, err = s.d.kind.Used(ctx, v); return err })
+		err = c.call(ctx, "used", []Version{v}, func() (err error) { at, err = kind.Used(ctx, v); return err })
 		if errors.Is(err, ErrNoVersion) {
 			continue
 		} else if err != nil && !errors.Is(err, ErrNotTold) {
@@ -389,11 +448,12 @@ func (c *Credentials) unused(ctx context.Context, s *scene, next Step, alert boo
 
 func (c *Credentials) disable(ctx context.Context, s *scene) (outcome, error) {
 	for _, row := range s.old {
-		v, err := c.open(s.d, row)
+		kind, v, err := c.provider(s.d, row)
 		if err != nil {
 			return outcome{}, err
 		}
-		err = c.call(ctx, "disable", []Version{v}, func() error { return s.d.kind.Disable(ctx, v) })
+		v.Leaked = s.forced
+		err = c.call(ctx, "disable", []Version{v}, func() error { return kind.Disable(ctx, v) })
 		if err != nil && !errors.Is(err, ErrNoVersion) {
 			return outcome{}, fmt.Errorf("disabling version %s: %w", v.ID, err)
 		}
@@ -421,11 +481,12 @@ func (c *Credentials) retire(ctx context.Context, s *scene) (outcome, error) {
 		}
 	}
 	for _, row := range s.old {
-		v, err := c.open(s.d, row)
+		kind, v, err := c.provider(s.d, row)
 		if err != nil {
 			return outcome{}, err
 		}
-		if err := c.gone(ctx, s.d, v); err != nil {
+		v.Leaked = s.forced
+		if err := c.gone(ctx, kind, v); err != nil {
 			return outcome{}, err
 		}
 	}
@@ -440,8 +501,8 @@ func (c *Credentials) retire(ctx context.Context, s *scene) (outcome, error) {
 }
 
 // gone has the provider not have a version any more.
-func (c *Credentials) gone(ctx context.Context, d *defined, v Version) error {
-	err := c.call(ctx, "retire", []Version{v}, func() error { return d.kind.Retire(ctx, v) })
+func (c *Credentials) gone(ctx context.Context, kind Kind, v Version) error {
+	err := c.call(ctx, "retire", []Version{v}, func() error { return kind.Retire(ctx, v) })
 	if err != nil && !errors.Is(err, ErrNoVersion) {
 		return fmt.Errorf("retiring version %s: %w", v.ID, err)
 	}
@@ -450,28 +511,24 @@ func (c *Credentials) gone(ctx context.Context, d *defined, v Version) error {
 
 // forget erases the secret of a version.
 func forget(tx *store.Tx, id, state string) error {
-	_, err := tx.Exec(`UPDATE credential_version SET state = $2, sealed = '', key_id = '', retired = $3 WHERE id = $1`, id, state, timestamp.Now())
+	_, err := tx.Exec(`UPDATE credential_version SET state = $2, sealed = '', settings = '', key_id = '', retired = $3 WHERE id = $1`, id, state, timestamp.Now())
 	return err
 }
 
 // withdraw removes a version that never came into use.
 func (c *Credentials) withdraw(ctx context.Context, s *scene) (outcome, error) {
-	v, err := c.open(s.d, s.fresh)
+	kind, v, err := c.provider(s.d, s.fresh)
 	if err != nil {
 		return outcome{}, err
 	}
-	if err := c.gone(ctx, s.d, v); err != nil {
+	if err := c.gone(ctx, kind, v); err != nil {
 		return outcome{}, err
 	}
-	var why string
+	var at, why string
 	if err := c.db.View(ctx, func(tx *store.Tx) error {
-		return tx.QueryRow(`SELECT error FROM credential_step WHERE rotation = $1 AND outcome = 'failed' ORDER BY ended DESC LIMIT 1`, s.id).Scan(&why)
-	}); err != nil && !errors.Is(err, store.ErrNotFound) {
+		return tx.QueryRow(`SELECT step, error FROM credential_step WHERE rotation = $1 AND outcome = 'failed' AND step <> 'withdraw' ORDER BY ended DESC LIMIT 1`, s.id).Scan(&at, &why)
+	}); err != nil {
 		return outcome{}, err
-	}
-	at := "mint"
-	if s.fresh.state == versionMinted {
-		at = "prove"
 	}
 	return outcome{failed: fmt.Errorf("%s: %s", at, why), write: func(tx *store.Tx) error {
 		return forget(tx, s.version, versionWithdrawn)

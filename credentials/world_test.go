@@ -10,9 +10,11 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/taskfleet/taskfleet/event"
+	"github.com/taskfleet/taskfleet/schedule"
 	"github.com/taskfleet/taskfleet/seal"
 	"github.com/taskfleet/taskfleet/store"
 	"github.com/taskfleet/taskfleet/timestamp"
@@ -20,12 +22,13 @@ import (
 
 // A mint is a kind in memory that can be made to fail.
 type mint struct {
-	mu   sync.Mutex
-	have map[string]time.Time // when each version was last used
-	fail map[string]error     // by method
-	made int
-	wait chan struct{} // that Mint waits for, whatever its context says
-	then func()        // what happens while Used is asked
+	mu    sync.Mutex
+	have  map[string]time.Time // when each version was last used
+	fail  map[string]error     // by method
+	made  int
+	wait  chan struct{} // that Mint waits for, whatever its context says
+	adopt string        // that somebody has made, and is to be replaced
+	then  func()        // what happens while Used is asked
 }
 
 // planted is in all secrets.
@@ -48,6 +51,12 @@ func (m *mint) Check(settings json.RawMessage) (string, error) {
 		return "", errors.New("settings: wrong is none of them")
 	}
 	return "memory", nil
+}
+
+// Site has room for any number of credentials, but at a place that is named.
+func (m *mint) Site(settings json.RawMessage) (string, bool) {
+	var s struct{ Place string }
+	return string(settings), json.Unmarshal(settings, &s) != nil || s.Place == ""
 }
 
 func (m *mint) Mint(_ context.Context, o Order) (Minted, error) {
@@ -82,7 +91,7 @@ func (m *mint) Used(_ context.Context, v Version) (time.Time, error) {
 	}
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	return m.have[v.ID], nil
+	return m.have[strings.TrimPrefix(v.ID, v.Credential+"/")], nil
 }
 
 func (m *mint) use(id string) {
@@ -99,15 +108,21 @@ func (m *mint) Retire(_ context.Context, v Version) error {
 	}
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	delete(m.have, v.ID)
+	delete(m.have, strings.TrimPrefix(v.ID, v.Credential+"/"))
 	return nil
 }
 
-func (m *mint) List(context.Context, Order) (list []Found, err error) {
+func (m *mint) List(_ context.Context, o Order) (list []Found, err error) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	for id := range m.have {
-		list = append(list, Found{ID: id})
+		f := Found{ID: id, Adopt: id == m.adopt}
+		for _, v := range o.Known {
+			if v.ID == o.Credential+"/"+id {
+				f.ID = v.ID
+			}
+		}
+		list = append(list, f)
 	}
 	return list, nil
 }
@@ -117,6 +132,7 @@ type world struct {
 	*testing.T
 	*Credentials
 	kind    *mint
+	times   *schedule.Schedule
 	config  Config
 	log     bytes.Buffer
 	secrets map[string]string
@@ -141,6 +157,11 @@ func newWorld(t *testing.T, db *store.DB, definitions ...Definition) *world {
 
 func (w *world) start(c Config) *Credentials {
 	w.Helper()
+	var err error
+	if c.Schedule, err = schedule.New(w.Context(), schedule.Config{DB: c.DB, Events: c.Events, Log: slog.New(slog.DiscardHandler), Replica: c.Replica}); err != nil {
+		w.Fatal(err)
+	}
+	w.times = c.Schedule
 	s, err := New(w.Context(), c)
 	if err != nil {
 		w.Fatal(err)
@@ -166,13 +187,22 @@ func pass(ctx context.Context, c *Credentials, names ...string) error {
 	return errors.Join(failed...)
 }
 
-// run runs the loops for a time.
+// run runs the loops for a time, every minute or, if it is long, every few.
 func (w *world) run(d time.Duration) {
 	w.Helper()
-	for end := time.Now().Add(d); ; time.Sleep(min(time.Minute, time.Until(end))) {
+	ctx, stop := context.WithCancel(w.Context())
+	defer stop()
+	var jobs sync.WaitGroup
+	step := min(max(time.Minute, d/40), 5*time.Minute)
+	for end := time.Now().Add(d); ; time.Sleep(min(step, time.Until(end))) {
+		if d > 0 { // it may be no bubble
+			jobs.Go(func() { w.times.Loops()[0].Pass(ctx) }) // whose runs wait for what follows
+			synctest.Wait()
+		}
 		if err := pass(w.Context(), w.Credentials, "rotate", "deliver"); err != nil && !errors.Is(err, errForTest) {
 			w.log.WriteString(err.Error())
 		}
+		jobs.Wait()
 		if !time.Now().Before(end) {
 			return
 		}
@@ -220,7 +250,9 @@ func (w *world) events() (list []string) {
 	}
 	for _, m := range all {
 		w.log.WriteString(fmt.Sprintf("%s %s\n", m.RoutingKey, m.Payload)) // so that it is searched, too
-		list = append(list, strings.TrimPrefix(m.Exchange, "exchange/taskcluster-credentials/v1/"))
+		if x, ok := strings.CutPrefix(m.Exchange, "exchange/taskcluster-credentials/v1/"); ok {
+			list = append(list, x)
+		}
 	}
 	return list
 }

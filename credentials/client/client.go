@@ -85,6 +85,12 @@ func (Kind) Check(settings json.RawMessage) (place string, err error) {
 	return "client " + s.ClientID, err
 }
 
+// Lag implements credentials.Lagging.
+func (Kind) Lag() time.Duration { return UseLag }
+
+// UseLag is how late the platform tells of a use at most, with some to spare: auth.UseLag.
+const UseLag = 3 * time.Minute
+
 // judge says whether trying again is of use.
 func judge(err error) error {
 	if e, ok := errors.AsType[*api.Error](err); ok && e.Status() < 500 {
@@ -125,6 +131,8 @@ func (k Kind) Prove(ctx context.Context, v credentials.Version) error {
 	err = c.Do(ctx, client.Request{Name: "auth.currentScopes", Verb: http.MethodGet, Route: "/api/auth/v1/scopes/current"}, nil)
 	if e, ok := errors.AsType[*client.Error](err); ok && e.StatusCode == http.StatusForbidden {
 		return nil
+	} else if ok && e.StatusCode == http.StatusUnauthorized { // the platform knows its tokens
+		return fmt.Errorf("%w: %w", credentials.ErrNoVersion, err)
 	}
 	return err
 }

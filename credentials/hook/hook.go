@@ -110,6 +110,21 @@ func (Kind) Check(settings json.RawMessage) (place string, err error) {
 	return s.Place, nil
 }
 
+// Site implements credentials.Sited. It is what the program is told that says where to mint:
+// the program itself may move. As it is told the credential's name, too, several can be
+// minted with the same settings.
+func (Kind) Site(settings json.RawMessage) (site string, shared bool) {
+	s, _, err := parse(settings)
+	if err != nil {
+		return string(settings), true
+	}
+	var inner bytes.Buffer
+	if json.Compact(&inner, s.Settings) != nil {
+		inner.Reset()
+	}
+	return s.Place + "\x00" + inner.String(), true
+}
+
 // run has the program do something.
 func run(ctx context.Context, settings json.RawMessage, r request) (out answer, err error) {
 	s, limit, err := parse(settings)

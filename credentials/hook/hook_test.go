@@ -5,7 +5,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"os"
 	"path/filepath"
 	"runtime"
@@ -18,88 +17,50 @@ import (
 	"github.com/taskfleet/taskfleet/credentials"
 	"github.com/taskfleet/taskfleet/credentials/rotatortest"
 	"github.com/taskfleet/taskfleet/store"
-	"github.com/taskfleet/taskfleet/timestamp"
 )
-
-// asHook has the test binary be the program of a hook.
-const asHook = "act-as-the-program-of-a-hook"
-
-func TestMain(m *testing.M) {
-	if len(os.Args) == 3 && os.Args[1] == asHook {
-		os.Exit(act(os.Args[2]))
-	}
-	os.Exit(m.Run())
-}
 
 // byHand is a version that somebody has made before, and that is adopted.
 const byHand = "key-4711"
 
-// act is a program whose provider is a directory with a file for each version.
-func act(dir string) int {
-	in, err := io.ReadAll(os.Stdin)
-	var r request
-	if err != nil || json.Unmarshal(in, &r) != nil || r.Version != 1 {
-		fmt.Fprintln(os.Stderr, "this is not the contract")
-		return exitRefused
-	}
-	if s := string(r.Settings); s != `{"realm":"test"}` {
-		fmt.Fprintln(os.Stderr, "the settings are", s)
-		return exitRefused
-	}
-	file := filepath.Join(dir, r.ID)
-	state, _ := os.ReadFile(file)
-	reply := map[string]any{}
-	switch r.Action {
-	case "mint":
-		password := "p-" + r.Seed[:24]
-		if err := os.WriteFile(file, []byte(password), 0o600); err != nil {
-			return 1
-		}
-		reply["public"], reply["secret"] = map[string]string{"file": r.ID}, map[string]string{"file": r.ID, "password": password}
-	case "prove":
-		switch {
-		case state == nil:
-			return exitNoVersion
-		case works(dir)(context.Background(), r.Secret) != nil:
-			fmt.Fprintln(os.Stderr, "refused:", string(r.Secret)) // which it should not say
-			return 1
-		}
-	case "used":
-		info, err := os.Stat(file + ".used")
-		if err == nil {
-			reply["used"] = timestamp.Of(info.ModTime())
-		}
-	case "disable":
-		if state != nil {
-			if err := os.WriteFile(file, nil, 0o600); err != nil {
-				return 1
-			}
-		}
-	case "retire":
-		if err := os.Remove(file); err != nil && !os.IsNotExist(err) {
-			return 1
-		}
-	case "list":
-		names, _ := filepath.Glob(filepath.Join(dir, "*"))
-		list, adopt := []credentials.Found{}, []string{}
-		for _, n := range names {
-			id := filepath.Base(n)
-			if filepath.Ext(n) == "" {
-				list = append(list, credentials.Found{ID: id})
-			}
-			if id == byHand {
-				adopt = append(adopt, id)
-			}
-		}
-		reply["versions"], reply["adopt"] = list, adopt
-	default:
-		return exitNotTold
-	}
-	if err := json.NewEncoder(os.Stdout).Encode(reply); err != nil {
-		return 1
-	}
-	return 0
+// registrar is a program whose provider is a folder with a file for each version. It starts
+// no other one but to remove a file, as it is run some hundred times.
+const registrar = `dir=%s
+IFS= read -r in
+case $in in
+'{"version":1,'*'"settings":{"realm":"test"}'*) ;;
+*) echo "this is not the contract: $in" >&2; exit 65 ;;
+esac
+member() {
+	case $in in
+	*"\"$1\":\""*) value=${in#*"\"$1\":\""}; value=${value%%%%\"*} ;;
+	*) value= ;;
+	esac
 }
+member id; id=$value; file=$dir/$id
+member action
+case $value in
+mint)
+	member seed
+	printf 'p-%%s' "$value" >"$file" || exit 1
+	echo '{"public":{"file":"'$id'"},"secret":{"file":"'$id'","password":"p-'$value'"}}' ;;
+prove)
+	[ -e "$file" ] || exit 4
+	IFS= read -r has <"$file"
+	member password
+	[ "$has" = "$value" ] || { echo "refused: $in" >&2; exit 1; } ;; # which it should not say
+disable)
+	[ ! -e "$file" ] || : >"$file" || exit 1 ;;
+retire)
+	[ ! -e "$file" ] || rm "$file" || exit 1 ;;
+list)
+	for f in "$dir"/*; do
+		[ ! -e "$f" ] || all="$all${all:+,}{\"id\":\"${f##*/}\"}"
+	done
+	echo '{"versions":['"$all"'],"adopt":["` + byHand + `"]}' ;;
+used) ;;
+*) exit 3 ;;
+esac
+`
 
 func works(dir string) func(context.Context, json.RawMessage) error {
 	return func(_ context.Context, secret json.RawMessage) error {
@@ -114,31 +75,14 @@ func works(dir string) func(context.Context, json.RawMessage) error {
 	}
 }
 
-func settings(t *testing.T, dir string) string {
-	t.Helper()
-	s, err := json.Marshal(Settings{Command: []string{executable(t), asHook, dir}, Settings: json.RawMessage(`{"realm":"test"}`)})
-	if err != nil {
-		t.Fatal(err)
-	}
-	return string(s)
-}
-
-func executable(t *testing.T) string {
-	t.Helper()
-	name, err := os.Executable()
-	if err != nil {
-		t.Fatal(err)
-	}
-	return name
-}
-
 func TestHooksRotate(t *testing.T) {
 	rotatortest.Run(t, func(t *testing.T, _ *store.DB) rotatortest.Subject {
 		dir := t.TempDir()
 		if err := os.WriteFile(filepath.Join(dir, byHand), []byte("by-hand"), 0o600); err != nil {
 			t.Fatal(err)
 		}
-		return rotatortest.Subject{Kind: Kind{}, Settings: settings(t, dir), Works: works(dir), Slow: true}
+		settings := strings.TrimSuffix(string(script(t, fmt.Sprintf(registrar, dir))), "}") + `,"settings":{"realm":"test"}}`
+		return rotatortest.Subject{Kind: Kind{}, Settings: settings, Works: works(dir), Slow: true}
 	})
 }
 

@@ -3,13 +3,21 @@ CREATE TABLE credential (
   name     TEXT /*bytewise*/ PRIMARY KEY,
   kind     TEXT    NOT NULL,
   place    TEXT    NOT NULL,   -- where it is minted, for people
+  site     TEXT    NOT NULL,   -- where the current version was minted, to be compared
   current  TEXT    NOT NULL,   -- id of the version that consumers are to use; '' before the first
+  since    BIGINT  NOT NULL,   -- when it became that
+  latest   BIGINT  NOT NULL,   -- when it is to be replaced at the latest, as it ends by itself; 0: it does not
   plan     TEXT    NOT NULL,   -- the schedule that next was worked out by
   next     BIGINT  NOT NULL,   -- when it is rotated; 0: when somebody asks
   failures BIGINT  NOT NULL,   -- rotations that failed in a row
   trouble  TEXT    NOT NULL,   -- why the last one did
-  broken   TEXT    NOT NULL,   -- what the last check has found wrong of the current version
+  broken   TEXT    NOT NULL,   -- what the checks have found wrong of the current version
+  doubt    TEXT    NOT NULL,   -- why the last check could not tell; '' if it could
+  doubts   BIGINT  NOT NULL,   -- checks in a row that could not tell
+  doubted  BIGINT  NOT NULL,   -- when the first of them was
   checked  BIGINT  NOT NULL,   -- when that was
+  wanted   BIGINT  NOT NULL,   -- since when somebody is to supply a version; 0: nobody is
+  reminded BIGINT  NOT NULL,   -- when that was last said
   again    BOOLEAN NOT NULL    -- another rotation, forced, follows the one that runs, or the one that was forced and failed
 );
 
@@ -17,6 +25,10 @@ CREATE TABLE credential (
 CREATE TABLE credential_version (
   id         TEXT /*bytewise*/ PRIMARY KEY,
   credential TEXT   NOT NULL,
+  kind       TEXT   NOT NULL,  -- that it was minted by, whatever the configuration says by now
+  place      TEXT   NOT NULL,  -- where, for people
+  site       TEXT   NOT NULL,  -- where, to be compared: a hash
+  settings   TEXT   NOT NULL,  -- that lead there, sealed; '' once it is gone
   state      TEXT   NOT NULL,  -- minting, minted, live, disabled, retired, withdrawn
   public     TEXT   NOT NULL,  -- JSON: what identifies it, no secret
   sealed     TEXT   NOT NULL,  -- the JSON of the secret, while minting the seed, sealed; '' once it is gone
@@ -35,7 +47,8 @@ CREATE TABLE credential_rotation (
   id          TEXT /*bytewise*/ PRIMARY KEY,
   credential  TEXT    NOT NULL,
   version     TEXT    NOT NULL,  -- that it makes
-  reason      TEXT    NOT NULL,  -- first, schedule, request, revoke
+  reason      TEXT    NOT NULL,  -- first, schedule, retry, expiring, moved, request, supplied, revoke
+  occasion    BIGINT  NOT NULL,  -- the date of the schedule's job that it is for; 0: none
   by_client   TEXT    NOT NULL,  -- who asked
   forced      BOOLEAN NOT NULL,  -- old versions go though they are in use
   state       TEXT    NOT NULL,  -- running, done, failed

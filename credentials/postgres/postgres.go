@@ -37,13 +37,22 @@ import (
 )
 
 // Kind is credentials.Kind for PostgreSQL.
-type Kind struct{}
+type Kind struct {
+	// Logins are other ways to log in as the user of url than with a password that stays
+	// the same: they make one for the moment.
+	Logins map[string]func(ctx context.Context, host string, port uint16, user string) (password string, err error)
+
+	keep func(ctx context.Context, c *pgx.ConnConfig) (*pgx.Conn, func(), error) // one that is connected, and lets it go; nil: each time another one
+}
 
 // Settings are those of a credential of this kind.
 type Settings struct {
 	// URL is how to reach the server as one who may change the roles:
 	// postgres://rotator:…@host/database, with the parameters that consumers may have, too.
 	URL string `json:"url"`
+
+	// Login names how that user logs in, of the Logins; "" is with a password.
+	Login string `json:"login"`
 
 	Roles    []string `json:"roles"`    // the two that take turns; those that are not there are made
 	MemberOf []string `json:"memberOf"` // roles whose members they are; the first is the owner of what they create
@@ -77,7 +86,7 @@ func parse(text json.RawMessage) (s Settings, c *pgx.ConnConfig, err error) {
 	d := json.NewDecoder(bytes.NewReader(text))
 	d.DisallowUnknownFields()
 	if err := d.Decode(&s); err != nil {
-		return s, nil, fmt.Errorf("the settings of a PostgreSQL credential are url, roles, memberOf, address and database: %w", err)
+		return s, nil, fmt.Errorf("the settings of a PostgreSQL credential are url, login, roles, memberOf, address and database: %w", err)
 	}
 	if !strings.HasPrefix(s.URL, "postgres://") && !strings.HasPrefix(s.URL, "postgresql://") {
 		return s, nil, errors.New("url must be that of the server and of one who may change the roles, such as postgres://rotator:…@db.example.com/app")
@@ -144,10 +153,13 @@ func good(role string) bool {
 }
 
 // Check implements credentials.Kind.
-func (Kind) Check(settings json.RawMessage) (place string, err error) {
+func (k Kind) Check(settings json.RawMessage) (place string, err error) {
 	s, c, err := parse(settings)
 	if err != nil {
 		return "", err
+	}
+	if s.Login != "" && k.Logins[s.Login] == nil {
+		return "", fmt.Errorf("login is %q; it must be left out, or one of %s", s.Login, cmp.Or(strings.Join(slices.Sorted(maps.Keys(k.Logins)), ", "), "none that there are"))
 	}
 	return fmt.Sprintf("PostgreSQL at %s:%d, roles %s", c.Host, c.Port, strings.Join(s.Roles, " and ")), nil
 }
@@ -174,16 +186,25 @@ func labelled(credential, text string) string {
 }
 
 // change does something with the two roles, while nobody else does.
-func change(ctx context.Context, settings json.RawMessage, f func(s Settings, tx pgx.Tx, roles []*role) error) error {
+func (k Kind) change(ctx context.Context, settings json.RawMessage, f func(s Settings, tx pgx.Tx, roles []*role) error) error {
 	s, c, err := parse(settings)
 	if err != nil {
 		return credentials.Refused("%w", err)
 	}
-	conn, err := pgx.ConnectConfig(ctx, c)
+	if login := k.Logins[s.Login]; login != nil {
+		if c.Password, err = login(ctx, c.Host, c.Port, c.User); err != nil {
+			return fmt.Errorf("logging in as %s by %s: %w", c.User, s.Login, err)
+		}
+	}
+	connect := k.keep
+	if connect == nil {
+		connect = connection
+	}
+	conn, done, err := connect(ctx, c)
 	if err != nil {
 		return fmt.Errorf("connecting to the server as %s: %w", c.User, err)
 	}
-	defer conn.Close(context.WithoutCancel(ctx))
+	defer done()
 	return pgx.BeginFunc(ctx, conn, func(tx pgx.Tx) error {
 		if _, err := tx.Exec(ctx, `SELECT pg_advisory_xact_lock(hashtextextended($1, 0))`, "taskfleet credentials "+strings.Join(s.Roles, " ")); err != nil {
 			return err
@@ -201,6 +222,12 @@ func change(ctx context.Context, settings json.RawMessage, f func(s Settings, tx
 	})
 }
 
+// connection is one for the moment.
+func connection(ctx context.Context, c *pgx.ConnConfig) (*pgx.Conn, func(), error) {
+	conn, err := pgx.ConnectConfig(ctx, c)
+	return conn, func() { conn.Close(context.WithoutCancel(ctx)) }, err
+}
+
 // of is the role that is a version, or nil.
 func of(v credentials.Version, roles []*role) *role {
 	var p public
@@ -214,9 +241,9 @@ func of(v credentials.Version, roles []*role) *role {
 }
 
 // Mint implements credentials.Kind.
-func (Kind) Mint(ctx context.Context, o credentials.Order) (m credentials.Minted, err error) {
+func (k Kind) Mint(ctx context.Context, o credentials.Order) (m credentials.Minted, err error) {
 	password := passwordOf(o.Seed)
-	err = change(ctx, o.Settings, func(s Settings, tx pgx.Tx, roles []*role) error {
+	err = k.change(ctx, o.Settings, func(s Settings, tx pgx.Tx, roles []*role) error {
 		r, err := free(o, roles)
 		if err != nil {
 			return err
@@ -388,8 +415,8 @@ func (Kind) Prove(ctx context.Context, v credentials.Version) error {
 
 // Used implements credentials.Kind. A server tells who is connected, and not who
 // was.
-func (Kind) Used(ctx context.Context, v credentials.Version) (at time.Time, err error) {
-	err = change(ctx, v.Settings, func(_ Settings, tx pgx.Tx, roles []*role) error {
+func (k Kind) Used(ctx context.Context, v credentials.Version) (at time.Time, err error) {
+	err = k.change(ctx, v.Settings, func(_ Settings, tx pgx.Tx, roles []*role) error {
 		r := of(v, roles)
 		if r == nil {
 			return credentials.ErrNoVersion
@@ -407,8 +434,8 @@ func (Kind) Used(ctx context.Context, v credentials.Version) (at time.Time, err 
 }
 
 // Disable implements credentials.Kind. Sessions go on.
-func (Kind) Disable(ctx context.Context, v credentials.Version) error {
-	return change(ctx, v.Settings, func(_ Settings, tx pgx.Tx, roles []*role) error {
+func (k Kind) Disable(ctx context.Context, v credentials.Version) error {
+	return k.change(ctx, v.Settings, func(_ Settings, tx pgx.Tx, roles []*role) error {
 		r := of(v, roles)
 		if r == nil {
 			return nil
@@ -420,8 +447,8 @@ func (Kind) Disable(ctx context.Context, v credentials.Version) error {
 
 // Retire implements credentials.Kind. Sessions end. The role stays, as it may own
 // things.
-func (Kind) Retire(ctx context.Context, v credentials.Version) error {
-	return change(ctx, v.Settings, func(_ Settings, tx pgx.Tx, roles []*role) error {
+func (k Kind) Retire(ctx context.Context, v credentials.Version) error {
+	return k.change(ctx, v.Settings, func(_ Settings, tx pgx.Tx, roles []*role) error {
 		r := of(v, roles)
 		if r == nil {
 			return nil
@@ -440,8 +467,8 @@ func (Kind) Retire(ctx context.Context, v credentials.Version) error {
 }
 
 // List implements credentials.Kind.
-func (Kind) List(ctx context.Context, o credentials.Order) (list []credentials.Found, err error) {
-	err = change(ctx, o.Settings, func(_ Settings, _ pgx.Tx, roles []*role) error {
+func (k Kind) List(ctx context.Context, o credentials.Order) (list []credentials.Found, err error) {
+	err = k.change(ctx, o.Settings, func(_ Settings, _ pgx.Tx, roles []*role) error {
 		list = nil
 		for _, r := range roles {
 			f := credentials.Found{ID: labelled(o.Credential, r.label)}

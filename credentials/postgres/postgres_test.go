@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"testing"
 
@@ -44,7 +45,12 @@ func run(m *testing.M) int {
 	}
 	defer s.Stop()
 	admin = s.URL
-	if err := execute(ctx, admin, "CREATE ROLE rotator LOGIN CREATEROLE PASSWORD 'rotator-password'", "GRANT pg_signal_backend TO rotator"); err != nil {
+	password, err := scram("rotator-password")
+	if err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		return 1
+	}
+	if err := execute(ctx, admin, "CREATE ROLE rotator LOGIN CREATEROLE PASSWORD '"+password+"'", "GRANT pg_signal_backend TO rotator"); err != nil {
 		fmt.Fprintln(os.Stderr, err)
 		return 1
 	}
@@ -99,8 +105,28 @@ func place(t *testing.T, prepare ...string) json.RawMessage {
 
 func TestRolesTakeTurns(t *testing.T) {
 	rotatortest.Run(t, func(t *testing.T, _ *store.DB) rotatortest.Subject {
-		return rotatortest.Subject{Kind: Kind{}, Settings: string(place(t)), Works: works, Slow: true}
+		return rotatortest.Subject{Kind: Kind{keep: kept(t)}, Settings: string(place(t)), Works: works, Slow: true}
 	})
+}
+
+// kept has the rotator log in once, as that is most of what a call costs.
+func kept(t *testing.T) func(context.Context, *pgx.ConnConfig) (*pgx.Conn, func(), error) {
+	var mu sync.Mutex
+	var conn *pgx.Conn
+	t.Cleanup(func() {
+		if conn != nil {
+			conn.Close(context.Background())
+		}
+	})
+	return func(ctx context.Context, c *pgx.ConnConfig) (_ *pgx.Conn, done func(), err error) {
+		mu.Lock()
+		if conn == nil || conn.IsClosed() {
+			if conn, err = pgx.ConnectConfig(ctx, c); err != nil {
+				mu.Unlock()
+			}
+		}
+		return conn, mu.Unlock, err
+	}
 }
 
 func order(s json.RawMessage, id string, known ...credentials.Version) credentials.Order {
@@ -346,5 +372,52 @@ func TestAProofIsOfTheVersion(t *testing.T) {
 	v2.Secret = v1.Secret
 	if err := (Kind{}).Prove(t.Context(), v2); err == nil || !strings.Contains(err.Error(), "who logs in by the url is") {
 		t.Errorf("the proof by another's url: %v", err)
+	}
+}
+
+// Who rotates logs in with what is made for the moment, and consumers with passwords.
+func TestThePasswordOfTheRotatorIsMadeForTheMoment(t *testing.T) {
+	var s Settings
+	if err := json.Unmarshal(place(t), &s); err != nil {
+		t.Fatal(err)
+	}
+	s.URL, s.Login = strings.Replace(s.URL, ":rotator-password@", "@", 1), "token"
+	settings, err := json.Marshal(s)
+	if err != nil {
+		t.Fatal(err)
+	}
+	made, wrong := 0, error(nil)
+	k := Kind{Logins: map[string]func(context.Context, string, uint16, string) (string, error){
+		"token": func(_ context.Context, host string, port uint16, user string) (string, error) {
+			made++
+			if host == "" || port == 0 || user != "rotator" {
+				t.Errorf("a password is asked for %s at %s:%d", user, host, port)
+			}
+			return "rotator-password", wrong
+		},
+	}}
+	if _, err := k.Check(settings); err != nil {
+		t.Error(err)
+	}
+	if _, err := (Kind{}).Check(settings); err == nil || !strings.Contains(err.Error(), "login is") {
+		t.Errorf("a login that there is not: %v", err)
+	}
+	m, err := k.Mint(t.Context(), order(settings, "v1"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	v := credentials.Version{ID: "v1", Credential: "app", Settings: settings, Public: m.Public, Secret: m.Secret}
+	if err := k.Prove(t.Context(), v); err != nil {
+		t.Error(err)
+	}
+	if err := works(t.Context(), m.Secret); err != nil {
+		t.Error(err)
+	}
+	if err := k.Retire(t.Context(), v); err != nil || made != 2 {
+		t.Errorf("retiring, with %d passwords made: %v", made, err)
+	}
+	wrong = fmt.Errorf("nobody knows")
+	if err := k.Retire(t.Context(), v); err == nil || !strings.Contains(err.Error(), "as rotator by token: nobody knows") {
+		t.Errorf("no password: %v", err)
 	}
 }

@@ -43,11 +43,13 @@ type world struct {
 	cutAt  string // where it was
 	outage bool
 	forced bool
-	probed string // what consumers have used since something was changed
+	worked map[string]bool // what consumers have used since something was changed at the provider
 
 	prompt json.RawMessage // what the secret of the platform holds
+	label  string          // of which version that is
 	part   json.RawMessage // what the process has
 	lag    json.RawMessage // what the slow consumer uses
+	lagged string          // of which version that is
 	since  time.Time       // since when it could use something newer
 	file   string
 }
@@ -58,11 +60,13 @@ const (
 	quiet   = 4 * time.Minute
 	pace    = 5 * time.Minute // of the driver
 	slow    = 4 * time.Minute // is how long the slow consumer takes
+
+	theEnd = "the end"
 )
 
 func newWorld(t *testing.T, db *store.DB, s Subject, name string) *world {
 	t.Helper()
-	w := &world{T: t, db: db, subject: s, name: name, over: make(chan struct{}), file: filepath.Join(t.TempDir(), "secret")}
+	w := &world{T: t, db: db, subject: s, name: name, over: make(chan struct{}), file: filepath.Join(folder(t), "secret"), worked: map[string]bool{}}
 	var err error
 	if w.keys, err = seal.NewKeys(seal.NewKey()); err != nil {
 		t.Fatal(err)
@@ -72,6 +76,16 @@ func newWorld(t *testing.T, db *store.DB, s Subject, name string) *world {
 	}
 	w.engine = w.start()
 	return w
+}
+
+// folder is one in memory, where there is such: files are synced.
+func folder(t *testing.T) string {
+	name, err := os.MkdirTemp("/dev/shm", "rotatortest-")
+	if err != nil {
+		return t.TempDir()
+	}
+	t.Cleanup(func() { os.RemoveAll(name) })
+	return name
 }
 
 // end lets go what was killed.
@@ -111,7 +125,11 @@ func (w *world) start() *credentials.Credentials {
 func (w *world) Set(_ context.Context, _ string, value json.RawMessage, _ timestamp.Time) error {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	w.prompt = slices.Clone(value)
+	secret, label, ok := strings.Cut(string(value), `,"credentialVersion":"`)
+	if !ok {
+		w.Errorf("the secret does not say of which version it is")
+	}
+	w.prompt, w.label = json.RawMessage(secret+"}"), strings.TrimSuffix(label, `"}`)
 	w.since = time.Now()
 	return nil
 }
@@ -128,10 +146,10 @@ func (w *world) ctx() context.Context {
 		}
 		if changes(point) {
 			w.mu.Lock()
-			w.probed = ""
+			clear(w.worked)
 			w.mu.Unlock()
 		}
-		if !w.subject.Slow || changes(point) && strings.HasSuffix(point, " after") {
+		if !w.subject.Slow || (changes(point) || hands(point)) && strings.HasSuffix(point, " after") {
 			w.probe(point)
 		}
 		w.mu.Lock()
@@ -153,10 +171,15 @@ func (w *world) ctx() context.Context {
 	})
 }
 
-// changes tells that a point is about something that can make a difference to consumers.
+// changes tells that a point is about something that can make a difference at the provider.
 func changes(point string) bool {
 	what, _, _ := strings.Cut(point, " ")
-	return what != "journal" && what != "list" && what != "prove" && what != "used"
+	return what == "mint" || what == "disable" || what == "retire"
+}
+
+// hands tells that it is about what a consumer has.
+func hands(point string) bool {
+	return strings.HasPrefix(point, "publish ") || strings.HasPrefix(point, "deliver ")
 }
 
 // arm has the kth point from now on be the last one, or fail.
@@ -188,24 +211,23 @@ func (w *world) probe(at string) {
 	if outage {
 		return
 	}
-	seen := fmt.Sprintf("%s", held)
-	w.mu.Lock()
-	again := w.probed == seen
-	w.probed = seen
-	w.mu.Unlock()
-	if again && w.subject.Slow && at == "rest" {
-		return
-	}
 	tried := map[string]bool{}
 	for consumer, secret := range held {
 		secret := strings.TrimSpace(string(secret))
-		if secret == "" || tried[secret] {
+		w.mu.Lock()
+		worked := w.worked[secret] && w.subject.Slow && at != theEnd
+		w.mu.Unlock()
+		if secret == "" || tried[secret] || worked {
 			continue
 		}
 		tried[secret] = true
 		if err := w.subject.Works(w.Context(), json.RawMessage(secret)); err != nil {
 			w.Errorf("at %s, after a cut (%s) at %q: the consumer %s cannot use what it has: %v", at, mode, cutAt, consumer, err)
+			continue
 		}
+		w.mu.Lock()
+		w.worked[secret] = true
+		w.mu.Unlock()
 	}
 }
 
@@ -238,7 +260,41 @@ func (w *world) do(f func(*credentials.Credentials) error) {
 // rotate asks for a rotation.
 func (w *world) rotate() {
 	w.Helper()
-	w.again(func(c *credentials.Credentials) error { return c.Rotate(w.ctx(), w.name, "tester") })
+	w.again(w.ask())
+}
+
+// ask is how one is asked for: by bringing a version, where people make them.
+func (w *world) ask() func(*credentials.Credentials) error {
+	if w.subject.Supply == nil {
+		return func(c *credentials.Credentials) error { return c.Rotate(w.ctx(), w.name, "tester") }
+	}
+	secret := w.subject.Supply()
+	return func(c *credentials.Credentials) error { return c.Supply(w.ctx(), w.name, secret, "tester") }
+}
+
+// revoke asks for one that is forced.
+func (w *world) revoke() {
+	w.Helper()
+	ask := func(c *credentials.Credentials) error { return c.Revoke(w.ctx(), w.name, "tester") }
+	if w.subject.Supply == nil {
+		w.again(ask)
+		return
+	}
+	for range 2 {
+		if w.text(`SELECT name FROM credential WHERE name = $1 AND again`, w.name) == "" {
+			w.do(ask)
+		}
+	}
+	w.rotate()
+}
+
+// first asks for the first version, where it does not come by itself.
+func (w *world) first() {
+	w.Helper()
+	if w.subject.Supply != nil {
+		w.rotate()
+	}
+	w.drive()
 }
 
 // again asks once more if nothing has come of it.
@@ -274,27 +330,25 @@ func (w *world) drive() {
 // catchUp has the slow consumer use what is there, after a while, and say so.
 func (w *world) catchUp() {
 	w.mu.Lock()
-	behind := string(w.lag) != string(w.prompt)
-	current := w.prompt
-	ready := time.Since(w.since) >= slow || w.lag == nil || w.forced
-	w.mu.Unlock()
-	id := w.text(`SELECT current FROM credential WHERE name = $1`, w.name)
-	if !behind || !ready || id == "" {
-		return
+	if string(w.lag) != string(w.prompt) && (time.Since(w.since) >= slow || w.lag == nil || w.forced) {
+		w.lag, w.lagged = w.prompt, w.label
 	}
-	w.mu.Lock()
-	w.lag = current
+	id := w.lagged
 	w.mu.Unlock()
-	w.do(func(c *credentials.Credentials) error { return c.Consumed(w.ctx(), w.name, "slow", "") })
-	if got := w.text(`SELECT confirmed FROM credential_pickup WHERE credential = $1 AND consumer = 'slow'`, w.name); got != id {
-		w.do(func(c *credentials.Credentials) error { return c.Consumed(w.ctx(), w.name, "slow", "") })
+	for range 2 { // what failed is said once more
+		said := w.column(`SELECT v.id FROM credential_version v LEFT JOIN credential_pickup p ON p.credential = v.credential AND p.consumer = 'slow'
+			 WHERE v.id = $1 AND v.state = 'live' AND (p.confirmed IS NULL OR p.confirmed <> v.id)`, id)
+		if len(said) == 0 {
+			return // it was, or the journal does not know yet that the version was handed out
+		}
+		w.do(func(c *credentials.Credentials) error { return c.Consumed(w.ctx(), w.name, "slow", id) })
 	}
 }
 
 // settled checks that there is one version, which everybody uses, and nothing else.
 func (w *world) settled() {
 	w.Helper()
-	w.probe("the end")
+	w.probe(theEnd)
 	at := fmt.Sprintf("after a cut (%s) at %q", w.mode, w.cutAt)
 	live := w.column(`SELECT id FROM credential_version WHERE credential = $1 AND state NOT IN ('retired', 'withdrawn')`, w.name)
 	current := w.text(`SELECT current FROM credential WHERE name = $1`, w.name)
