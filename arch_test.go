@@ -21,7 +21,7 @@ var layers = []struct {
 	apart    bool // packages of the layer do not import each other
 }{
 	{"vocabulary", []string{"task", "scope", "slugid", "timestamp", "hawk", "cred", "jsone"}, false},
-	{"kit", []string{"api", "event", "store", "blob", "loop", "seal", "schedule"}, false},
+	{"kit", []string{"api", "event", "store", "blob", "loop", "seal", "schedule", "monitor"}, false},
 	{"client", []string{"client"}, false},
 	{"services", []string{"auth", "queue", "provisioner", "worker", "index", "hooks", "secrets", "purgecache", "object", "notify", "mirror", "credentials"}, true},
 	{"surface", []string{"cmd", "graph", "resource", "project", "bench", "references", "examples", "test"}, false},
@@ -29,13 +29,14 @@ var layers = []struct {
 
 // homes are the only places that may import an SDK.
 var homes = []struct{ sdk, home, reason string }{
-	{"github.com/aws/aws-sdk-go-v2", "blob provisioner/aws worker/ec2 auth/aws notify/ses seal/kms", "S3 is behind blob, EC2 behind provisioner/aws, the instance that a worker runs on behind worker/ec2, STS behind auth/aws, SES behind notify/ses, KMS behind seal/kms"},
+	{"github.com/aws/aws-sdk-go-v2", "blob provisioner/aws worker/ec2 auth/aws notify/ses seal/kms credentials/aws", "S3 is behind blob, EC2 behind provisioner/aws, the instance that a worker runs on behind worker/ec2, STS behind auth/aws, SES behind notify/ses, KMS behind seal/kms, whose keys are rotated behind credentials/aws"},
 	{"github.com/versity/versitygw", "blob/gateway", "the S3 gateway is behind blob/gateway"},
 	{"github.com/jackc/pgx", "store credentials/postgres", "databases are behind store, but for those whose passwords are rotated"},
 	{"modernc.org/sqlite", "store", "databases are behind store"},
 	{"database/sql", "store", "databases are behind store"},
 	{"github.com/Azure/azure-sdk-for-go", "auth/azure", "Azure is behind auth/azure"},
-	{"github.com/rabbitmq/amqp091-go", "event/rabbit", "the broker is behind event/rabbit"},
+	{"github.com/rabbitmq/amqp091-go", "event/rabbit credentials/rabbitmq", "the broker is behind event/rabbit, but for whose users are rotated"},
+	{"github.com/getsentry/sentry-go", "monitor", "reports go to Sentry from monitor"},
 	{"github.com/spf13/cobra", "cmd", "commands are in cmd/taskfleet"},
 	{"github.com/santhosh-tekuri/jsonschema", "api worker hooks", "methods' schemas are checked by api, payloads' by worker and hooks"},
 }

@@ -41,6 +41,8 @@ type Project struct {
 	Pools       map[string]Pool   `yaml:"pools"`   // by what comes after proj-NAME/
 	Secrets     []string          `yaml:"secrets"` // by what comes after project/NAME/
 	Grants      []Grant           `yaml:"grants"`
+	Sentry      *Sentry           `yaml:"sentry"`   // a project of that name at Sentry; none if it is not given
+	SignalFx    *SignalFx         `yaml:"signalfx"` // what it has at SignalFx
 }
 
 // A Role is one of the project's.
@@ -73,6 +75,29 @@ type Pool struct {
 type Grant struct {
 	To     []string `yaml:"to"` // roles
 	Scopes []string `yaml:"scopes"`
+}
+
+// Sentry is what a project at Sentry is like. What is left out is as the platform has it.
+type Sentry struct {
+	Team       string     `yaml:"team" json:"team,omitempty"`
+	Platform   string     `yaml:"platform" json:"platform,omitempty"`
+	RateLimit  *RateLimit `yaml:"rateLimit" json:"rateLimit,omitempty"` // of each key
+	AlertEvery string     `yaml:"alertEvery" json:"alertEvery,omitempty"`
+}
+
+// A RateLimit is how many events are taken in how many seconds.
+type RateLimit struct {
+	Count  int `yaml:"count" json:"count"`
+	Window int `yaml:"window" json:"window"`
+}
+
+// SignalFx is what a project has there. What has no name is not made.
+type SignalFx struct {
+	Team             string `yaml:"team" json:"team,omitempty"`
+	TeamDescription  string `yaml:"teamDescription" json:"teamDescription,omitempty"`
+	Group            string `yaml:"group" json:"group,omitempty"` // of dashboards
+	GroupDescription string `yaml:"groupDescription" json:"groupDescription,omitempty"`
+	Token            string `yaml:"token" json:"token,omitempty"` // its name
 }
 
 var (
@@ -245,6 +270,7 @@ func (p *Project) Resources() ([]resource.Resource, error) {
 		}
 		all = append(all, grants[to])
 	}
+	names := &resource.SecretNames{Prefix: "project/" + n + "/"}
 	for _, name := range sortedKeys(p.Clients) {
 		x := p.Clients[name]
 		expires, err := expiry(x.Expires)
@@ -254,11 +280,11 @@ func (p *Project) Resources() ([]resource.Resource, error) {
 		c := &resource.Client{ClientID: "project/" + n + "/" + name, Description: made(x.Description), Scopes: x.Scopes, Expires: expires}
 		all = append(all, c)
 		if x.Secret != "" {
-			all = append(all, &resource.TokenSecret{SecretName: "project/" + n + "/" + x.Secret, Client: c, Expires: expires})
+			all = append(all, &resource.TokenSecret{SecretName: "project/" + n + "/" + x.Secret, Client: c, Expires: expires, Names: names})
 		}
 	}
 	for _, name := range p.Secrets {
-		all = append(all, &resource.Secret{SecretName: "project/" + n + "/" + name, Expires: Never})
+		all = append(all, &resource.Secret{SecretName: "project/" + n + "/" + name, Expires: Never, Names: names})
 	}
 	for _, name := range sortedKeys(p.Pools) {
 		d := p.Pools[name]
@@ -274,7 +300,19 @@ func (p *Project) Resources() ([]resource.Resource, error) {
 			ProviderID: d.ProviderID, Description: made(d.Description), Owner: owner, EmailOnError: d.EmailOnError, Config: config,
 		}})
 	}
-	return all, nil
+	elsewhere := func(service string, spec any) error {
+		text, err := json.Marshal(spec)
+		all = append(all, &resource.Elsewhere{Service: service, Project: n, Spec: text})
+		return err
+	}
+	var err error
+	if p.Sentry != nil {
+		err = elsewhere("sentry", p.Sentry)
+	}
+	if p.SignalFx != nil {
+		err = errors.Join(err, elsewhere("signalfx", p.SignalFx))
+	}
+	return all, err
 }
 
 // adminScopes are all that can be done in the namespaces of a project.

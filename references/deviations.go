@@ -63,7 +63,7 @@ var Notes = map[string]string{
 	"auth.gcpCredentials":     "complete; needs auth.gcp in the configuration",
 	"auth.githubRepoToken":    "complete; needs auth.github in the configuration",
 	"auth.websocktunnelToken": "complete; needs auth.websocktunnel in the configuration",
-	"auth.sentryDSN":          "answers 404 for every project, as there is nothing yet that keeps DSNs",
+	"auth.sentryDSN":          "complete; needs auth.sentry in the configuration",
 	"notify.email":            "complete; needs notify.smtp or notify.ses in the configuration",
 	"notify.slack":            "complete; needs notify.slack in the configuration",
 	"notify.matrix":           "complete; needs notify.matrix in the configuration",

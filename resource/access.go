@@ -121,7 +121,8 @@ type Client struct {
 	Expires            timestamp.Time
 	DeleteOnExpiration bool
 
-	token string // if it was made just now
+	token   string // if it was made just now
+	rotated timestamp.Time
 }
 
 type clientDocument struct {
@@ -160,7 +161,7 @@ func (x *Client) Make(ctx context.Context, c *client.Client, exists bool) error 
 	}
 	made, err := auth.New(c).CreateClient(ctx, x.ClientID, in)
 	if err == nil {
-		x.token = made.AccessToken
+		x.token, x.rotated = made.AccessToken, made.LastRotated
 	}
 	return err
 }

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"strings"
+	"sync"
 
 	"github.com/taskfleet/taskfleet/client"
 	"github.com/taskfleet/taskfleet/client/auth"
@@ -20,6 +21,7 @@ type TokenSecret struct {
 	SecretName string
 	Client     *Client
 	Expires    timestamp.Time
+	Names      *SecretNames
 }
 
 type tokenDocument struct {
@@ -38,24 +40,48 @@ func (s *TokenSecret) Want() any { return tokenDocument{s.Client.ClientID} }
 // Is implements Resource. A secret that is there is taken for what it should be:
 // its value is not asked for.
 func (s *TokenSecret) Is(ctx context.Context, c *client.Client) (any, error) {
-	exists, err := secretExists(ctx, c, s.SecretName)
+	exists, err := s.Names.have(ctx, c, s.SecretName)
 	if !exists {
 		return nil, err
 	}
 	return s.Want(), nil
 }
 
+// mostTokens is how many are made for a secret because somebody else has made one.
+const mostTokens = 5
+
 // Make implements Resource. If the client was not made just now its token is known to
 // nobody any more, or to others, with whom it ends: it gets another one.
+//
+// Somebody may do the same at this moment, and end the token that is put here after he has
+// put his own. So it is looked whether the token is the latest one once it is there: of
+// several, at least the one whose token is has its secret be the last.
 func (s *TokenSecret) Make(ctx context.Context, c *client.Client, _ bool) error {
-	token := s.Client.token
-	if token == "" {
-		reset, err := auth.New(c).ResetAccessToken(ctx, s.Client.ClientID)
-		if err != nil {
-			return fmt.Errorf("a new access token for %s: %w", s.Client.ClientID, err)
+	token, rotated := s.Client.token, s.Client.rotated
+	for range mostTokens {
+		if token == "" {
+			reset, err := auth.New(c).ResetAccessToken(ctx, s.Client.ClientID)
+			if err != nil {
+				return fmt.Errorf("a new access token for %s: %w", s.Client.ClientID, err)
+			}
+			token, rotated = reset.AccessToken, reset.LastRotated
 		}
-		token = reset.AccessToken
+		if err := s.put(ctx, c, token); err != nil {
+			return err
+		}
+		is, err := auth.New(c).Client(ctx, s.Client.ClientID)
+		if err != nil {
+			return fmt.Errorf("looking whether the access token of %s is still the latest: %w", s.Client.ClientID, err)
+		}
+		if is.LastRotated <= rotated {
+			return nil
+		}
+		token = ""
 	}
+	return fmt.Errorf("somebody else makes access tokens of %s all the time: find out who, and do the same again", s.Client.ClientID)
+}
+
+func (s *TokenSecret) put(ctx context.Context, c *client.Client, token string) error {
 	value, err := json.Marshal(map[string]string{"rootUrl": c.RootURL(), "clientId": s.Client.ClientID, "accessToken": token})
 	if err != nil {
 		return err
@@ -71,6 +97,7 @@ func (s *TokenSecret) Make(ctx context.Context, c *client.Client, _ bool) error 
 type Secret struct {
 	SecretName string
 	Expires    timestamp.Time
+	Names      *SecretNames
 }
 
 // Kind implements Resource.
@@ -84,7 +111,7 @@ func (*Secret) Want() any { return struct{}{} }
 
 // Is implements Resource.
 func (s *Secret) Is(ctx context.Context, c *client.Client) (any, error) {
-	exists, err := secretExists(ctx, c, s.SecretName)
+	exists, err := s.Names.have(ctx, c, s.SecretName)
 	if !exists {
 		return nil, err
 	}
@@ -96,18 +123,34 @@ func (s *Secret) Make(ctx context.Context, c *client.Client, _ bool) error {
 	return setSecret(ctx, c, s.SecretName, json.RawMessage("{}"), s.Expires)
 }
 
-// secretExists looks by the list of names, for which nobody has to be allowed to
-// read secrets.
-func secretExists(ctx context.Context, c *client.Client, name string) (bool, error) {
-	for have, err := range secrets.New(c).ListAll(ctx, secrets.ListOptions{}) {
-		if err != nil {
-			return false, err
+// SecretNames are the names of secrets that a platform has and that begin in some way. They
+// are listed once, when the first of the secrets asks. For a list of names nobody has to be
+// allowed to read secrets.
+type SecretNames struct {
+	Prefix string
+
+	mu    sync.Mutex
+	names map[string]bool // nil: not listed yet
+}
+
+func (n *SecretNames) have(ctx context.Context, c *client.Client, name string) (bool, error) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if n.names == nil {
+		have := map[string]bool{}
+		for name, err := range secrets.New(c).ListAll(ctx, secrets.ListOptions{}) {
+			if err != nil {
+				return false, err
+			}
+			if strings.HasPrefix(name, n.Prefix) {
+				have[name] = true
+			} else if name > n.Prefix {
+				break // they come in order
+			}
 		}
-		if have == name {
-			return true, nil
-		}
+		n.names = have
 	}
-	return false, nil
+	return n.names[name], nil
 }
 
 func setSecret(ctx context.Context, c *client.Client, name string, value json.RawMessage, expires timestamp.Time) error {

@@ -229,6 +229,9 @@ func (s *Schedule) execute(w *work) {
 	case stopped:
 		log.Info("a run was interrupted", "took", took)
 	case err != nil:
+		if p, ok := errors.AsType[*panicked](err); ok {
+			log = log.With("stack", string(p.stack))
+		}
 		log.Error("a run failed", "err", err, "took", took)
 	default:
 		log.Info("a run is done", "outcome", outcome, "took", took)
@@ -287,6 +290,12 @@ func isEnded(tx *store.Tx, w *work) (bool, error) {
 	return len(list) > 0, err
 }
 
+// A panicked is what a panic came to.
+type panicked struct {
+	error
+	stack []byte
+}
+
 // guarded runs the runner within the job's limit. It returns soon after that, whether the
 // runner does or not.
 func (w *work) guarded(log *slog.Logger) (outcome string, err error) {
@@ -299,8 +308,10 @@ func (w *work) guarded(log *slog.Logger) (outcome string, err error) {
 		defer close(done)
 		defer func() {
 			if r := recover(); r != nil {
-				failure = fmt.Errorf("panic: %v", r)
-				log.Error("a run panicked", "panic", r, "stack", string(debug.Stack()))
+				failure = &panicked{fmt.Errorf("panic: %v", r), debug.Stack()}
+				if ctx.Err() != nil { // nobody may wait for it any more
+					log.Warn("a run panicked after it was told to stop", "panic", r, "stack", string(debug.Stack()))
+				}
 			}
 		}()
 		said, failure = w.runner.Run(ctx, w.Occasion)

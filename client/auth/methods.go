@@ -945,9 +945,11 @@ func (c *Client) GithubRepoToken(ctx context.Context, appName string, owner stri
 
 // SentryDSN calls auth.sentryDSN: Get the DSN of a Sentry project.
 //
-// Returns where the errors of a project are to be sent to. The keys in these addresses
-// are replaced regularly, and the old ones withdrawn a while later: ask again every
-// day. Fails with 404 for a project that the deployment keeps no keys of.
+// Returns where the errors of a project are to be sent to. A project that Sentry
+// does not have is created. The keys in these addresses are replaced regularly,
+// and the old ones withdrawn a while later: ask again every day. Fails with 404 where
+// the deployment has no Sentry, and with 503 while Sentry is away and no key is good
+// for another hour.
 //
 // Scopes: `auth:sentry:<project>`.
 func (c *Client) SentryDSN(ctx context.Context, project string) (*SentryDSNResponse, error) {

@@ -175,6 +175,30 @@ func (c *Client) Revoke(ctx context.Context, name string) (*Credential, error) {
 	return out, nil
 }
 
+// Supply calls credentials.supply: Supply a version of a credential.
+//
+// Brings the new version of a credential that people make, such as a password that
+// was bought. It is tried and handed out as any other, and takes the place of the one
+// before. Bringing the same again while that goes on changes nothing.
+//
+// Scopes: `credentials:supply:<name>`.
+//
+// The method is experimental and may change.
+func (c *Client) Supply(ctx context.Context, name string, in *CredentialSupplyRequest) (*Credential, error) {
+	r := client.Request{
+		Name:  "credentials.supply",
+		Verb:  "POST",
+		Route: "/api/credentials/v1/credentials/<name>/supply",
+		Args:  []string{name},
+		In:    in,
+	}
+	out := new(Credential)
+	if err := c.core.Do(ctx, r, out); err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 // Verify calls credentials.verify: Verify a credential.
 //
 // Uses the current version against its provider, as happens once a day by itself,
@@ -221,10 +245,34 @@ func (c *Client) Leftovers(ctx context.Context, name string) (*CredentialLeftove
 	return out, nil
 }
 
+// Retire calls credentials.retire: Retire what is left of a credential.
+//
+// Removes where it was minted what is no version of the credential: something that
+// `leftovers` tells, which somebody else has made. What was seen in use lately is only
+// removed if `forced`.
+//
+// With `removed` it notes instead that an old version was removed by hand, so that
+// nothing waits for it: for those whose kind this deployment does not have any more,
+// or whose provider is gone.
+//
+// Scopes: `credentials:retire:<name>`.
+//
+// The method is experimental and may change.
+func (c *Client) Retire(ctx context.Context, name string, in *CredentialRetireRequest) error {
+	r := client.Request{
+		Name:  "credentials.retire",
+		Verb:  "POST",
+		Route: "/api/credentials/v1/credentials/<name>/retire",
+		Args:  []string{name},
+		In:    in,
+	}
+	return c.core.Do(ctx, r, nil)
+}
+
 // Consumed calls credentials.consumed: Report that a consumer uses a version.
 //
 // Notes that a consumer has picked a version up, so that it need not be waited for any
-// more. Without a version it is the current one.
+// more. Without a version it is the current one, if there is no other that it may use.
 //
 // Scopes: `credentials:consumed:<name>:<consumer>`.
 //
@@ -242,7 +290,8 @@ func (c *Client) Consumed(ctx context.Context, name string, consumer string, in 
 
 // Secret calls credentials.secret: Read the secret of a credential.
 //
-// Returns the secret of the current version. The log says who has asked for it.
+// Returns the secret of the current version, with its id. The history of the
+// credential says who has asked for it.
 //
 // Scopes: `credentials:reveal:<name>`.
 //
@@ -256,6 +305,34 @@ func (c *Client) Secret(ctx context.Context, name string) (*CredentialSecret, er
 		Repeatable: true,
 	}
 	out := new(CredentialSecret)
+	if err := c.core.Do(ctx, r, out); err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+// Bootstrap calls credentials.bootstrap: Have what a project needs elsewhere be there.
+//
+// Has what a project needs at a service that the deployment knows, `sentry` or
+// `signalfx`, be as it is asked for: a project, a team, an alert, a token. What is as
+// it should be is left alone, so that the second time nothing changes. With `dryRun`
+// it tells what it would do.
+//
+// What was changed is told also when something failed after it; `error` says what that
+// was then.
+//
+// Scopes: `credentials:bootstrap:<service>:<project>`.
+//
+// The method is experimental and may change.
+func (c *Client) Bootstrap(ctx context.Context, service string, project string, in *BootstrapRequest) (*BootstrapReply, error) {
+	r := client.Request{
+		Name:  "credentials.bootstrap",
+		Verb:  "POST",
+		Route: "/api/credentials/v1/bootstrap/<service>/<project>",
+		Args:  []string{service, project},
+		In:    in,
+	}
+	out := new(BootstrapReply)
 	if err := c.core.Do(ctx, r, out); err != nil {
 		return nil, err
 	}

@@ -9,9 +9,50 @@ import (
 	"github.com/taskfleet/taskfleet/timestamp"
 )
 
+// BootstrapReply: what was changed for a project elsewhere, or would be.
+type BootstrapReply struct {
+	// In the order in which they were made.
+	Changes client.List[BootstrapReplyChange] `json:"changes"`
+
+	// Why not all could be done. What the changes say was done before.
+	Error string `json:"error,omitzero"`
+}
+
+// BootstrapReplyChange is the type of an object within another.
+type BootstrapReplyChange struct {
+	// The kind of thing, such as `team`.
+	What string `json:"what"`
+
+	// Which one.
+	Name string `json:"name"`
+
+	// `create`, `update` or `disable`.
+	Action string `json:"action"`
+
+	// How it is now, or would be.
+	After json.RawMessage `json:"after,omitzero"`
+
+	// How it was, where it was there.
+	Before json.RawMessage `json:"before,omitzero"`
+}
+
+// BootstrapRequest: what there should be, in the words of the service.
+type BootstrapRequest struct {
+	// For `sentry`: `team` and `platform`, `rateLimit` (`count` events in `window`
+	// seconds, per key) and `alertEvery`, such as `30m`, all of which the deployment
+	// has values for. For `signalfx`: `team`, `teamDescription`, `group` and
+	// `groupDescription` of dashboards, and `token`, the name of a token to send data
+	// with; what has no name is not made.
+	Spec json.RawMessage `json:"spec"`
+
+	// Whether to tell what would be changed, and change nothing.
+	DryRun bool `json:"dryRun,omitzero"`
+}
+
 // CredentialConsumedRequest: which version a consumer uses.
 type CredentialConsumedRequest struct {
-	// Its id; without one it is the current version.
+	// Its id; without one it is the current version, if there is no other that the
+	// consumer may use.
 	Version string `json:"version,omitzero"`
 }
 
@@ -73,6 +114,18 @@ type CredentialMessage struct {
 	Step string `json:"step,omitzero"`
 }
 
+// CredentialRetireRequest: what is not to be there any more.
+type CredentialRetireRequest struct {
+	// What the leftovers call it; with removed, the id of a version.
+	ID string `json:"id"`
+
+	// Whether it is removed though it was seen in use lately.
+	Forced bool `json:"forced,omitzero"`
+
+	// Whether it is a version that was removed by hand.
+	Removed bool `json:"removed,omitzero"`
+}
+
 // CredentialRotation: a rotation, under way or ended.
 type CredentialRotation struct {
 	RotationID string `json:"rotationId"`
@@ -131,6 +184,12 @@ type CredentialSecret struct {
 	Secret json.RawMessage `json:"secret"`
 }
 
+// CredentialSupplyRequest: a version that a person has made.
+type CredentialSupplyRequest struct {
+	// What consumers get. Which members it has is a matter of the kind.
+	Secret json.RawMessage `json:"secret"`
+}
+
 // CredentialVerification: whether the current version of a credential works.
 type CredentialVerification struct {
 	Works bool `json:"works"`
@@ -151,11 +210,11 @@ type Credential struct {
 	// is to be done - rotating: a rotation is under way - waiting: a rotation waits
 	// for a consumer though the overlap has ended - in-use: the overlap has ended,
 	// and the old version is still seen in use - failing: a step of a rotation fails,
-	// and is tried again - failed: the last rotation has failed; the version before
-	// it is in use - undelivered: a consumer could not be given the current version,
-	// which is tried again - broken: the current version does not work any more - overdue:
-	// it should have been rotated - invalid: it is defined wrongly - undefined: it is not
-	// in the configuration any more
+	// and is tried again - failed: the last rotation has failed; the version before it is
+	// in use - undelivered: a consumer could not be given the current version, which is
+	// tried again - broken: the current version does not work any more - wanted: somebody
+	// is to supply a new version - overdue: it should have been rotated - invalid:
+	// it is defined wrongly - undefined: it is not in the configuration any more
 	State string `json:"state"`
 
 	// How many rotations have failed in a row.

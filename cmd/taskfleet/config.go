@@ -40,9 +40,13 @@ type Config struct {
 
 	Credentials []CredentialConfig `yaml:"credentials"` // that are rotated
 
+	CredentialsAudit CredentialsAuditConfig `yaml:"credentialsAudit"` // what may be wrong with them, with clients and scopes
+
 	Providers map[string]ProviderConfig `yaml:"providers"` // of workers, beside local and static
 
 	RabbitMQ RabbitMQConfig `yaml:"rabbitmq"` // where messages go besides
+
+	Sentry SentryConfig `yaml:"sentry"` // where the platform's own errors go
 
 	Auth   AuthConfig   `yaml:"auth"`   // credentials for elsewhere
 	Notify NotifyConfig `yaml:"notify"` // email and chats
@@ -51,6 +55,8 @@ type Config struct {
 
 	LogLevel  string `yaml:"logLevel"`  // debug, info, warn, error
 	LogFormat string `yaml:"logFormat"` // text, json
+
+	databaseFile string // where Database was read from, and changes
 
 	file string // where it was read from
 	text []byte
@@ -73,6 +79,7 @@ type S3Config struct {
 	Bucket          string `yaml:"bucket"`
 	AccessKeyID     string `yaml:"accessKeyId"`
 	SecretAccessKey string `yaml:"secretAccessKey"`
+	KeyFile         string `yaml:"keyFile"`
 	PathStyle       bool   `yaml:"pathStyle"`
 }
 
@@ -83,7 +90,7 @@ const configDoc = `A configuration file is YAML; every entry may be left out:
   data: .taskfleet                  # database, artifacts, logs, credentials
   listen: 127.0.0.1:8080
   rootUrl: https://tasks.example.com  # default: http:// and the listen address
-  database: postgres://user:password@host/name   # default: sqlite:DATA/taskfleet.db
+  database: postgres://user:password@host/name   # default: sqlite:DATA/taskfleet.db; file:PATH: a file with the URL, read again when it changes
   secretsFile: /etc/taskfleet/secrets.json       # default: DATA/secrets.json; replicas share one, see taskfleet config secrets
   sealKeysFile: /etc/taskfleet/seal-keys         # default: in the file of secrets; one key a line, plain or wrapped by AWS KMS
   clients:                          # static clients, beside those that the API makes
@@ -97,6 +104,7 @@ const configDoc = `A configuration file is YAML; every entry may be left out:
     bucket: taskfleet-artifacts
     accessKeyId: …                  # default: what the AWS SDK finds by itself
     secretAccessKey: …
+    keyFile: /run/taskfleet/s3.json # instead: JSON with accessKeyId and secretAccessKey, read again when it changes
     pathStyle: false
   mirror:                           # copies of artifacts near the workers that read them; default: none
     home: us-west-2                 # the region of s3.bucket; default: s3.region
@@ -130,19 +138,29 @@ const configDoc = `A configuration file is YAML; every entry may be left out:
       prefetch: true                # copy when a task becomes pending that depends on the artifact's, to where its workers are
   credentials:                      # that are rotated; docs/credentials.md has the kinds; default: none
   - name: build-database
-    kind: postgres                  # or client, hook
+    kind: postgres                  # or one of the others there
     settings: {url: "postgres://rotator:…@db.example.com/builds", roles: [builds_a, builds_b], memberOf: [builds]}
     cron: "0 4 * * 1"               # when it is rotated; and whenever it gets older than
     zone: Europe/Berlin             # of cron; default: UTC
     maxAge: 30d
+    jitter: 1h                      # how much later it may begin; default: 0
     overlap: 24h                    # for which the old version stays, unless all consumers have confirmed the new one
     quiet: 1h                       # for which the old version was not seen in use before it goes
     grace: 1h                       # between disabling and removing it
     consumers:
     - {name: app, secret: project/builds/database}            # a secret of this platform
-    - {name: proxy, file: /etc/proxy/password, member: password}   # a file on every replica; without member: all of it, as JSON
+    - {name: proxy, file: /etc/proxy/password, member: password}   # a file on every replica; without member: all of it, as JSON; mode: "0640"
     - {name: reload, command: [/usr/local/bin/reload-proxy]}  # run on every replica; it gets the version on stdin
     - {name: grafana, must: true}   # says by the API that it has it, and is waited for however long that takes
+  credentialsAudit:                 # what taskfleet credentials audit looks for where it is not told
+    cron: "0 5 * * *"               # when there is one that nobody asks for; default: never
+    zone: Europe/Berlin             # of cron; default: UTC
+    tokenAge: 90d                   # how old access tokens may get
+    unused: 90d                     # for how long clients, credentials and scopes may not be used
+    hours: 24                       # how far the logs of tasks go back that are searched for secrets
+    maxBytes: 10 GiB                # how much of them, the latest first
+    exceptions:                     # what is known and accepted, and does not count
+    - {name: deploy, finding: "client-never-expires client deploy/*", reason: the key ceremony is in June, until: "2027-06-30"}   # the last day
   providers:                        # of workers, by the providerId that pools name; local and static are always there
     aws:
       type: aws
@@ -158,12 +176,33 @@ const configDoc = `A configuration file is YAML; every entry may be left out:
       identityCertificates: {}      # PEM by region, for regions that are newer than this program
   rabbitmq:                         # a broker that gets every message; default: none, messages are read at /api/events
     url: amqps://user:password@mq.example.com/%2f
+    urlFile: /run/taskfleet/rabbitmq  # instead: a file with the URL, read again when it changes
     namespace: taskcluster-builds   # instead of taskcluster-queue and so on in the exchanges' names, on a shared broker
+  sentry:                           # where the platform's own errors go; default: to the log alone
+    dsn: https://…@sentry.example.com/1
+    dsnFile: /run/taskfleet/sentry  # instead: a file with the DSN, read again when it changes
+    project: taskfleet              # instead: the platform asks its own service auth for the DSN of that project
+    environment: production
+    serverName: …                   # default: the name of the machine
+    rate: 60                        # events a minute that a process sends at most
   auth:                             # credentials for elsewhere that the service auth gives to those with the scopes
     aws: {keys: [{accessKeyId: …, secretAccessKey: …, buckets: [builds]}]}   # awsS3Credentials, by STS
     azure: {accounts: {mystorage: {key: …}}}                                 # azureTableSAS, azureContainerSAS
     gcp: {projects: {my-project: {key: '{"type":"service_account",…}', serviceAccounts: [builder@…]}}}
     github: {apps: {my-app: {appId: "12345", privateKey: "-----BEGIN…"}}}    # githubRepoToken
+    sentry:                         # sentryDSN, and credentials of the kind sentry-key; docs/credentials.md has the permissions
+      url: https://sentry.example.com   # default: https://sentry.io
+      organization: acme
+      token: …                      # or in TASKFLEET_SENTRY_TOKEN
+      tokenFile: /run/taskfleet/sentry-token   # instead: a file with the token, read again when it changes
+      initialTeam: builds           # of projects that are created because somebody asks for their DSN; it is created, too
+      keyPrefix: taskfleet          # of the labels of keys, up to 9 characters
+      platform: go                  # of those projects; default: none
+      rateLimit: {count: 1000, window: 60}     # of keys: events in so many seconds; default: none
+      alertEvery: 30m               # an email to the team when an issue is new or back; default: the alert that Sentry makes
+    signalfx:                       # where projects get teams, dashboard groups and tokens: taskfleet credentials bootstrap
+      realm: eu0
+      token: …                      # of an administrator's session; or in TASKFLEET_SIGNALFX_TOKEN, or tokenFile
     websocktunnel: {secret: …}      # that the tunnel's servers know too
   notify:                           # how people are told; what is left out is refused
     smtp: {host: smtp.example.com, username: …, password: …, from: "Taskfleet <taskfleet@example.com>"}  # port, security, ca
@@ -292,8 +331,8 @@ func (c *Config) check() error {
 	if c.Database == "" {
 		c.Database = "sqlite:" + filepath.Join(c.Data, "taskfleet.db")
 	}
-	if scheme, _, _ := strings.Cut(c.Database, ":"); scheme != "sqlite" && scheme != "postgres" && scheme != "postgresql" {
-		bad("database", "database must begin with sqlite: or postgres://")
+	if scheme, _, _ := strings.Cut(c.Database, ":"); scheme != "sqlite" && scheme != "postgres" && scheme != "postgresql" && scheme != "file" {
+		bad("database", "database must begin with sqlite: or postgres://, or be file:PATH of a file that holds such a URL")
 	}
 	for i, s := range c.Clients {
 		switch place := fmt.Sprintf("clients[%d]", i); {
@@ -313,8 +352,16 @@ func (c *Config) check() error {
 	}
 	c.checkProviders(bad)
 	c.checkElsewhere(bad)
+	c.checkReload(bad)
 	c.readMirror(bad)
 	c.readCredentials(bad)
+	c.CredentialsAudit.policy(bad)
+	c.checkSentryKeys(bad)
+	if c.Auth.SignalFx != nil {
+		if _, err := c.Auth.SignalFx.bootstrapper(nil); err != nil {
+			bad("auth.signalfx", "%v", err)
+		}
+	}
 	if err == nil && !loopback(host) {
 		if c.S3.embedded() {
 			bad("listen", "listen is %s, reachable from other machines, but artifacts would be served on this machine only; configure s3", c.Listen)

@@ -3,6 +3,7 @@ package main
 import (
 	"cmp"
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -27,13 +28,16 @@ What is wrong, and what to do about it:            taskfleet credentials list, s
 What was done, step by step:                       taskfleet credentials history
 Whether one works, and what is left of old ones:   taskfleet credentials verify
 A new version, with nobody noticing:               taskfleet credentials rotate
-One that has leaked:                               taskfleet credentials revoke`,
+One that a person has made:                        taskfleet credentials supply
+One that has leaked:                               taskfleet credentials revoke
+What nobody has noticed:                           taskfleet credentials audit`,
 		Example: `  taskfleet credentials list
   taskfleet credentials rotate build-database --wait
   taskfleet credentials revoke deploy-key`,
 	},
 		newCredentialsListCommand(), newCredentialsShowCommand(), newCredentialsHistoryCommand(), newCredentialsVerifyCommand(),
-		newCredentialsRotateCommand(), newCredentialsRevokeCommand(), newCredentialsConsumedCommand(), newCredentialsBootstrapCommand(),
+		newCredentialsRotateCommand(), newCredentialsRevokeCommand(), newCredentialsSupplyCommand(), newCredentialsConsumedCommand(), newCredentialsAuditCommand(),
+		newCredentialsRetireCommand(), newCredentialsBootstrapCommand(),
 	)
 }
 
@@ -324,7 +328,7 @@ does not work, or if there is something that nobody knows.`,
 					fmt.Fprintf(out, "%s %s\n", v.Name, text)
 					for _, l := range v.Leftovers {
 						if l.State == "unknown" {
-							fmt.Fprintf(out, "  %s is there, and is none of its versions: remove it, if nobody needs it\n", printable(l.ID))
+							fmt.Fprintf(out, "  %s is there, and is none of its versions; if nobody needs it: taskfleet credentials retire %s %[1]s\n", printable(l.ID), v.Name)
 						} else {
 							fmt.Fprintf(out, "  %s is left of a version that is %s: it is removed within a day\n", printable(l.ID), l.State)
 						}
@@ -471,15 +475,95 @@ func follow(ctx context.Context, s *session, cmd *cobra.Command, c *credentials.
 func newCredentialsConsumedCommand() *cobra.Command {
 	var version string
 	cmd := &cobra.Command{
-		Use: "consumed NAME CONSUMER", Short: "Report that a consumer uses the current version",
-		Long:    `Reports that a consumer uses the current version, or another one that is named, so that a rotation does not wait for it any more.`,
-		Example: "  taskfleet credentials consumed build-database grafana",
+		Use: "consumed NAME CONSUMER", Short: "Report that a consumer uses a version",
+		Long: `Reports which version a consumer uses, so that a rotation does not wait for it any more. The id of the version stands in the
+secret of the platform (credentialVersion), beside the file (FILE.version, to be read before FILE), and in what show --reveal prints.
+Without it, it is the current version, if there is no other that the consumer may use.`,
+		Example: "  taskfleet credentials consumed build-database grafana --version \"$(cat /etc/grafana/password.version)\"",
 		Args:    cobra.ExactArgs(2), ValidArgsFunction: completeCredentials,
 		RunE: withSession(brief, func(ctx context.Context, s *session, cmd *cobra.Command, args []string) error {
 			return aboutCredentials(credentials.New(s.core).Consumed(ctx, args[0], args[1], &credentials.CredentialConsumedRequest{Version: version}))
 		}),
 	}
-	cmd.Flags().StringVar(&version, "version", "", "the id of the version (default: the current one)")
+	cmd.Flags().StringVar(&version, "version", "", "the id of the version (default: the current one, if there is no other)")
+	return cmd
+}
+
+// mostSupplied is how much is read of what somebody supplies.
+const mostSupplied = 256 << 10
+
+func newCredentialsSupplyCommand() *cobra.Command {
+	var asJSON, wait bool
+	var member string
+	cmd := &cobra.Command{
+		Use: "supply NAME", Short: "Bring the new version of a credential that people make",
+		Long: `Reads a version from stdin and has the credential's rotation go on with it: it is tried, handed out, and takes the place of the one
+before. It is a JSON object; with --member it is the text of that member instead, without the end of its last line. Nothing secret is
+an argument, where other users of the machine could see it.`,
+		Example: "  taskfleet credentials supply slack-token --member token --wait < token.txt\n  taskfleet credentials supply mail < password.json",
+		Args:    cobra.ExactArgs(1), ValidArgsFunction: completeCredentials,
+		RunE: withSession(brief, func(ctx context.Context, s *session, cmd *cobra.Command, args []string) error {
+			secret, err := readSupplied(cmd.InOrStdin(), member)
+			if err != nil {
+				return err
+			}
+			c, err := credentials.New(s.core).Supply(ctx, args[0], &credentials.CredentialSupplyRequest{Secret: secret})
+			if err != nil {
+				return aboutCredentials(err)
+			}
+			return follow(ctx, s, cmd, c, wait, asJSON)
+		}),
+	}
+	jsonFlag(cmd, &asJSON)
+	cmd.Flags().BoolVar(&wait, "wait", false, "until the new version is in use")
+	cmd.Flags().StringVar(&member, "member", "", "the member that the text is (default: it is JSON)")
+	return cmd
+}
+
+func readSupplied(from io.Reader, member string) (json.RawMessage, error) {
+	text, err := io.ReadAll(io.LimitReader(from, mostSupplied+1))
+	switch {
+	case err != nil:
+		return nil, fmt.Errorf("reading the version from stdin: %w", err)
+	case len(text) > mostSupplied:
+		return nil, fmt.Errorf("what stands on stdin has more than %d bytes", mostSupplied)
+	case len(strings.TrimSpace(string(text))) == 0:
+		return nil, errors.New("there is nothing on stdin; give the version there, as in taskfleet credentials supply NAME < FILE")
+	case member != "":
+		return json.Marshal(map[string]string{member: strings.TrimSuffix(strings.TrimSuffix(string(text), "\n"), "\r")})
+	}
+	var object map[string]json.RawMessage
+	if json.Unmarshal(text, &object) != nil {
+		return nil, errors.New("what stands on stdin is no JSON object; if it is the text of one member, name that, as in --member password")
+	}
+	return text, nil
+}
+
+func newCredentialsRetireCommand() *cobra.Command {
+	var forced, removed, yes bool
+	cmd := &cobra.Command{
+		Use: "retire NAME ID", Short: "Remove what is left of a credential where it was minted",
+		Long: `Removes where it was minted what is no version of the credential: what verify has told of, and somebody else has made. What was seen
+in use lately is only removed with --force.
+
+With --removed it notes instead that an old version was removed there by hand, so that nothing waits for it any more.`,
+		Example: "  taskfleet credentials retire deploy-key AKIAIOSFODNN7EXAMPLE\n  taskfleet credentials retire deploy-key fN1SbArXTPSVFNUvaOlinQ --removed",
+		Args:    cobra.ExactArgs(2), ValidArgsFunction: completeCredentials,
+		RunE: withSession(brief, func(ctx context.Context, s *session, cmd *cobra.Command, args []string) error {
+			what := fmt.Sprintf("Remove %s, whoever uses it?", args[1])
+			if removed {
+				what = fmt.Sprintf("Was %s removed where it was minted?", args[1])
+			}
+			if err := confirm(cmd, yes, what); err != nil {
+				return err
+			}
+			return aboutCredentials(credentials.New(s.core).Retire(ctx, args[0], &credentials.CredentialRetireRequest{ID: args[1], Forced: forced, Removed: removed}))
+		}),
+	}
+	yesFlag(cmd, &yes)
+	cmd.Flags().BoolVar(&forced, "force", false, "though it was seen in use lately")
+	cmd.Flags().BoolVar(&removed, "removed", false, "it is a version that was removed by hand")
+	cmd.MarkFlagsMutuallyExclusive("force", "removed")
 	return cmd
 }
 

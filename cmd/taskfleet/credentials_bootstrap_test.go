@@ -4,6 +4,9 @@ package main
 
 import (
 	"encoding/json"
+	"io"
+	"net/http"
+	"net/http/httptest"
 	"os"
 	"slices"
 	"strings"
@@ -15,6 +18,8 @@ import (
 	"github.com/taskfleet/taskfleet/client/secrets"
 	"github.com/taskfleet/taskfleet/client/workermanager"
 	"github.com/taskfleet/taskfleet/cred"
+	"github.com/taskfleet/taskfleet/credentials/sentry/sentryfake"
+	"github.com/taskfleet/taskfleet/credentials/signalfx/signalfxfake"
 	"github.com/taskfleet/taskfleet/timestamp"
 )
 
@@ -100,4 +105,41 @@ func TestAProjectIsBootstrapped(t *testing.T) {
 	expect(t, exitFailed, `(?s)created client project/other/ci\n.*the worker pool proj-other/build cannot be made as it should be: .*nowhere.*the same again does the rest`, "credentials", "bootstrap", broken)
 	mended := writeFile(t, "mended.yml", strings.Replace(string(text), "project: nightly", "project: other", 1))
 	expect(t, exitOK, `(?s)the project other: 1 to create, 0 to change, 7 as they should be`, "credentials", "bootstrap", mended)
+}
+
+// What a project needs at Sentry and SignalFx is part of its file.
+func TestAProjectGetsWhatItNeedsElsewhere(t *testing.T) {
+	sentry := sentryfake.New(sentryfake.Options{})
+	atSentry := httptest.NewServer(sentry)
+	defer atSentry.Close()
+	sentry.SetURL(atSentry.URL)
+	signalfx := signalfxfake.New("of an administrator")
+	atSignalFx := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		r.URL.Host = "api.test"
+		answer, err := signalfx.RoundTrip(r)
+		if err != nil {
+			panic(http.ErrAbortHandler)
+		}
+		w.WriteHeader(answer.StatusCode)
+		io.Copy(w, answer.Body)
+	}))
+	defer atSignalFx.Close()
+	token := writeFile(t, "token", sentry.Token()+"\n")
+	c, err := loadText(t, "auth:\n  sentry: {url: "+atSentry.URL+", organization: acme, tokenFile: "+token+", initialTeam: builds}\n"+
+		"  signalfx: {api: "+atSignalFx.URL+", ingest: "+atSignalFx.URL+", token: of an administrator}\n")
+	if err != nil {
+		t.Fatal(err)
+	}
+	startReal(t, func(to *Config) { to.Auth = c.Auth })
+	file := writeFile(t, "project.yml", "project: nightly\nowner: a@b.c\nsentry: {team: releases, platform: go}\nsignalfx: {team: releases, group: Nightly, token: nightly}\n")
+	expect(t, exitOK, `(?s)\+ sentry nightly.*"project nightly".*\+ signalfx nightly.*"dashboard group Nightly".*3 to create`, "credentials", "bootstrap", file, "--dry-run")
+	if n := len(sentry.Keys("nightly")); n != 0 {
+		t.Errorf("a dry run left %d keys", n)
+	}
+	expect(t, exitOK, `created sentry nightly\ncreated signalfx nightly\n`, "credentials", "bootstrap", file)
+	expect(t, exitOK, `nothing to change in 3 resources`, "credentials", "bootstrap", file)
+	changed := writeFile(t, "changed.yml", "project: nightly\nowner: a@b.c\nsignalfx: {team: releases, teamDescription: of nightly builds}\n")
+	expect(t, exitOK, `(?s)~ signalfx nightly\n.*\+ .*of nightly builds.*updated signalfx nightly\n$`, "credentials", "bootstrap", changed)
+	wrong := writeFile(t, "wrong.yml", "project: nightly\nowner: a@b.c\nsentry: {alertEvery: often}\n")
+	expect(t, exitFailed, `alertEvery is "often"; it must be a time such as 30m`, "credentials", "bootstrap", wrong)
 }

@@ -13,12 +13,13 @@ import (
 
 	"github.com/taskfleet/taskfleet/auth"
 	"github.com/taskfleet/taskfleet/client"
+	clientnotify "github.com/taskfleet/taskfleet/client/notify"
 	clientsecrets "github.com/taskfleet/taskfleet/client/secrets"
 	"github.com/taskfleet/taskfleet/cred"
 	"github.com/taskfleet/taskfleet/credentials"
 	clientkind "github.com/taskfleet/taskfleet/credentials/client"
 	"github.com/taskfleet/taskfleet/credentials/hook"
-	"github.com/taskfleet/taskfleet/credentials/postgres"
+	"github.com/taskfleet/taskfleet/credentials/stored"
 	"github.com/taskfleet/taskfleet/timestamp"
 )
 
@@ -30,9 +31,11 @@ type CredentialConfig struct {
 	Cron      string           `yaml:"cron"`
 	Zone      string           `yaml:"zone"`
 	MaxAge    string           `yaml:"maxAge"`
+	Jitter    string           `yaml:"jitter"`
 	Overlap   string           `yaml:"overlap"`
 	Quiet     string           `yaml:"quiet"`
 	Grace     string           `yaml:"grace"`
+	Notify    []string         `yaml:"notify"` // addresses
 	Consumers []ConsumerConfig `yaml:"consumers"`
 }
 
@@ -42,6 +45,7 @@ type ConsumerConfig struct {
 	Secret   string   `yaml:"secret"`
 	File     string   `yaml:"file"`
 	Member   string   `yaml:"member"`
+	Mode     string   `yaml:"mode"`
 	Command  []string `yaml:"command"`
 	Platform string   `yaml:"platform"`
 	Must     bool     `yaml:"must"`
@@ -60,7 +64,7 @@ func (c *Config) readCredentials(bad func(path, format string, args ...any)) (li
 			bad(path+".name", "credentials: there are two called %s", in.Name)
 		}
 		names[in.Name] = true
-		d := credentials.Definition{Name: in.Name, Kind: in.Kind, Plan: credentials.Plan{Cron: in.Cron, Zone: in.Zone}}
+		d := credentials.Definition{Name: in.Name, Kind: in.Kind, Plan: credentials.Plan{Cron: in.Cron, Zone: in.Zone}, Notify: in.Notify}
 		var err error
 		if d.Settings, err = json.Marshal(in.Settings); err != nil || in.Settings == nil {
 			d.Settings = json.RawMessage("{}")
@@ -68,10 +72,13 @@ func (c *Config) readCredentials(bad func(path, format string, args ...any)) (li
 		for _, span := range []struct {
 			name, text, example string
 			to                  *time.Duration
-		}{{"maxAge", in.MaxAge, "30d", &d.Plan.MaxAge}, {"overlap", in.Overlap, "24h", &d.Overlap}, {"quiet", in.Quiet, "1h", &d.Quiet}, {"grace", in.Grace, "1h", &d.Grace}} {
+		}{{"maxAge", in.MaxAge, "30d", &d.Plan.MaxAge}, {"jitter", in.Jitter, "1h", &d.Plan.Jitter}, {"overlap", in.Overlap, "24h", &d.Overlap}, {"quiet", in.Quiet, "1h", &d.Quiet}, {"grace", in.Grace, "1h", &d.Grace}} {
 			if *span.to, err = parseSpan(span.text); err != nil {
 				bad(path+"."+span.name, "credentials: %s: %s is %q; it must be a time such as %s", in.Name, span.name, span.text, span.example)
 			}
+		}
+		if in.Kind == "sentry-key" && d.Grace == 0 {
+			d.Grace = sentryGrace
 		}
 		for _, u := range in.Consumers {
 			d.Consumers = append(d.Consumers, credentials.Use(u))
@@ -113,12 +120,24 @@ func (p *platform) openCredentials(ctx context.Context, c Config, own secretsFil
 		return nil, fmt.Errorf("naming this replica: %w", err)
 	}
 	conf.Kinds = map[string]credentials.Kind{
-		"client":   clientkind.Kind{Clients: accessTokens{a}, RootURL: p.RootURL, Transport: http.RoundTripper(acting)},
-		"hook":     hook.Kind{},
-		"postgres": postgres.Kind{},
+		"client": clientkind.Kind{Clients: accessTokens{a}, RootURL: p.RootURL, Transport: http.RoundTripper(acting)},
+		"hook":   hook.Kind{},
+		"stored": stored.Kind{},
 	}
-	conf.Secrets = platformSecrets{as}
+	conf.Secrets, conf.Notices = platformSecrets{as}, emails{as}
+	addAWS(&conf)
+	addRabbitMQ(&conf)
+	if p.acme, err = addACME(ctx, &conf); err != nil {
+		return nil, err
+	}
+	addSentry(&conf, p.sentry)
+	if err := p.addBootstrappers(c, &conf); err != nil {
+		return nil, err
+	}
+	conf.Platform = p.again.parts
 	conf.Definitions = c.readCredentials(func(string, string, ...any) {})
+	p.keys.act(credentialsClient, as)
+	addPlatformKeys(&conf, p.keys)
 	return credentials.New(ctx, conf)
 }
 
@@ -131,6 +150,13 @@ func (t accessTokens) Tokens(ctx context.Context, clientID string) (list []clien
 		list = append(list, clientkind.Token(x))
 	}
 	return list, err
+}
+
+// emails writes to people by the platform's API, from inside.
+type emails struct{ client *client.Client }
+
+func (e emails) Write(ctx context.Context, address, subject, text string) error {
+	return clientnotify.New(e.client).Email(ctx, &clientnotify.EmailRequest{Address: address, Subject: subject, Content: text})
 }
 
 // platformSecrets sets secrets of the platform by its API, from inside.

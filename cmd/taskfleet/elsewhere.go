@@ -14,6 +14,7 @@ import (
 	"github.com/taskfleet/taskfleet/auth/azure"
 	"github.com/taskfleet/taskfleet/auth/gcp"
 	"github.com/taskfleet/taskfleet/auth/github"
+	"github.com/taskfleet/taskfleet/credentials"
 	"github.com/taskfleet/taskfleet/event"
 	"github.com/taskfleet/taskfleet/event/rabbit"
 	"github.com/taskfleet/taskfleet/hooks"
@@ -25,15 +26,18 @@ import (
 	"github.com/taskfleet/taskfleet/notify/smtp"
 	"github.com/taskfleet/taskfleet/provisioner"
 	"github.com/taskfleet/taskfleet/queue"
+	"github.com/taskfleet/taskfleet/schedule"
 )
 
 // AuthConfig is where the service auth gets credentials from that it gives to
 // those with the scopes. Each may be left out.
 type AuthConfig struct {
-	AWS           *authaws.Config `yaml:"aws"`
-	Azure         *azure.Config   `yaml:"azure"`
-	GCP           *gcp.Config     `yaml:"gcp"`
-	GitHub        *github.Config  `yaml:"github"`
+	AWS           *authaws.Config   `yaml:"aws"`
+	Azure         *azure.Config     `yaml:"azure"`
+	GCP           *gcp.Config       `yaml:"gcp"`
+	GitHub        *github.Config    `yaml:"github"`
+	Sentry        *SentryKeysConfig `yaml:"sentry"`
+	SignalFx      *SignalFxConfig   `yaml:"signalfx"`
 	Websocktunnel struct {
 		Secret notify.Secret `yaml:"secret"`
 	} `yaml:"websocktunnel"`
@@ -51,6 +55,7 @@ type NotifyConfig struct {
 // RabbitMQConfig is a broker that gets every message.
 type RabbitMQConfig struct {
 	URL       string `yaml:"url"`
+	URLFile   string `yaml:"urlFile"`
 	Namespace string `yaml:"namespace"`
 }
 
@@ -77,6 +82,7 @@ func allExchanges() (names []string) {
 	}{
 		{auth.API.Name, auth.API.Exchanges}, {hooks.API.Name, hooks.API.Exchanges}, {notify.API.Name, notify.API.Exchanges},
 		{queue.API.Name, queue.API.Exchanges}, {provisioner.API.Name, provisioner.API.Exchanges}, {mirror.API.Name, mirror.API.Exchanges},
+		{schedule.API.Name, schedule.API.Exchanges}, {credentials.API.Name, credentials.API.Exchanges},
 	} {
 		for _, x := range s.exchanges {
 			names = append(names, event.Topic(s.name, "v1", x))
@@ -155,7 +161,7 @@ func (c *Config) checkElsewhere(bad func(path, format string, args ...any)) {
 	if _, err := c.openBroker(nil, nil); err != nil {
 		bad("rabbitmq", "%v", err)
 	}
-	if c.RabbitMQ.URL == "" && c.RabbitMQ.Namespace != "" {
+	if c.RabbitMQ.URL == "" && c.RabbitMQ.URLFile == "" && c.RabbitMQ.Namespace != "" {
 		bad("rabbitmq.namespace", "rabbitmq.namespace is of no use without rabbitmq.url")
 	}
 	if err := c.Auth.fill(&auth.Config{}); err != nil {

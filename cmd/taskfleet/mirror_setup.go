@@ -38,7 +38,7 @@ func (p *mirrorPlan) fill(ctx context.Context, c Config, s3 blob.Config, to *mir
 			if where.AccessKeyID == "" && !c.S3.embedded() {
 				// The store copies from bucket to bucket by itself only where one key
 				// is good for both.
-				where.AccessKeyID, where.SecretAccessKey = c.S3.AccessKeyID, c.S3.SecretAccessKey
+				where.Keys = s3.Keys
 			}
 		}
 		s, err := blob.Open(ctx, where)

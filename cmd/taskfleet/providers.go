@@ -92,8 +92,12 @@ func (p *platform) openProviders(ctx context.Context, c Config) (_ map[string]fl
 		return nil, err
 	}
 	all := map[string]fleet.Provider{"local": p.workers, "static": static.Provider{}}
+	keys := &aws.Keys{}
+	if len(c.Providers) > 0 {
+		p.again.takeAWS(keys)
+	}
 	for id, settings := range c.Providers {
-		clients, err := aws.SDK(ctx, settings.Endpoint)
+		clients, err := aws.SDK(ctx, settings.Endpoint, keys)
 		if err != nil {
 			return nil, fmt.Errorf("provider %s: finding credentials for AWS: %w", id, err)
 		}

@@ -30,11 +30,15 @@ import (
 	"github.com/taskfleet/taskfleet/blob/gateway"
 	"github.com/taskfleet/taskfleet/cred"
 	"github.com/taskfleet/taskfleet/credentials"
+	"github.com/taskfleet/taskfleet/credentials/acme"
+	"github.com/taskfleet/taskfleet/credentials/audit"
+	"github.com/taskfleet/taskfleet/credentials/sentry"
 	"github.com/taskfleet/taskfleet/event"
 	"github.com/taskfleet/taskfleet/hooks"
 	"github.com/taskfleet/taskfleet/index"
 	"github.com/taskfleet/taskfleet/loop"
 	"github.com/taskfleet/taskfleet/mirror"
+	"github.com/taskfleet/taskfleet/monitor"
 	"github.com/taskfleet/taskfleet/notify"
 	"github.com/taskfleet/taskfleet/object"
 	"github.com/taskfleet/taskfleet/provisioner"
@@ -84,6 +88,10 @@ type platform struct {
 	workers *local.Provider
 
 	background []func(context.Context) // of providers
+	keys       *platformKeys           // its own
+	again      *reload                 // credentials that change while all of this runs
+	sentry     *sentry.Sentry          // whose projects and keys are kept; nil without one
+	acme       *acme.Kind              // answers challenges of certificate authorities
 	runner     *loop.Runner
 	closers    []func() error // in the order of opening
 
@@ -96,8 +104,18 @@ type platform struct {
 // startPlatform starts everything and returns when the API answers. What was
 // opened before a failure is closed again.
 func startPlatform(ctx context.Context, c Config, log *slog.Logger) (_ *platform, err error) {
-	p := &platform{Data: c.Data, log: log, failed: make(chan error, 4), stopCalls: func() {}, stopLoops: func() {}}
+	metrics := prometheus.NewRegistry()
+	metrics.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
+	errorsTo := monitor.New(monitor.Config{
+		Release: buildVersion().release(), Environment: c.Sentry.Environment, ServerName: c.Sentry.ServerName, Rate: c.Sentry.Rate, Metrics: metrics,
+	})
+	log = slog.New(errorsTo.Handler(log.Handler()))
+	p := &platform{Data: c.Data, log: log, failed: make(chan error, 4), stopCalls: func() {}, stopLoops: func() {}, again: newReload()}
+	p.closers = append(p.closers, errorsTo.Close) // what the end of all others says goes there, too
 	defer func() {
+		if err != nil && ctx.Err() == nil { // whoever starts the platform prints it
+			slog.New(errorsTo.Handler(slog.DiscardHandler)).Error("the platform does not start", "err", err)
+		}
 		if err != nil {
 			err = errors.Join(err, p.close())
 		}
@@ -114,7 +132,13 @@ func startPlatform(ctx context.Context, c Config, log *slog.Logger) (_ *platform
 	if err != nil {
 		return nil, err
 	}
-	keys, err := c.sealKeys(ctx, own)
+	if err := errors.Join(p.again.readDatabaseFile(&c), p.again.readBrokerFile(&c)); err != nil {
+		return nil, err
+	}
+	if err := c.openSentry(errorsTo, p.again, own); err != nil {
+		return nil, err
+	}
+	rootKeys, err := c.sealKeys(ctx, own)
 	if err != nil {
 		return nil, err
 	}
@@ -132,13 +156,16 @@ func startPlatform(ctx context.Context, c Config, log *slog.Logger) (_ *platform
 		return nil, err
 	}
 	p.closers = append(p.closers, db.Close)
+	p.again.takeDatabase(c, db)
+	if p.keys, err = openKeys(ctx, c, db, rootKeys, log); err != nil {
+		return nil, err
+	}
+	keys := p.keys.seal
 	artifacts, s3, err := p.openArtifacts(ctx, c, own)
 	if err != nil {
 		return nil, err
 	}
 
-	metrics := prometheus.NewRegistry()
-	metrics.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	bus, err := event.New(ctx, db, log)
 	if err != nil {
 		return nil, err
@@ -147,6 +174,12 @@ func startPlatform(ctx context.Context, c Config, log *slog.Logger) (_ *platform
 	authConfig := auth.Config{DB: db, Events: bus, Keys: keys, Log: log, Anonymous: anonymousScopes, Static: staticClients(c, own)}
 	if err := c.Auth.fill(&authConfig); err != nil {
 		return nil, err
+	}
+	if p.sentry, err = p.openSentryKeys(ctx, c, db, keys, errorsTo, log); err != nil {
+		return nil, err
+	}
+	if p.sentry != nil {
+		authConfig.Sentry = sentryDSNs{p.sentry}
 	}
 	a, err := auth.New(ctx, authConfig)
 	if err != nil {
@@ -234,21 +267,31 @@ func startPlatform(ctx context.Context, c Config, log *slog.Logger) (_ *platform
 	if err != nil {
 		return nil, err
 	}
-	rotating, err := p.openCredentials(ctx, c, own, acting, a, credentials.Config{DB: db, Events: bus, Keys: keys, Log: log, Metrics: metrics})
-	if err != nil {
-		return nil, err
-	}
-	purge, err := purgecache.New(ctx, purgecache.Config{DB: db, Log: log})
-	if err != nil {
-		return nil, err
-	}
-
 	broker, err := c.openBroker(bus, log)
 	if err != nil {
 		return nil, err
 	}
 	if broker != nil {
 		p.closers = append(p.closers, broker.Close)
+		p.again.takeServer("rabbitmq", c.RabbitMQ.URLFile, broker.Login)
+	}
+	p.keys.act(hooksClient, asHooks)
+	if err := p.keys.serveClients(ctx, a, own, p.RootURL, acting); err != nil {
+		return nil, err
+	}
+	rotating, err := p.openCredentials(ctx, c, own, acting, a, credentials.Config{DB: db, Events: bus, Keys: keys, Log: log, Metrics: metrics, Schedule: times, Audit: a})
+	if err != nil {
+		return nil, err
+	}
+	audits, err := c.CredentialsAudit.openAudit(ctx, times, audit.Config{
+		DB: db, Events: bus, Log: log, Metrics: metrics, Clients: auditedClients{a}, Credentials: rotating, Secrets: sealed, Logs: taskLogs{q, objects, artifacts},
+	})
+	if err != nil {
+		return nil, err
+	}
+	purge, err := purgecache.New(ctx, purgecache.Config{DB: db, Log: log})
+	if err != nil {
+		return nil, err
 	}
 
 	lease := loop.Lease(loop.Alone)
@@ -261,7 +304,7 @@ func startPlatform(ctx context.Context, c Config, log *slog.Logger) (_ *platform
 	}
 	p.runner = loop.NewRunner(log, lease, metrics)
 	var server *api.Server
-	other := metricsHandler(metrics, c)
+	other := withChallenges(p.acme, metricsHandler(metrics, c))
 	if copies != nil {
 		again := func(w http.ResponseWriter, r *http.Request) { server.ServeHTTP(w, r) }
 		other = withLegacy(mirror.Legacy(http.HandlerFunc(again)), other)
@@ -276,7 +319,7 @@ func startPlatform(ctx context.Context, c Config, log *slog.Logger) (_ *platform
 		api.Mount(server, event.API, bus), api.Mount(server, loop.API, p.runner),
 		api.Mount(server, hooks.API, hook), api.Mount(server, index.API, idx), api.Mount(server, secrets.API, sealed),
 		api.Mount(server, purgecache.API, purge), api.Mount(server, object.API, objects), api.Mount(server, notify.API, notifier),
-		api.Mount(server, credentials.API, rotating),
+		api.Mount(server, credentials.API, rotating), api.Mount(server, audit.API, audits),
 		api.Mount(server, schedule.API, times),
 	); err != nil {
 		return nil, err
@@ -294,12 +337,16 @@ func startPlatform(ctx context.Context, c Config, log *slog.Logger) (_ *platform
 	}); err != nil {
 		return nil, err
 	}
-	work := bus.Loops()
+	work, err := c.sentryLoops(errorsTo, acting, p.RootURL, own)
+	if err != nil {
+		return nil, err
+	}
+	work = slices.Concat(work, p.again.Loops(), bus.Loops())
 	if broker != nil {
 		work = append(work, broker.Loops()...)
 	}
-	p.run(db, listener, handler, slices.Concat(work, a.Loops(), q.Loops(), prov.Loops(), []loop.Loop{learner.loop()},
-		hook.Loops(), idx.Loops(), sealed.Loops(), purge.Loops(), objects.Loops(), notifier.Loops(), copies.Loops(), rotating.Loops(), times.Loops()))
+	p.run(db, listener, handler, p.keys.loops(slices.Concat(work, a.Loops(), q.Loops(), prov.Loops(), []loop.Loop{learner.loop()},
+		hook.Loops(), idx.Loops(), sealed.Loops(), purge.Loops(), objects.Loops(), notifier.Loops(), copies.Loops(), rotating.Loops(), p.acme.Loops(), audits.Loops(), p.sentry.Loops(), times.Loops())))
 	log.Info("taskfleet is up", "rootUrl", p.RootURL, "data", c.Data)
 	return p, nil
 }
@@ -312,8 +359,11 @@ func staticClients(c Config, own secretsFile) []auth.StaticClient {
 		{ClientID: queueClient, AccessToken: own.QueueToken, Scopes: all, Description: "Issues the credentials of tasks."},
 		{ClientID: provisionerClient, AccessToken: own.ProvisionerToken, Scopes: all, Description: "Issues the credentials of workers."},
 		{ClientID: hooksClient, AccessToken: own.tokenFor(hooksClient), Scopes: all, Description: "Creates the tasks of hooks, with the scopes of each hook alone."},
-		{ClientID: credentialsClient, AccessToken: own.tokenFor(credentialsClient), Scopes: []string{"secrets:set:*"}, Description: "Sets the secrets that rotations of credentials publish."},
+		{ClientID: credentialsClient, AccessToken: own.tokenFor(credentialsClient), Scopes: []string{"secrets:set:*", "notify:email:*"}, Description: "Sets the secrets that rotations of credentials publish, and asks people for those that they make."},
 		{ClientID: indexClient, AccessToken: own.tokenFor(indexClient), Scopes: []string{"queue:get-artifact:*"}, Description: "Signs the URLs of indexed artifacts."},
+	}
+	if c.Sentry.Project != "" {
+		list = append(list, auth.StaticClient{ClientID: monitorClient, AccessToken: own.tokenFor(monitorClient), Scopes: []string{"auth:sentry:" + c.Sentry.Project}, Description: "Asks where the platform's own errors are to be sent to."})
 	}
 	for _, s := range c.Clients {
 		list = append(list, auth.StaticClient(s))
@@ -407,6 +457,13 @@ func (p *platform) openArtifacts(ctx context.Context, c Config, own secretsFile)
 		}
 		p.closers = append(p.closers, g.Close)
 		where = g.Blob()
+	} else {
+		keys, err := p.again.openS3Keys(c)
+		if err != nil {
+			return nil, where, err
+		}
+		where.AccessKeyID, where.SecretAccessKey, where.Keys = "", "", keys
+		p.again.takeS3(c, where, keys)
 	}
 	s, err := blob.Open(ctx, where)
 	if err != nil {
@@ -478,7 +535,7 @@ func metricsHandler(r *prometheus.Registry, c Config) http.Handler {
 
 // platformCommands are those that need the platform in the binary.
 func platformCommands() []*cobra.Command {
-	return []*cobra.Command{newUpCommand(), newServeCommand(), newConfigCommand(), newProvisionerCommand()}
+	return []*cobra.Command{newUpCommand(), newServeCommand(), newConfigCommand(), newKeysCommand(), newProvisionerCommand()}
 }
 
 func newServeCommand() *cobra.Command {

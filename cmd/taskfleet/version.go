@@ -13,6 +13,14 @@ type buildInfo struct {
 	Build   string `json:"build"`
 }
 
+// release names the build in Sentry.
+func (b buildInfo) release() string {
+	if b.Version == "dev" && b.Commit != "" {
+		return "taskfleet@" + b.Commit
+	}
+	return "taskfleet@" + b.Version
+}
+
 // buildVersion is what the Go toolchain recorded about this binary.
 func buildVersion() buildInfo {
 	v := buildInfo{Version: "dev", Source: "https://github.com/taskfleet/taskfleet"}

@@ -245,7 +245,7 @@ Taskfleet's own are not listed here: see [the API](api/README.md).
 }
 
 // own are the services that Taskcluster does not have.
-var own = map[string]bool{"provisioner": true, "events": true, "loops": true, "schedules": true, "mirror": true, "credentials": true}
+var own = map[string]bool{"provisioner": true, "events": true, "loops": true, "schedules": true, "mirror": true, "credentials": true, "credentials-audit": true}
 
 func state(service string, e entry) string {
 	if note := references.Notes[service+"."+e.Name]; note != "" {

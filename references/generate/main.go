@@ -17,6 +17,7 @@ import (
 	"github.com/taskfleet/taskfleet/api"
 	"github.com/taskfleet/taskfleet/auth"
 	"github.com/taskfleet/taskfleet/credentials"
+	"github.com/taskfleet/taskfleet/credentials/audit"
 	"github.com/taskfleet/taskfleet/event"
 	"github.com/taskfleet/taskfleet/hooks"
 	"github.com/taskfleet/taskfleet/index"
@@ -52,7 +53,7 @@ func write(dir string) error {
 		api.Mount(s, event.API, nil), api.Mount(s, loop.API, nil), api.Mount(s, schedule.API, nil),
 		api.Mount(s, hooks.API, nil), api.Mount(s, index.API, nil), api.Mount(s, secrets.API, nil),
 		api.Mount(s, purgecache.API, nil), api.Mount(s, object.API, nil), api.Mount(s, notify.API, nil),
-		api.Mount(s, mirror.API, nil), api.Mount(s, credentials.API, nil),
+		api.Mount(s, mirror.API, nil), api.Mount(s, credentials.API, nil), api.Mount(s, audit.API, nil),
 	); err != nil {
 		return err
 	}

@@ -59,7 +59,7 @@ func TestOnAnAccountOfAWS(t *testing.T) {
 			t.Fatalf("TASKFLEET_TEST_AWS is %q; it must be account=ID,region=NAME and may have role=ARN and subnet=ID", setting)
 		}
 	}
-	clients, err := provider.SDK(t.Context(), "")
+	clients, err := provider.SDK(t.Context(), "", nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -83,7 +83,7 @@ func TestOnAnAccountOfTheImitation(t *testing.T) {
 	}
 	api := httptest.NewServer(cloud.Handler())
 	t.Cleanup(api.Close)
-	clients, err := provider.SDK(t.Context(), api.URL)
+	clients, err := provider.SDK(t.Context(), api.URL, nil)
 	if err != nil {
 		t.Fatal(err)
 	}

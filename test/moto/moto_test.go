@@ -98,7 +98,7 @@ func open(t *testing.T) *moto {
 	} {
 		t.Setenv(name, value)
 	}
-	clients, err := provider.SDK(t.Context(), url)
+	clients, err := provider.SDK(t.Context(), url, nil)
 	if err != nil {
 		t.Fatal(err)
 	}

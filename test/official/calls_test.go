@@ -23,7 +23,7 @@ var neverSucceed = map[string]string{
 	"queue.declareProvisioner":   "an old client knows it, and the API has it no more",
 	"queue.declareWorkerType":    "likewise",
 	"queue.taskQueueCountsBatch": "a client knows it that is newer than the API",
-	"auth.sentryDSN":             "this server has no way to configure Sentry",
+	"auth.sentryDSN":             "this server has no Sentry",
 }
 
 // monitoring are the methods that every service has and that refuse nothing.

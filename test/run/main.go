@@ -21,6 +21,7 @@
 //	TASKFLEET_TEST_PYTHON     the python executable that can import the official Python client
 //	TASKFLEET_TEST_MOTO       URL of moto
 //	TASKFLEET_TEST_RABBITMQ   URL of a RabbitMQ, which a test may even kill, as it is started again
+//	TASKFLEET_TEST_RABBITMQ_MANAGEMENT  URL of its management API, with one who may do everything
 //	TASKFLEET_TEST_RABBITMQ_DIRECTORY  where there are "pid", with its process id, and "ctl", which is rabbitmqctl for it
 //	TASKFLEET_TEST_S3_...     moto again, as package blobtest is told of an endpoint
 //

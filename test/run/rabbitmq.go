@@ -21,9 +21,10 @@ import (
 // A rabbitmq is a private RabbitMQ on loopback. A test may kill it: like that of a service manager, its process is
 // started again, on the same port and data.
 type rabbitmq struct {
-	url       string
-	directory string
-	epmd      *daemon.Daemon
+	url        string
+	management string // URL of the management API
+	directory  string
+	epmd       *daemon.Daemon
 
 	mu       sync.Mutex
 	broker   *daemon.Daemon
@@ -164,24 +165,28 @@ func startRabbitMQ(ctx context.Context, programs string) (_ *rabbitmq, err error
 	password := rand.Text()
 	return r, daemon.OnFreePort(ctx, func(port int) error {
 		return daemon.OnFreePort(ctx, func(distribution int) error {
-			config := fmt.Sprintf("listeners.tcp.1 = 127.0.0.1:%d\ndefault_user = taskfleet\ndefault_pass = %s\nlog.console = true\nlog.file = false\n", port, password)
-			if err := errors.Join(
-				os.WriteFile(filepath.Join(directory, "rabbitmq.conf"), []byte(config), 0o600),
-				os.WriteFile(filepath.Join(directory, "plugins"), []byte("[].\n"), 0o600),
-			); err != nil {
-				return err
-			}
-			r.url = fmt.Sprintf("amqp://taskfleet:%s@127.0.0.1:%d/", password, port)
-			start := func(ctx context.Context) (*daemon.Daemon, error) {
-				broker := command(names, filepath.Join(servers[0], "sbin/rabbitmq-server"))
-				broker.Env = append(broker.Env, fmt.Sprintf("RABBITMQ_DIST_PORT=%d", distribution))
-				return daemon.Start(ctx, "RabbitMQ", filepath.Join(directory, "log"), broker, func() error { return greets(port) })
-			}
-			if r.broker, err = start(ctx); err != nil {
-				return err
-			}
-			go r.restart(ctx, r.broker, start)
-			return nil
+			return daemon.OnFreePort(ctx, func(management int) error {
+				config := fmt.Sprintf("listeners.tcp.1 = 127.0.0.1:%d\ndefault_user = taskfleet\ndefault_pass = %s\nlog.console = true\nlog.file = false\n"+
+					"management.tcp.ip = 127.0.0.1\nmanagement.tcp.port = %d\n", port, password, management)
+				if err := errors.Join(
+					os.WriteFile(filepath.Join(directory, "rabbitmq.conf"), []byte(config), 0o600),
+					os.WriteFile(filepath.Join(directory, "plugins"), []byte("[rabbitmq_management].\n"), 0o600),
+				); err != nil {
+					return err
+				}
+				r.url = fmt.Sprintf("amqp://taskfleet:%s@127.0.0.1:%d/", password, port)
+				r.management = fmt.Sprintf("http://taskfleet:%s@127.0.0.1:%d", password, management)
+				start := func(ctx context.Context) (*daemon.Daemon, error) {
+					broker := command(names, filepath.Join(servers[0], "sbin/rabbitmq-server"))
+					broker.Env = append(broker.Env, fmt.Sprintf("RABBITMQ_DIST_PORT=%d", distribution))
+					return daemon.Start(ctx, "RabbitMQ", filepath.Join(directory, "log"), broker, func() error { return greets(port) })
+				}
+				if r.broker, err = start(ctx); err != nil {
+					return err
+				}
+				go r.restart(ctx, r.broker, start)
+				return nil
+			})
 		})
 	})
 }
@@ -278,5 +283,5 @@ func rabbitmqAlone(ctx context.Context, c *checkout) error {
 
 // env is how tests are told of it.
 func (r *rabbitmq) env() []string {
-	return []string{"TASKFLEET_TEST_RABBITMQ=" + r.url, "TASKFLEET_TEST_RABBITMQ_DIRECTORY=" + r.directory}
+	return []string{"TASKFLEET_TEST_RABBITMQ=" + r.url, "TASKFLEET_TEST_RABBITMQ_DIRECTORY=" + r.directory, "TASKFLEET_TEST_RABBITMQ_MANAGEMENT=" + r.management}
 }

@@ -13,6 +13,7 @@ import (
 	"github.com/taskfleet/taskfleet/api"
 	"github.com/taskfleet/taskfleet/auth"
 	"github.com/taskfleet/taskfleet/credentials"
+	"github.com/taskfleet/taskfleet/credentials/audit"
 	"github.com/taskfleet/taskfleet/event"
 	"github.com/taskfleet/taskfleet/hooks"
 	"github.com/taskfleet/taskfleet/index"
@@ -82,7 +83,7 @@ func unpublished() []method {
 	return slices.Concat(
 		leftOut(auth.API), leftOut(queue.API), leftOut(provisioner.API), leftOut(provisioner.Operations), leftOut(event.API), leftOut(loop.API), leftOut(schedule.API),
 		leftOut(hooks.API), leftOut(index.API), leftOut(secrets.API), leftOut(purgecache.API), leftOut(objects.API), leftOut(notify.API),
-		leftOut(mirror.API), leftOut(credentials.API),
+		leftOut(mirror.API), leftOut(credentials.API), leftOut(audit.API),
 	)
 }
 

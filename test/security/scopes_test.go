@@ -155,7 +155,7 @@ func TestAnonymousCallersOnlyRead(t *testing.T) {
 		private := []string{
 			"secrets.", "object.", "hooks.getTriggerToken", "auth.awsS3Credentials", "auth.azure", "auth.gcpCredentials", "auth.sentryDSN", "auth.websocktunnelToken",
 			"auth.getEntityHistory", "auth.listAuditHistory", "worker-manager.workerPool", "worker-manager.listWorkerPool", "notify.", "index.findArtifactFromTask",
-			"queue.getArtifact", "queue.getLatestArtifact", "queue.artifact", "queue.latestArtifact", "provisioner.", "mirror.", "schedules.", "credentials.",
+			"queue.getArtifact", "queue.getLatestArtifact", "queue.artifact", "queue.latestArtifact", "provisioner.", "mirror.", "schedules.", "credentials.", "credentials-audit.",
 		}
 		// Those that tell of artifacts, not what is in them.
 		tells := []string{"queue.artifactInfo", "queue.latestArtifactInfo"}
@@ -268,7 +268,8 @@ func (f *furniture) shared(service string) map[string]string {
 		"index":  {"name": "private/a.txt"},
 		"object": {"name": "security/object"},
 
-		"credentials": {"name": "one", "consumer": "app"},
+		"credentials":       {"name": "one", "consumer": "app"},
+		"credentials-audit": {"auditId": "VMxKlcVxTDyPoOYBxIhZ5A"},
 
 		"schedules": {"name": "schedule.tidy", "due": "2026-01-01T00:00:00.000Z"},
 	}[service])
@@ -388,7 +389,11 @@ func (f *furniture) samples() map[string]sample {
 			body: object{"region": "away", "pinned": true, "copies": []object{{"url": "https://example.com/a"}}}, vars: scope.Vars{"region": "away", "pinned": true},
 		},
 
-		"credentials.consumed": {body: object{}},
+		"credentials.consumed":         {body: object{}},
+		"credentials.supply":           {body: object{"secret": object{"key": f.secret}}},
+		"credentials.retire":           {body: object{"id": purpose}},
+		"credentials.bootstrap":        {body: object{"spec": object{}}},
+		"credentials-audit.beginAudit": {body: object{}},
 
 		"schedules.explainExpression": {query: "expression=%40daily"},
 
