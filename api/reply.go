@@ -126,6 +126,10 @@ type fault struct {
 
 func (f *fault) Unwrap() error { return f.error }
 
+// mostLines of a body are more than anybody looks for: of an error with so many nothing
+// is told.
+const mostLines = 1000
+
 // Hidden is what the caller has sent: texts, and decoded JSON.
 func (f *fault) Hidden() (list []any) {
 	doc := f.q.payload
@@ -135,7 +139,12 @@ func (f *fault) Hidden() (list []any) {
 	list = append(list, doc)
 	if doc == nil {
 		for line := range strings.Lines(string(f.q.raw)) {
-			list = append(list, strings.TrimSpace(line))
+			if len(list) > mostLines {
+				break
+			}
+			if line = strings.TrimSpace(line); len(line) > 5 { // shorter ones are words
+				list = append(list, line)
+			}
 		}
 	}
 	if f.q.who != nil { // nil: it is not known who that is

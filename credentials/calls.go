@@ -100,6 +100,8 @@ func (c *Credentials) Consumed(ctx context.Context, name, consumer, id string) e
 		return tx.QueryRow(`SELECT state FROM credential_version WHERE id = $1 AND credential = $2`, id, name).Scan(&state)
 	})
 	switch {
+	case errors.Is(err, store.ErrNotFound) && id == "":
+		return noVersion(name)
 	case errors.Is(err, store.ErrNotFound):
 		return api.Errorf(api.ResourceNotFound, "The credential %s has no version %s.", name, id)
 	case err != nil:
@@ -225,6 +227,12 @@ func (c *Credentials) Removed(ctx context.Context, name, id, clientID string) er
 			return api.Errorf(api.RequestConflict, "Version %s is the one in use. Rotate %s first.", id, name)
 		case state == versionRetired, state == versionWithdrawn:
 			return nil
+		}
+		published, err := rotations(tx, `credential = $1 AND version = $2 AND state = 'running' AND step = 'publish'`, name, id)
+		if err != nil {
+			return err
+		} else if len(published) > 0 { // and would be left with consumers
+			return api.Errorf(api.RequestConflict, "Version %s is being handed to consumers. Wait until it is the one in use, and rotate %s then.", id, name)
 		}
 		// What runs looks again at what there is.
 		if _, err := tx.Exec(`UPDATE credential_rotation SET due = $2 WHERE credential = $1 AND state = 'running'`, name, timestamp.Now()); err != nil {

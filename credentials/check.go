@@ -28,8 +28,8 @@ const (
 func (c *Credentials) check(ctx context.Context) (more bool, err error) {
 	var due []string
 	if err := c.db.View(ctx, func(tx *store.Tx) (err error) {
-		due, err = tx.Column(`SELECT name FROM credential WHERE (checked <= $1 OR doubts > 0 AND checked <= $2) AND current <> '' ORDER BY checked LIMIT 100`,
-			timestamp.Now().Add(-checkEvery), timestamp.Now().Add(-doubtEvery))
+		due, err = tx.Column(`SELECT name FROM credential WHERE (checked <= $1 OR doubts > 0 AND checked <= $2) AND current <> '' AND name IN (SELECT value FROM json_each($3)) ORDER BY checked LIMIT 100`,
+			timestamp.Now().Add(-checkEvery), timestamp.Now().Add(-doubtEvery), c.usable())
 		return err
 	}); err != nil {
 		return false, err
@@ -37,9 +37,6 @@ func (c *Credentials) check(ctx context.Context) (more bool, err error) {
 	var failed []error
 	for _, name := range due {
 		d := c.defined[name]
-		if d == nil || d.wrong != "" {
-			continue
-		}
 		if _, err := c.verify(ctx, d); err != nil {
 			failed = append(failed, fmt.Errorf("credential %s: %w", name, err))
 		} else if err := c.sweep(ctx, d); err != nil {

@@ -68,7 +68,6 @@ import (
 	"github.com/taskfleet/taskfleet/loop"
 	"github.com/taskfleet/taskfleet/schedule"
 	"github.com/taskfleet/taskfleet/seal"
-	"github.com/taskfleet/taskfleet/slugid"
 	"github.com/taskfleet/taskfleet/store"
 	"github.com/taskfleet/taskfleet/timestamp"
 )
@@ -90,7 +89,8 @@ type Config struct {
 	Kinds       map[string]Kind
 	Definitions []Definition
 
-	// Replica names this process; a name is kept over restarts.
+	// Replica names this process. A name is kept over restarts, and no two processes have
+	// the same at once.
 	Replica string
 
 	// Secrets writes secrets of the platform; nil: there are none.
@@ -141,7 +141,6 @@ type Credentials struct {
 	metrics *metrics
 	defined map[string]*defined
 	names   []string // in order
-	hold    string   // begins the leases of this process
 
 	mu      sync.Mutex
 	toWrite []notice // to people
@@ -154,7 +153,7 @@ func New(ctx context.Context, c Config) (*Credentials, error) {
 	if err := c.DB.Migrate(ctx, "credentials", migrations); err != nil {
 		return nil, fmt.Errorf("credentials: migrate: %w", err)
 	}
-	s := &Credentials{config: c, db: c.DB, keys: c.Keys, log: c.Log, defined: map[string]*defined{}, hold: c.Replica + " " + slugid.New()}
+	s := &Credentials{config: c, db: c.DB, keys: c.Keys, log: c.Log, defined: map[string]*defined{}}
 	for _, d := range c.Definitions {
 		switch {
 		case !goodName(d.Name):
@@ -172,6 +171,9 @@ func New(ctx context.Context, c Config) (*Credentials, error) {
 	}
 	s.names = sortedKeys(s.defined)
 	s.metrics = newMetrics(c.Metrics, s)
+	if err := s.takeBack(ctx); err != nil {
+		return nil, fmt.Errorf("credentials: taking back the rotations of the process before: %w", err)
+	}
 	return s, s.scheduled(ctx)
 }
 

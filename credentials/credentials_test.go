@@ -234,6 +234,30 @@ func TestRevokingWhileAStepIsAtWork(t *testing.T) {
 	})
 }
 
+func TestRevokingInTheMomentInWhichAStepBegins(t *testing.T) {
+	storetest.Each(t, func(t *testing.T, db *store.DB) {
+		w := newWorld(t, db, Definition{Name: "db", Kind: "mint", Overlap: time.Minute, Grace: 10 * hours})
+		w.run(time.Minute)
+		if err := w.Rotate(t.Context(), "db", "tester"); err != nil {
+			t.Fatal(err)
+		}
+		w.run(0)
+		w.kind.ends = func() {
+			w.kind.ends = nil
+			if err := w.Revoke(t.Context(), "db", "tester"); err != nil {
+				t.Error(err)
+			}
+		}
+		time.Sleep(2 * time.Minute)
+		for range 3 { // no time passes
+			w.run(0)
+		}
+		if v := w.is("db", Good); len(w.kind.have) != 1 || w.kind.made != 3 {
+			t.Errorf("%s is in use, and the provider has %v", v.Current, w.kind.have)
+		}
+	})
+}
+
 // Some providers tell only who is there at the moment.
 func TestWhatWasSeenInUseCountsThoughTheProviderForgetsIt(t *testing.T) {
 	storetest.Each(t, func(t *testing.T, db *store.DB) {
@@ -365,6 +389,7 @@ func TestWhatIsDefinedWronglyIsAStateAndHarmsNothingElse(t *testing.T) {
 			Definition{Name: "kind", Kind: "magic"},
 			Definition{Name: "settings", Kind: "mint", Settings: json.RawMessage(`{"wrong":1}`)},
 			Definition{Name: "cron", Kind: "mint", Plan: Plan{Cron: "61 * * * *"}},
+			Definition{Name: "often", Kind: "mint", Plan: Plan{Cron: "* 4 * * *"}},
 			Definition{Name: "zone", Kind: "mint", Plan: Plan{Cron: "0 4 * * *", Zone: "Mars/Phobos"}},
 			Definition{Name: "age", Kind: "mint", Plan: Plan{MaxAge: time.Second}},
 			Definition{Name: "consumer", Kind: "mint", Consumers: []Use{{Name: "a", File: "b"}, {Name: "a"}, {Name: "x", Secret: "s", Platform: "p"}}},
@@ -372,7 +397,7 @@ func TestWhatIsDefinedWronglyIsAStateAndHarmsNothingElse(t *testing.T) {
 		w.run(time.Minute)
 		w.is("good", Good)
 		for name, says := range map[string]string{
-			"kind": `no kind "magic"; this deployment has mint`, "settings": "wrong is none", "cron": "61", "zone": "Mars/Phobos",
+			"kind": `no kind "magic"; this deployment has mint`, "settings": "wrong is none", "cron": "61", "often": "cron has dates 1m0s apart", "zone": "Mars/Phobos",
 			"age": "maxAge is 1s", "consumer": "absolute path",
 		} {
 			w.is(name, Invalid, says, "correct its entry")

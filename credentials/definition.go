@@ -152,8 +152,9 @@ func apart(all map[string]*defined) {
 		}
 		for _, u := range d.Consumers {
 			if u.File != "" {
-				file := filepath.Clean(u.File)
-				owners["file "+file] = append(owners["file "+file], claim{"has the file " + file, name})
+				for _, file := range []string{filepath.Clean(u.File), filepath.Clean(u.File) + labelSuffix} {
+					owners["file "+file] = append(owners["file "+file], claim{"has the file " + file, name})
+				}
 			}
 			if u.Secret != "" {
 				owners["secret "+u.Secret] = append(owners["secret "+u.Secret], claim{"has the secret " + u.Secret, name})

@@ -35,27 +35,22 @@ var errLost = errors.New("credentials: another replica has taken the rotation ov
 
 // rotate is one pass of the loop credentials.rotate.
 func (c *Credentials) rotate(ctx context.Context) (more bool, err error) {
-	if err := c.enrol(ctx); err != nil {
-		return false, err
-	}
+	unbegun := c.enrol(ctx)
 	c.write(ctx)
 	var due []*rotation
 	err = c.db.View(ctx, func(tx *store.Tx) (err error) {
 		now := timestamp.Now()
-		due, err = rotations(tx, `state = 'running' AND due <= $1 AND lease_until <= $1 ORDER BY due LIMIT 500`, now)
+		due, err = rotations(tx, `state = 'running' AND due <= $1 AND lease_until <= $1 AND credential IN (SELECT value FROM json_each($2)) ORDER BY due LIMIT 500`, now, c.usable())
 		return err
 	})
 	if err != nil {
-		return false, err
+		return false, errors.Join(unbegun, err)
 	}
 	var working sync.WaitGroup
 	slots := make(chan struct{}, atATime)
 	failed := make(chan error, len(due))
 	for _, r := range due {
 		d := c.defined[r.credential]
-		if d == nil || d.wrong != "" {
-			continue // its state says so
-		}
 		slots <- struct{}{}
 		working.Go(func() {
 			defer func() { <-slots }()
@@ -66,11 +61,22 @@ func (c *Credentials) rotate(ctx context.Context) (more bool, err error) {
 	}
 	working.Wait()
 	close(failed)
-	var all []error
+	all := []error{unbegun}
 	for err := range failed {
 		all = append(all, err)
 	}
 	return false, errors.Join(all...)
+}
+
+// usable are the credentials that something can be done with. What is wrong with the
+// others their state says.
+func (c *Credentials) usable() (names []string) {
+	for _, name := range c.names {
+		if c.defined[name].wrong == "" {
+			names = append(names, name)
+		}
+	}
+	return names
 }
 
 // enrol has a row for each definition, works out when they are due, and begins the
@@ -104,20 +110,17 @@ func (c *Credentials) enrol(ctx context.Context) error {
 		return err
 	}
 	now := timestamp.Now()
-	for _, name := range c.names {
-		d := c.defined[name]
-		if d.wrong != "" {
-			continue
-		}
-		r := have[name]
+	var failed []error
+	for _, name := range c.usable() {
+		d, r := c.defined[name], have[name]
 		if r != nil && r.defined(d) && (running[name] || !r.due(d, now)) {
 			continue
 		}
 		if err := c.begin(ctx, d, start{}); err != nil {
-			return err
+			failed = append(failed, fmt.Errorf("credential %s: beginning a rotation: %w", name, err))
 		}
 	}
-	return nil
+	return errors.Join(failed...)
 }
 
 // planText tells one plan from another; it is also what people are shown.
@@ -249,9 +252,18 @@ func (c *Credentials) beginIn(tx *store.Tx, d *defined, s start) (id string, err
 	return id, err
 }
 
+// takeBack ends the leases of the process that was this replica before, which has ended.
+func (c *Credentials) takeBack(ctx context.Context) error {
+	return c.db.Do(ctx, func(tx *store.Tx) error {
+		of := c.config.Replica + " "
+		_, err := tx.Exec(`UPDATE credential_rotation SET lease = '', lease_until = 0 WHERE state = 'running' AND substr(lease, 1, CAST($1 AS INTEGER)) = $2`, len(of), of)
+		return err
+	})
+}
+
 // advance takes a rotation as far as it goes.
 func (c *Credentials) advance(ctx context.Context, d *defined, r *rotation) error {
-	lease := c.hold + " " + slugid.New()
+	lease := c.config.Replica + " " + slugid.New()
 	var asked time.Time
 	if err := c.journal(ctx, "take", func(tx *store.Tx) error {
 		asked = time.Now()
@@ -290,13 +302,11 @@ func (c *Credentials) keep(ctx context.Context, id, lease string, until time.Tim
 	held, cancel := context.WithCancelCause(ctx)
 	var renewing sync.WaitGroup
 	renewing.Go(func() {
-		tick := time.NewTicker(leaseRenew)
-		defer tick.Stop()
 		for {
 			select {
 			case <-held.Done():
 				return
-			case <-tick.C:
+			case <-time.After(min(leaseRenew, time.Until(until)-leaseSpare)): // it may have taken long to get it
 			}
 			asked := time.Now()
 			limited, stop := context.WithDeadlineCause(held, until.Add(-leaseSpare), errLost)
@@ -448,10 +458,10 @@ func (c *Credentials) end(tx *store.Tx, d *defined, r *rotation, out outcome, fa
 		lease, until = r.lease, now.Add(leaseFor)
 	}
 	alert := out.alert && !r.alerted
-	// Whoever has moved what is due meanwhile has something new for the step.
-	if err := r.write(tx, `state = $3, step = $4, due = CASE WHEN due = $12 THEN CAST($5 AS BIGINT) ELSE CAST($13 AS BIGINT) END,
+	// Whoever has moved what is due meanwhile, or forced it, has something new for the step.
+	if err := r.write(tx, `state = $3, step = $4, due = CASE WHEN due = $12 AND forced = $14 THEN CAST($5 AS BIGINT) ELSE CAST($13 AS BIGINT) END,
 		   attempt = $6, note = $7, alerted = $8, ended = $9, lease = $10, lease_until = $11`,
-		state, string(step), max(out.wait, now), attempt, note, out.alert && (r.alerted || alert), ended, lease, until, r.due, now); err != nil {
+		state, string(step), max(out.wait, now), attempt, note, out.alert && (r.alerted || alert), ended, lease, until, r.due, now, r.forced); err != nil {
 		return err
 	}
 	if _, err := tx.Exec(`UPDATE credential_step SET ended = $3, outcome = $4, error = $5 WHERE rotation = $1 AND step = $2`, r.id, string(r.step), now, word, text); err != nil {

@@ -223,6 +223,32 @@ func (n notices) Write(_ context.Context, address, subject, text string) error {
 	return nil
 }
 
+// A mail server that hangs.
+type deaf struct{}
+
+func (deaf) Write(ctx context.Context, _, _, _ string) error {
+	<-ctx.Done()
+	return ctx.Err()
+}
+
+func TestRotationsDoNotWaitForAMailServer(t *testing.T) {
+	storetest.Each(t, func(t *testing.T, db *store.DB) {
+		w := newWorld(t, db)
+		w.config.Notices = deaf{}
+		w.config.Kinds = map[string]Kind{"mint": w.kind, "brought": &bringer{mint: &mint{}}}
+		w.config.Definitions = []Definition{{Name: "a", Kind: "brought", Notify: []string{"a@example.com", "b@example.com"}}, {Name: "b", Kind: "mint"}}
+		w.Credentials = w.start(w.config)
+		began := time.Now()
+		w.run(0)
+		if w.is("b", Good); time.Since(began) > time.Minute {
+			t.Errorf("a pass took %s", time.Since(began))
+		}
+		if !strings.Contains(w.log.String(), "nobody could be told") {
+			t.Error("the log does not say that an email was lost")
+		}
+	})
+}
+
 // The number of statements is the same however many credentials there are.
 func TestAPageIsReadAtOnce(t *testing.T) {
 	storetest.Each(t, func(t *testing.T, db *store.DB) {

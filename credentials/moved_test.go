@@ -182,3 +182,21 @@ func TestWhatWasAdoptedCanBeAdoptedAgain(t *testing.T) {
 		}
 	})
 }
+
+// A version goes with the settings of the definition now, if they are of the same kind.
+func TestAVersionKnowsTheDefinition(t *testing.T) {
+	storetest.Each(t, func(t *testing.T, db *store.DB) {
+		w := newWorld(t, db, Definition{Name: "db", Kind: "mint", Settings: at("there")})
+		d := w.defined["db"]
+		old := &version{id: "v", credential: "db", kind: "mint", site: "here"}
+		old.settings = w.config.Keys.Seal(at("here"), old.boundSettings())
+		v, err := w.open(d, old)
+		if err != nil || string(v.Settings) != string(at("here")) || string(v.Defined) != string(d.Settings) {
+			t.Errorf("%s, defined %s, %v", v.Settings, v.Defined, err)
+		}
+		old.kind = "other"
+		if v, err = w.open(d, old); err != nil || v.Defined != nil {
+			t.Errorf("of another kind: defined %s, %v", v.Defined, err)
+		}
+	})
+}

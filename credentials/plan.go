@@ -40,8 +40,24 @@ func (p Plan) Check() error {
 	if p.Jitter < 0 || p.Jitter > mostJitter {
 		wrong = append(wrong, fmt.Errorf("jitter is %s; it must be up to %s", p.Jitter, mostJitter))
 	}
-	_, err := p.schedule("")
+	s, err := p.schedule("")
+	if err == nil && s != nil {
+		err = apartEnough(s)
+	}
 	return errors.Join(append(wrong, err)...)
+}
+
+// apartEnough looks at the dates of some time, for * 4 * * * where 0 4 * * * was meant.
+func apartEnough(s *cron.Expression) error {
+	at := s.Next(time.Date(2026, time.January, 1, 0, 0, 0, 0, time.UTC))
+	for range 100 {
+		then := s.Next(at)
+		if gap := then.Sub(at); !then.IsZero() && gap < leastAge {
+			return fmt.Errorf("cron has dates %s apart, such as %s; they must be %s apart or more", gap, at.Format(time.RFC3339), leastAge)
+		}
+		at = then
+	}
+	return nil
 }
 
 func (p Plan) schedule(seed string) (*cron.Expression, error) {
@@ -90,7 +106,7 @@ func (p Plan) String() string {
 		if text != "" {
 			text += ", "
 		}
-		text += "every " + p.MaxAge.String()
+		text += "every " + inDays(p.MaxAge)
 	}
 	if text != "" && p.Jitter > 0 {
 		text += ", up to " + p.Jitter.String() + " later"
@@ -274,4 +290,13 @@ func (c *Credentials) followed(ctx context.Context, name, id string) (string, er
 		}
 		return "the version " + list[0].version + " is in use", nil
 	}
+}
+
+// inDays is a time as the configuration has it: in days if it is whole ones.
+func inDays(d time.Duration) string {
+	const day = 24 * time.Hour
+	if d >= day && d%day == 0 {
+		return fmt.Sprintf("%dd", d/day)
+	}
+	return d.String()
 }

@@ -51,6 +51,7 @@ type view struct {
 
 	overlapEnds timestamp.Time
 	undelivered []string // why consumers could not be given the current version
+	unwritten   []string // consumers whose secrets the next rotation writes
 	held        bool     // consumers hold the old version
 }
 
@@ -198,6 +199,9 @@ func (c *Credentials) view(name string, r *row, p *part) *view {
 		}
 	}
 	v.addConsumers(d, p.pickups)
+	if d != nil && p.running == nil && v.Current != "" {
+		v.addUnwritten()
+	}
 	if d != nil {
 		_, must, undelivered := d.unconfirmed(p.pickups, v.Current)
 		v.held = len(must)+len(undelivered) > 0
@@ -244,6 +248,16 @@ func (v *view) addConsumers(d *defined, has []pickup) {
 	}
 }
 
+// addUnwritten finds secrets that were named after the current version was published: it is
+// the rotation that writes them.
+func (v *view) addUnwritten() {
+	for _, u := range v.Consumers {
+		if u.Kind == "secret" && u.Version == "" {
+			v.unwritten = append(v.unwritten, u.Name)
+		}
+	}
+}
+
 // judge says how the credential is, the worst first.
 func (v *view) judge(d *defined, r *row) {
 	now := timestamp.Now()
@@ -268,6 +282,12 @@ func (v *view) judge(d *defined, r *row) {
 			toDo += ". The old version stays for it; taskfleet credentials revoke " + v.Name + " goes on without it"
 		}
 		is(Undelivered, strings.Join(v.undelivered[:min(len(v.undelivered), 3)], "; "), toDo)
+	case len(v.unwritten) > 0:
+		toDo := rotate
+		if d.supplied() {
+			toDo = "taskfleet credentials supply " + v.Name + " < FILE"
+		}
+		is(Undelivered, "the secrets of these consumers were named after the current version was handed out, and get the next one: "+strings.Join(v.unwritten, ", "), toDo)
 	case at != nil && at.Step == stepAwait && !v.overlapEnds.IsZero() && now > v.overlapEnds && !v.held && v.oldUsed(now, d):
 		is(InUse, at.Note, "find who uses the old version; or taskfleet credentials revoke "+v.Name+" ends it, whoever that is")
 	case at != nil && at.Step == stepAwait && !v.overlapEnds.IsZero() && now > v.overlapEnds:

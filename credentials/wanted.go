@@ -23,6 +23,7 @@ const (
 	lastReminder = 24 * time.Hour      // before that
 
 	supplyLimit = 30 * time.Second // for looking at what was supplied
+	noticeLimit = 20 * time.Second // for writing to people, as rotations wait for that
 )
 
 // supplied tells that people make the versions.
@@ -96,6 +97,8 @@ func (c *Credentials) write(ctx context.Context) {
 	if c.config.Notices == nil {
 		return
 	}
+	ctx, stop := context.WithTimeout(ctx, noticeLimit)
+	defer stop()
 	for _, n := range list {
 		for _, address := range n.d.Notify {
 			text := fmt.Sprintf("The credential %s (%s): %s < FILE\n", n.d.Name, n.d.place, n.text)

@@ -29,6 +29,7 @@ type mint struct {
 	wait  chan struct{} // that Mint waits for, whatever its context says
 	adopt string        // that somebody has made, and is to be replaced
 	then  func()        // what happens while Used is asked
+	ends  func()        // and while a version is disabled
 }
 
 // planted is in all secrets.
@@ -100,7 +101,12 @@ func (m *mint) use(id string) {
 	m.have[id] = time.Now()
 }
 
-func (m *mint) Disable(context.Context, Version) error { return m.failing("disable") }
+func (m *mint) Disable(context.Context, Version) error {
+	if m.ends != nil {
+		m.ends()
+	}
+	return m.failing("disable")
+}
 
 func (m *mint) Retire(_ context.Context, v Version) error {
 	if err := m.failing("retire"); err != nil {
@@ -113,6 +119,9 @@ func (m *mint) Retire(_ context.Context, v Version) error {
 }
 
 func (m *mint) List(_ context.Context, o Order) (list []Found, err error) {
+	if err := m.failing("list"); err != nil {
+		return nil, err
+	}
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	for id := range m.have {
@@ -136,6 +145,7 @@ type world struct {
 	config  Config
 	log     bytes.Buffer
 	secrets map[string]string
+	setting func() // is called when a secret is set
 }
 
 func newWorld(t *testing.T, db *store.DB, definitions ...Definition) *world {
@@ -171,6 +181,9 @@ func (w *world) start(c Config) *Credentials {
 
 func (w *world) Set(_ context.Context, name string, value json.RawMessage, _ timestamp.Time) error {
 	w.secrets[name] = string(value)
+	if w.setting != nil {
+		w.setting()
+	}
 	return nil
 }
 

@@ -192,6 +192,20 @@ func TestWakesKeepThePaceOnceThereWereMany(t *testing.T) {
 	})
 }
 
+// What goes wrong is one line of the log, as each is an event elsewhere.
+func TestAPanicIsLoggedOnce(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var log strings.Builder
+		r := loop.NewRunner(slog.New(slog.NewTextHandler(&log, nil)), loop.Alone, prometheus.NewRegistry())
+		stop := start(t, r, loop.Loop{Name: "x", When: loop.Every(time.Hour), Pass: func(context.Context) (bool, error) { panic("boom") }})
+		synctest.Wait()
+		stop()
+		if s := log.String(); strings.Count(s, "level=ERROR") != 1 || !strings.Contains(s, "boom") || !strings.Contains(s, "goroutine") {
+			t.Errorf("the log has\n%s", s)
+		}
+	})
+}
+
 func TestBacksOffUntilItSucceeds(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		ran := newTimes()

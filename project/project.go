@@ -263,10 +263,9 @@ func (p *Project) Resources() ([]resource.Resource, error) {
 		}
 	}
 	for _, to := range order {
-		if strings.HasPrefix(to, "project:"+n+":") {
-			if _, ours := p.Roles[strings.TrimPrefix(to, "project:"+n+":")]; ours {
-				return nil, fmt.Errorf("grants: %s is a role that is defined here: give it the scopes there", to)
-			}
+		// Who is given less by the one than by the other would be changed each time.
+		if slices.ContainsFunc(all, func(r resource.Resource) bool { return r.Kind() == "role" && r.Name() == to }) {
+			return nil, fmt.Errorf("admins or grants: %s is a role that is defined here: give it the scopes there", to)
 		}
 		all = append(all, grants[to])
 	}
@@ -279,7 +278,7 @@ func (p *Project) Resources() ([]resource.Resource, error) {
 		}
 		c := &resource.Client{ClientID: "project/" + n + "/" + name, Description: made(x.Description), Scopes: x.Scopes, Expires: expires}
 		all = append(all, c)
-		if x.Secret != "" {
+		if x.Secret != "" && expires > timestamp.Now() { // the secret is gone with the client, and would be made each time
 			all = append(all, &resource.TokenSecret{SecretName: "project/" + n + "/" + x.Secret, Client: c, Expires: expires, Names: names})
 		}
 	}

@@ -81,12 +81,26 @@ func TestMistakesInAProject(t *testing.T) {
 			t.Errorf("%q: %v; want %q", text, err, want)
 		}
 	}
-	p, err := Parse("file.yml", []byte(good+"roles: {x: {}}\ngrants: [{to: [\"project:a:x\"], scopes: [y]}]\n"))
-	if err != nil {
-		t.Fatal(err)
+	for _, to := range []string{"project:a:x", "project-admin:a"} {
+		p, err := Parse("file.yml", []byte(good+"roles: {x: {}}\ngrants: [{to: [\""+to+"\"], scopes: [y]}]\n"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := p.Resources(); err == nil || !strings.Contains(err.Error(), "give it the scopes there") {
+			t.Errorf("a grant to %s, a role of its own: %v", to, err)
+		}
 	}
-	if _, err := p.Resources(); err == nil || !strings.Contains(err.Error(), "give it the scopes there") {
-		t.Errorf("a grant to a role of its own: %v", err)
+}
+
+func TestAClientThatHasExpiredGetsNoSecret(t *testing.T) {
+	for day, want := range map[string]int{"2020-01-01": 2, "2999-12-31": 3} {
+		p, err := Parse("file.yml", []byte("project: a\nowner: a@b.c\nclients: {x: {expires: "+day+", secret: y}}\n"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if all, err := p.Resources(); err != nil || len(all) != want {
+			t.Errorf("until %s there are %d resources, %v; want %d", day, len(all), err, want)
+		}
 	}
 }
 

@@ -60,16 +60,18 @@ const atATime = 8
 // order of the resources; those that are as they should be are among them, to be
 // kept.
 func Plan(ctx context.Context, c *client.Client, all []Resource) ([]Change, error) {
-	changes := make([]Change, len(all))
 	names := map[[2]string]bool{}
-	group, ctx := errgroup.WithContext(ctx)
-	group.SetLimit(atATime)
-	for i, r := range all {
+	for _, r := range all {
 		id := [2]string{r.Kind(), r.Name()}
 		if names[id] {
 			return nil, fmt.Errorf("there are two %ss %s", id[0], id[1])
 		}
 		names[id] = true
+	}
+	changes := make([]Change, len(all))
+	group, ctx := errgroup.WithContext(ctx)
+	group.SetLimit(atATime)
+	for i, r := range all {
 		group.Go(func() (err error) {
 			changes[i], err = compare(ctx, c, r)
 			return err

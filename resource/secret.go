@@ -53,9 +53,9 @@ const mostTokens = 5
 // Make implements Resource. If the client was not made just now its token is known to
 // nobody any more, or to others, with whom it ends: it gets another one.
 //
-// Somebody may do the same at this moment, and end the token that is put here after he has
-// put his own. So it is looked whether the token is the latest one once it is there: of
-// several, at least the one whose token is has its secret be the last.
+// Somebody may do the same at this moment, and have ended the token before it is put here
+// over his own. So once it is there it is looked whether it is the latest, and if not another
+// one is made.
 func (s *TokenSecret) Make(ctx context.Context, c *client.Client, _ bool) error {
 	token, rotated := s.Client.token, s.Client.rotated
 	for range mostTokens {

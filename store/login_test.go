@@ -135,3 +135,41 @@ func TestTheLoginIsReplacedUnderLoad(t *testing.T) {
 		}
 	})
 }
+
+// Who looks through the database is told of all tables, also of those that he may not
+// read: a secret that is not found would lose its key.
+func TestTablesThatMayNotBeReadAreTold(t *testing.T) {
+	storetest.EachURL(t, func(t *testing.T, at string) {
+		if strings.HasPrefix(at, "sqlite:") {
+			return
+		}
+		db := storetest.Open(t, at)
+		u, err := url.Parse(at)
+		if err != nil {
+			t.Fatal(err)
+		}
+		role := "columns_" + strings.ToLower(rand.Text()[:12])
+		do := func(statements ...string) {
+			t.Helper()
+			for _, statement := range statements {
+				if err := db.Do(context.Background(), func(tx *store.Tx) error { _, err := tx.Exec(statement); return err }); err != nil {
+					t.Fatal(err)
+				}
+			}
+		}
+		do("CREATE TABLE hidden (n BIGINT, thing TEXT, other VARCHAR(9))", "CREATE ROLE "+role, "GRANT USAGE ON SCHEMA "+u.Query().Get("search_path")+" TO "+role)
+		t.Cleanup(func() { do("DROP OWNED BY "+role, "DROP ROLE "+role) })
+		if err := db.Do(t.Context(), func(tx *store.Tx) error {
+			if _, err := tx.Exec("SET LOCAL ROLE " + role); err != nil {
+				return err
+			}
+			columns, err := tx.TextColumns()
+			if got := strings.Join(columns["hidden"], " "); got != "thing other" {
+				t.Errorf("the table has the columns %q", got)
+			}
+			return err
+		}); err != nil {
+			t.Fatal(err)
+		}
+	})
+}

@@ -253,7 +253,7 @@ func auditText(a *credentialsaudit.Audit, found sortedFindings) string {
 	if n := len(found.accepted); n > 0 {
 		summary += fmt.Sprintf(" and %d accepted", n)
 	}
-	b.WriteString(wrapped(fmt.Sprintf("%s. The audit %s was done %s.", summary, a.AuditID, ended(a)), ""))
+	b.WriteString(wrapped(fmt.Sprintf("%s. The audit %s, of %s, was done %s.", summary, a.AuditID, strings.Join(a.Options.Only, ", "), ended(a)), ""))
 	return strings.TrimLeft(b.String(), "\n")
 }
 

@@ -113,7 +113,7 @@ func applyChanges(ctx context.Context, cmd *cobra.Command, s *session, what stri
 	err := resource.Apply(ctx, s.core, changes, func(c resource.Change) {
 		result.Applied++
 		if !o.asJSON {
-			fmt.Fprintf(out, "%sd %s %s\n", c.Action, c.Kind, c.Name)
+			fmt.Fprintf(out, "%sd %s %s\n", c.Action, c.Kind, printable(c.Name))
 		}
 	})
 	if o.asJSON {
@@ -125,6 +125,16 @@ func applyChanges(ctx context.Context, cmd *cobra.Command, s *session, what stri
 	return err
 }
 
+// printableLines are those of a document. What a platform says of what is there may have
+// been written by anybody.
+func printableLines(doc []byte) []string {
+	lines := strings.Split(string(doc), "\n")
+	for i, line := range lines {
+		lines[i] = printable(line)
+	}
+	return lines
+}
+
 // printChanges lays changes out: what is new as a whole, what differs as a diff.
 func printChanges(out io.Writer, what string, todo []resource.Change, same int) error {
 	if len(todo) == 0 {
@@ -134,16 +144,16 @@ func printChanges(out io.Writer, what string, todo []resource.Change, same int) 
 	b := brushFor(out)
 	var text strings.Builder
 	for _, c := range todo {
-		after := strings.Split(string(c.After), "\n")
+		after, name := printableLines(c.After), c.Kind+" "+printable(c.Name)
 		if c.Action == resource.Create {
-			text.WriteString(b.paint(bold, fmt.Sprintf("+ %s %s", c.Kind, c.Name)) + "\n")
+			text.WriteString(b.paint(bold, "+ "+name) + "\n")
 			for _, line := range after {
-				text.WriteString("  " + b.paint(green, "+"+printable(line)) + "\n")
+				text.WriteString("  " + b.paint(green, "+"+line) + "\n")
 			}
 			continue
 		}
-		text.WriteString(b.paint(bold, fmt.Sprintf("~ %s %s", c.Kind, c.Name)) + "\n")
-		edits := compareLines(strings.Split(string(c.Before), "\n"), after)
+		text.WriteString(b.paint(bold, "~ "+name) + "\n")
+		edits := compareLines(printableLines(c.Before), after)
 		lines := strings.SplitAfter(unified(edits, "as it is", "as it should be", b), "\n")
 		text.WriteString(strings.Join(lines[min(2, len(lines)):], "")) // the names are above
 	}

@@ -9,6 +9,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"os"
+	"strings"
 
 	"github.com/taskfleet/taskfleet/credentials"
 	"github.com/taskfleet/taskfleet/credentials/sentry"
@@ -128,6 +129,10 @@ func signalfxSpec(project string, text json.RawMessage) (signalfx.Spec, error) {
 	}
 	spec := signalfx.Spec{Team: in.Team, TeamDescription: in.TeamDescription, Group: in.Group, GroupDescription: in.GroupDescription}
 	if in.Token != "" {
+		// Who may do this for one project has no business with the tokens of others.
+		if in.Token != project && !strings.HasPrefix(in.Token, project+"-") {
+			return signalfx.Spec{}, credentials.Refused("the spec for signalfx: token is %q; it must be %s, or begin with %s-", in.Token, project, project)
+		}
 		spec.Token = signalfx.Token{Name: in.Token, Description: "Of the project " + project + "."}
 	}
 	return spec, nil

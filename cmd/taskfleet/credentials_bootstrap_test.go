@@ -142,4 +142,6 @@ func TestAProjectGetsWhatItNeedsElsewhere(t *testing.T) {
 	expect(t, exitOK, `(?s)~ signalfx nightly\n.*\+ .*of nightly builds.*updated signalfx nightly\n$`, "credentials", "bootstrap", changed)
 	wrong := writeFile(t, "wrong.yml", "project: nightly\nowner: a@b.c\nsentry: {alertEvery: often}\n")
 	expect(t, exitFailed, `alertEvery is "often"; it must be a time such as 30m`, "credentials", "bootstrap", wrong)
+	others := writeFile(t, "others.yml", "project: night\nowner: a@b.c\nsignalfx: {token: nightly}\n")
+	expect(t, exitFailed, `token is "nightly"; it must be night, or begin with night-`, "credentials", "bootstrap", others)
 }

@@ -43,7 +43,7 @@ credentials:
 	if err != nil {
 		t.Fatal(err)
 	}
-	expect(t, exitFailed, `ci-token is failed: mint: .*team/ci.*\n.*To do: mend what it names`, "credentials", "rotate", "ci-token", "--wait")
+	expect(t, exitFailed, `ci-token is failed: adopt: .*team/ci.*\n.*To do: mend what it names`, "credentials", "rotate", "ci-token", "--wait")
 	if _, err := auth.New(core).CreateClient(t.Context(), "team/ci", &auth.CreateClientRequest{
 		Expires: timestamp.Now().Add(time.Hour), Description: "test", Scopes: []string{"auth:current-scopes"},
 	}); err != nil {

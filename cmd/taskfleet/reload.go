@@ -14,6 +14,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/taskfleet/taskfleet/blob"
@@ -36,10 +37,11 @@ type reload struct {
 	parts map[string]credentials.Part
 	files []*watchedFile
 	read  map[string][sha256.Size]byte // what was read of files before anything could take it
+	hide  func(secrets ...string)      // keeps them out of what is told of errors
 }
 
 func newReload() *reload {
-	return &reload{parts: map[string]credentials.Part{}, read: map[string][sha256.Size]byte{}}
+	return &reload{parts: map[string]credentials.Part{}, read: map[string][sha256.Size]byte{}, hide: func(...string) {}}
 }
 
 // take has a part take credentials by name, and from a file if there is one.
@@ -55,6 +57,7 @@ func (r *reload) take(name, file string, f func(ctx context.Context, secret json
 type watchedFile struct {
 	name  string
 	apply func(context.Context, json.RawMessage) error
+	mu    sync.Mutex
 	seen  [sha256.Size]byte // of what was taken last
 }
 
@@ -84,6 +87,8 @@ func (r *reload) look(ctx context.Context) (more bool, err error) {
 }
 
 func (w *watchedFile) look(ctx context.Context) error {
+	w.mu.Lock()
+	defer w.mu.Unlock()
 	text, err := os.ReadFile(w.name)
 	if err != nil {
 		return err
@@ -162,6 +167,7 @@ func (r *reload) takeServer(name, file string, login func(ctx context.Context, u
 		if err != nil {
 			return err
 		}
+		r.hide(password)
 		return login(ctx, user, password)
 	})
 }
@@ -173,10 +179,11 @@ type keySecret struct {
 	SessionToken    string `json:"sessionToken"`
 }
 
-func readKeySecret(secret json.RawMessage) (k keySecret, err error) {
+func (r *reload) readKey(secret json.RawMessage) (k keySecret, err error) {
 	if json.Unmarshal(secret, &k) != nil || k.AccessKeyID == "" || k.SecretAccessKey == "" {
 		return k, errors.New("the credential has no members accessKeyId and secretAccessKey")
 	}
+	r.hide(k.SecretAccessKey, k.SessionToken)
 	return k, nil
 }
 
@@ -193,7 +200,7 @@ func (r *reload) openS3Keys(c Config) (*blob.Keys, error) {
 	if c.S3.KeyFile != "" {
 		secret, err := r.first(c.S3.KeyFile)
 		if err == nil {
-			k, err = readKeySecret(secret)
+			k, err = r.readKey(secret)
 		}
 		if err != nil {
 			return nil, fmt.Errorf("s3.keyFile: %w", err)
@@ -210,7 +217,7 @@ func (r *reload) openS3Keys(c Config) (*blob.Keys, error) {
 // another one: once an object was written, read and deleted with it.
 func (r *reload) takeS3(c Config, where blob.Config, keys *blob.Keys) {
 	r.take("s3", c.S3.KeyFile, func(ctx context.Context, secret json.RawMessage) error {
-		k, err := readKeySecret(secret)
+		k, err := r.readKey(secret)
 		if err != nil {
 			return err
 		}
@@ -235,7 +242,7 @@ func (r *reload) takeS3(c Config, where blob.Config, keys *blob.Keys) {
 // takeAWS has the providers of instances take another access key.
 func (r *reload) takeAWS(keys *aws.Keys) {
 	r.take("aws", "", func(ctx context.Context, secret json.RawMessage) error {
-		k, err := readKeySecret(secret)
+		k, err := r.readKey(secret)
 		if err != nil {
 			return err
 		}

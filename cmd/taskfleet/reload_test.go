@@ -14,6 +14,7 @@ import (
 	"os"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -178,6 +179,8 @@ func TestFilesOfCredentialsAreLookedAt(t *testing.T) {
 	if _, err := r.first(file); err != nil {
 		t.Fatal(err)
 	}
+	var hidden []string
+	r.hide = func(secrets ...string) { hidden = append(hidden, secrets...) }
 	var took []string
 	var refuse error
 	r.takeServer("x", file, func(_ context.Context, user, password string) error {
@@ -210,6 +213,9 @@ func TestFilesOfCredentialsAreLookedAt(t *testing.T) {
 	look("no such file")
 	if got := strings.Join(took, ", "); got != "b /planted, c planted" {
 		t.Errorf("it took %s", got)
+	}
+	if !slices.Contains(hidden, "/planted") || !slices.Contains(hidden, "planted") {
+		t.Errorf("of what it took, %q are kept out of what is told of errors", hidden)
 	}
 }
 
@@ -272,6 +278,14 @@ func TestThePlatformSendsItsErrors(t *testing.T) {
 	}
 	p.log.Error("it broke for the third time")
 	await(`third (?s).*third time`)
+
+	// A start that fails is told, too.
+	c := defaultConfig()
+	c.Data, c.Listen, c.Sentry.DSN, c.SealKeysFile = t.TempDir(), "127.0.0.1:0", at("start"), filepath.Join(t.TempDir(), "none")
+	if _, err := startPlatform(t.Context(), c, slog.New(slog.DiscardHandler)); err == nil {
+		t.Fatal("it starts without keys")
+	}
+	await(`start (?s).*does not start`)
 	mu.Lock()
 	defer mu.Unlock()
 	if all := strings.Join(got, ""); strings.Contains(all, p.Root.AccessToken) || strings.Contains(all, "dead") {

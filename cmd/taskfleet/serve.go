@@ -111,6 +111,7 @@ func startPlatform(ctx context.Context, c Config, log *slog.Logger) (_ *platform
 	})
 	log = slog.New(errorsTo.Handler(log.Handler()))
 	p := &platform{Data: c.Data, log: log, failed: make(chan error, 4), stopCalls: func() {}, stopLoops: func() {}, again: newReload()}
+	p.again.hide = errorsTo.Hide
 	p.closers = append(p.closers, errorsTo.Close) // what the end of all others says goes there, too
 	defer func() {
 		if err != nil && ctx.Err() == nil { // whoever starts the platform prints it

@@ -218,7 +218,8 @@ func (a *Audit) Loops() []loop.Loop {
 }
 
 // Begin asks for an audit in the name of a client, "" for the schedule, and returns
-// its id. One that waits or runs and was asked for with the same options is it.
+// its id. One that waits or runs and was asked for with the same options is it; but the
+// schedule, which tells of what is found, has its own.
 func (a *Audit) Begin(ctx context.Context, clientID string, o Options) (id string, err error) {
 	options, err := json.Marshal(o.or(a.config.Policy))
 	if err != nil {
@@ -227,17 +228,17 @@ func (a *Audit) Begin(ctx context.Context, clientID string, o Options) (id strin
 	fresh := slugid.New()
 	return id, a.db.Do(ctx, func(tx *store.Tx) error {
 		id = fresh
-		rows, err := tx.Query(`SELECT id, options FROM credential_audit WHERE state IN ('waiting', 'running') ORDER BY created`)
+		rows, err := tx.Query(`SELECT id, by_client, options FROM credential_audit WHERE state IN ('waiting', 'running') ORDER BY created`)
 		if err != nil {
 			return err
 		}
 		n := 0
 		for rows.Next() {
-			var other, same string
-			if err := rows.Scan(&other, &same); err != nil {
+			var other, by, same string
+			if err := rows.Scan(&other, &by, &same); err != nil {
 				return err
 			}
-			if same == string(options) {
+			if same == string(options) && (clientID != "" || by == "") {
 				id = other
 			}
 			n++

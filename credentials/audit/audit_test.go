@@ -487,15 +487,24 @@ func TestTheScheduleTellsOfFindings(t *testing.T) {
 			t.Errorf("%d messages, the last one is %s", n, last)
 		}
 		time.Sleep(time.Second)
+		if _, err := w.Begin(t.Context(), "someone", Options{Only: []string{Leaks}}); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(time.Second)
+		begin("")
+		if n, _ := messages(); n != 2 {
+			t.Error("it tells of nothing as somebody has asked for the same")
+		}
+		time.Sleep(time.Second)
 		w.config.Exceptions = []Exception{{"known", "secret-in-log client team/*", "a test", timestamp.Now().Time().UTC().Format(time.DateOnly)}}
 		begin("")
-		if n, _ := messages(); n != 1 {
+		if n, _ := messages(); n != 2 {
 			t.Error("it tells of what is accepted")
 		}
 		time.Sleep(day)
 		w.log(time.Minute, token)
 		begin("")
-		if n, _ := messages(); n != 2 {
+		if n, _ := messages(); n != 3 {
 			t.Error("it does not tell of what is not accepted any more")
 		}
 		found := make(chan prometheus.Metric, 100)

@@ -41,7 +41,7 @@ const (
 	requestLimit = time.Minute // of one request, with what it has to wait
 	loginLimit   = 20 * time.Second
 	pageSize     = 200
-	answerLimit  = 16 << 20
+	mostPages    = 1000
 )
 
 // errNotThere is that a user is none.
@@ -138,7 +138,7 @@ func (m *management) do(ctx context.Context, verb, path string, query url.Values
 		return err
 	}
 	defer answer.Body.Close()
-	text, err := io.ReadAll(io.LimitReader(answer.Body, answerLimit))
+	text, err := io.ReadAll(answer.Body)
 	if err != nil {
 		return fmt.Errorf("reading the answer: %w", err)
 	}
@@ -218,8 +218,11 @@ func pages[T any](ctx context.Context, m *management, at string, query url.Value
 			return nil, errors.New("a list that the management API answers cannot be read")
 		}
 		all = append(all, *part.Items...)
-		if page >= part.PageCount {
+		switch {
+		case page >= part.PageCount:
 			return all, nil
+		case page == mostPages:
+			return nil, fmt.Errorf("a list that the management API answers has no end: %d pages", page)
 		}
 	}
 }

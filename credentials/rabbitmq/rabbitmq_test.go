@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"math/rand/v2"
 	"net/http"
 	"os"
@@ -272,6 +273,22 @@ func TestThePasswordOfTheRotatorMayBeInAFile(t *testing.T) {
 		t.Fatal(err)
 	}
 	mint(t, b.kind(), o)
+}
+
+// A lister has a list of users without an end.
+type lister struct{ asked int }
+
+func (l *lister) RoundTrip(*http.Request) (*http.Response, error) {
+	l.asked++
+	body := `{"page_count": 2000000000, "items": [{"name": "x", "tags": []}]}`
+	return &http.Response{StatusCode: http.StatusOK, Header: http.Header{}, Body: io.NopCloser(strings.NewReader(body))}, nil
+}
+
+func TestAListWithoutAnEndHasOne(t *testing.T) {
+	l := &lister{}
+	if _, err := (Kind{Transport: l}).List(t.Context(), order("fN1SbArXTPSVFNUvaOlinQ")); err == nil || !strings.Contains(err.Error(), "has no end") || l.asked != mostPages {
+		t.Errorf("after %d pages: %v", l.asked, err)
+	}
 }
 
 func TestSettingsSayWhatIsWrongWithThem(t *testing.T) {

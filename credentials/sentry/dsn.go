@@ -10,6 +10,7 @@ import (
 
 	"github.com/taskfleet/taskfleet/api"
 	"github.com/taskfleet/taskfleet/credentials/sentry/sentryapi"
+	"github.com/taskfleet/taskfleet/seal"
 	"github.com/taskfleet/taskfleet/slugid"
 	"github.com/taskfleet/taskfleet/store"
 	"github.com/taskfleet/taskfleet/timestamp"
@@ -324,7 +325,7 @@ func (s *Sentry) mint(ctx context.Context, project string) (d DSN, err error) {
 			}
 		}
 		if _, err := tx.Exec(`UPDATE sentry_project SET current = $2, dsn = $3, key_id = $4, expires = $5 WHERE slug = $1`,
-			project, current, sealed, s.keys.Newest(), expires); err != nil {
+			project, current, sealed, seal.KeyID(sealed), expires); err != nil {
 			return err
 		}
 		if _, err := tx.Exec(`DELETE FROM sentry_key WHERE id = $1 AND id <> $2`, id, current); err != nil {

@@ -246,7 +246,8 @@ func (s *Sentry) reseal(ctx context.Context) (more bool, err error) {
 				s.log.Error("the address of a Sentry project cannot be opened to be sealed anew, and is forgotten", "project", slug, "err", err)
 				_, err = tx.Exec(`UPDATE sentry_project SET current = '', dsn = '', key_id = '', expires = 0 WHERE slug = $1`, slug)
 			} else {
-				_, err = tx.Exec(`UPDATE sentry_project SET dsn = $2, key_id = $3 WHERE slug = $1`, slug, s.keys.Seal(text, place(slug)), newest)
+				anew := s.keys.Seal(text, place(slug))
+				_, err = tx.Exec(`UPDATE sentry_project SET dsn = $2, key_id = $3 WHERE slug = $1`, slug, anew, seal.KeyID(anew))
 			}
 			if err != nil {
 				return err

@@ -15,6 +15,7 @@ import (
 	"github.com/signalfx/signalfx-go/orgtoken"
 	"github.com/signalfx/signalfx-go/team"
 
+	"github.com/taskfleet/taskfleet/credentials"
 	"github.com/taskfleet/taskfleet/slugid"
 	"github.com/taskfleet/taskfleet/store"
 )
@@ -80,14 +81,14 @@ func (b *Bootstrapper) Plan(ctx context.Context, spec Spec) ([]Change, error) {
 
 // Apply has everything be as it should, and tells what it has changed, also if it fails.
 // Where all is well it changes nothing. SignalFx knows several of one name, so those who do
-// this at the same time do it one after the other.
+// this at the same time, whatever for, do it one after the other.
 func (b *Bootstrapper) Apply(ctx context.Context, spec Spec) ([]Change, error) {
 	r, err := b.open(spec)
 	if err != nil {
 		return nil, err
 	}
 	r.apply = true
-	name, lease := "signalfx/"+r.at+"/"+spec.Team+"/"+spec.Group+"/"+spec.Token.Name, b.DB.Lease(slugid.New())
+	name, lease := "signalfx/"+r.at, b.DB.Lease(slugid.New()) // as a team may be of several projects
 	for begun := time.Now(); ; {
 		held, err := lease.Hold(ctx, name, leaseFor)
 		if err != nil {
@@ -97,7 +98,7 @@ func (b *Bootstrapper) Apply(ctx context.Context, spec Spec) ([]Change, error) {
 			break
 		}
 		if time.Since(begun) > leaseFor+applyLimit {
-			return nil, errors.New("another replica does the same at SignalFx, and finds no end; try again")
+			return nil, errors.New("others bootstrap at SignalFx, and find no end; try again")
 		}
 		select {
 		case <-time.After(lookAgain):
@@ -125,11 +126,11 @@ type bringing struct {
 func (b *Bootstrapper) open(spec Spec) (*bringing, error) {
 	for what, name := range map[string]string{"team": spec.Team, "dashboard group": spec.Group} {
 		if len(name) > 100 || strings.ContainsFunc(name, func(r rune) bool { return r < ' ' }) || strings.TrimSpace(name) != name {
-			return nil, fmt.Errorf("the name of the %s is %q; it must be a line of up to 100 characters", what, name)
+			return nil, credentials.Refused("the name of the %s is %q; it must be a line of up to 100 characters", what, name)
 		}
 	}
 	if spec.Token.Name != "" && !namePattern.MatchString(spec.Token.Name) {
-		return nil, fmt.Errorf("the name of the token is %q; it must be of letters, digits, full stops, underscores and hyphens", spec.Token.Name)
+		return nil, credentials.Refused("the name of the token is %q; it must be of letters, digits, full stops, underscores and hyphens", spec.Token.Name)
 	}
 	if len(spec.Token.AuthScopes) == 0 {
 		spec.Token.AuthScopes = []string{scopeIngest}
@@ -200,8 +201,11 @@ func named[T any](name string, page func(offset int) (all int, list []T, err err
 			}
 		}
 		offset += len(list)
-		if len(list) == 0 || offset >= all {
+		switch {
+		case len(list) == 0 || offset >= all:
 			return out, nil
+		case offset >= mostFound:
+			return nil, errNoEnd
 		}
 	}
 }

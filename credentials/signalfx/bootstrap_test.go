@@ -3,12 +3,15 @@ package signalfx
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
+	"io"
 	"log/slog"
 	"net/http"
 	"strings"
 	"sync"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/signalfx/signalfx-go/orgtoken"
@@ -123,11 +126,14 @@ func TestThoseWhoBootstrapAtOnceMakeOneOfEach(t *testing.T) {
 			return sometimes(n, signalfxfake.Fault{After: n%2 == 0}, 500, 502)
 		}
 		var all sync.WaitGroup
-		for range 4 {
-			b := bootstrapper(f, db)
+		for i := range 4 {
+			b, spec := bootstrapper(f, db), wanted(100)
+			if i == 0 { // another project of the same team
+				spec.Group, spec.Token.Name = "", ""
+			}
 			all.Go(func() {
 				for range 30 {
-					if _, err := b.Apply(t.Context(), wanted(100)); err == nil {
+					if _, err := b.Apply(t.Context(), spec); err == nil {
 						return
 					} else if strings.Contains(err.Error(), session) || strings.Contains(err.Error(), "secret-of") {
 						t.Errorf("an error with a secret: %v", err)
@@ -139,6 +145,26 @@ func TestThoseWhoBootstrapAtOnceMakeOneOfEach(t *testing.T) {
 		all.Wait()
 		if teams, groups, tokens := called(f, "team"), called(f, "dashboardgroup"), f.Tokens(); len(teams) != 1 || len(groups) != 1 || len(tokens) != 1 {
 			t.Errorf("there are %d teams, %d groups and %d tokens", len(teams), len(groups), len(tokens))
+		}
+	})
+}
+
+type roundTrips func(*http.Request) (*http.Response, error)
+
+func (f roundTrips) RoundTrip(r *http.Request) (*http.Response, error) { return f(r) }
+
+func TestListsWithoutAnEndHaveOne(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		page := `{"count": 2000000000, "results": [` + strings.Repeat(`{"name": "x", "id": "x"},`, pageSize-1) + `{"name": "x", "id": "x"}]}`
+		base := roundTrips(func(*http.Request) (*http.Response, error) {
+			return &http.Response{StatusCode: 200, Header: http.Header{}, Body: io.NopCloser(strings.NewReader(page))}, nil
+		})
+		if _, err := New(base).List(t.Context(), order(first)); !errors.Is(err, errNoEnd) {
+			t.Errorf("tokens: %v", err)
+		}
+		b := &Bootstrapper{New(base), nil, Settings{Realm: "eu0", Token: session}}
+		if _, err := b.Plan(t.Context(), Spec{Team: "builds"}); !errors.Is(err, errNoEnd) {
+			t.Errorf("teams: %v", err)
 		}
 	})
 }

@@ -41,6 +41,7 @@ const (
 	every        = 500 * time.Millisecond // is a request sent, at most
 	requestLimit = time.Minute            // of one request, with what it has to wait
 	pageSize     = 100
+	mostFound    = 20_000 // things that have something in their name
 )
 
 // New makes the kind. All its requests keep their distance from each other. Where base is
@@ -70,6 +71,8 @@ type secret struct {
 
 // errNotThere is that there is no token of a name.
 var errNotThere = errors.New("there is no such token")
+
+var errNoEnd = fmt.Errorf("SignalFx lists more than %d", mostFound)
 
 // open reads the settings, and is then who they say.
 func (k *Kind) open(text json.RawMessage) (s Settings, c *signalfx.Client, err error) {
@@ -394,8 +397,11 @@ func search(ctx context.Context, c *signalfx.Client, name string) (all []orgtoke
 			}
 		}
 		offset += len(page.Results)
-		if len(page.Results) == 0 || offset >= int(page.Count) {
+		switch {
+		case len(page.Results) == 0 || offset >= int(page.Count):
 			return all, nil
+		case offset >= mostFound:
+			return nil, errNoEnd
 		}
 	}
 }

@@ -220,7 +220,8 @@ func (k Kind) edit(ctx context.Context, s Settings, h host, id string, f func(li
 		return fmt.Errorf("looking at %s: %w", h.file, err)
 	}
 	// Hosts can be names of one machine, and users have one file.
-	next := fmt.Sprintf("%s%s-%s-%x", name, lockSuffix, id, sha256.Sum256([]byte(h.String())))[:len(name+lockSuffix)+40]
+	sum := sha256.Sum256([]byte(h.String()))
+	next := fmt.Sprintf("%s%s-%s-%x", name, lockSuffix, id, sum[:8])
 	to.Remove(next) // of an attempt that was cut off
 	for n := 1; ; n++ {
 		err := replace(ctx, to, h, name, next, f)

@@ -230,7 +230,7 @@ func (r *Ring) Missing(string) {
 		return
 	}
 	defer r.mu.Unlock()
-	r.lookedAt = time.Now()
+	defer func() { r.lookedAt = time.Now() }() // who waited does not wait again
 	// Who asks may be in a transaction, and have what is to be had of connections.
 	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Second)
 	defer cancel()

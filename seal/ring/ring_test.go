@@ -168,8 +168,8 @@ func TestAKillAtAnyPointLosesNothing(t *testing.T) {
 		table(t, db)
 		root := rootKeys(t, seal.NewKey())
 		one, two, slow := start(t, db, root, "one"), start(t, db, root, "two"), start(t, db, root, "slow")
-		one.add(0, 1000)
-		next, points, cuts := int64(1000), 0, 0
+		next, points, cuts := int64(100), 0, 0
+		one.add(0, next)
 		look := func(at string) {
 			t.Helper()
 			for _, r := range []*replica{one, two, slow} { // each goes on sealing, with what it has

@@ -203,7 +203,7 @@ func TestKillingWorkersLosesNothing(t *testing.T) {
 }
 
 func each(t *testing.T, test func(*testing.T, *fleet)) {
-	binary, err := server.Build(t.Context(), t.TempDir())
+	binary, err := build()
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -12,6 +12,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -35,8 +36,20 @@ func TestMain(m *testing.M) {
 		}
 		os.Exit(0)
 	}
-	os.Exit(m.Run())
+	code := m.Run()
+	os.RemoveAll(folder)
+	os.Exit(code)
 }
+
+// folder is where the server is built, once for all tests.
+var folder string
+
+var build = sync.OnceValues(func() (binary string, err error) {
+	if folder, err = os.MkdirTemp("", "taskfleet-crash-"); err != nil {
+		return "", err
+	}
+	return server.Build(context.Background(), folder)
+})
 
 // register is a program whose provider is a folder with a file for each version.
 func register(folder string) error {
@@ -89,8 +102,8 @@ func keys(folder string) (names []string, err error) {
 	return names, err
 }
 
-// A rotating platform has credentials, each with a file that consumers read: a key, and
-// tokens.
+// A rotating platform has credentials, each with a file that consumers read: a key, and a
+// token for each kill.
 type rotating struct {
 	*fleet
 	token     string // that is rotated
@@ -100,20 +113,18 @@ type rotating struct {
 	used      int    // how often consumers have used what they have
 }
 
-const (
-	rotatingKills = 12
-	tokens        = 4 // each is seen in use for minutes, so they take turns
-)
+const rotatingKills = 10 // and some more until the last rotation has ended
 
 func TestKillingTheServerWhileCredentialsRotate(t *testing.T) {
-	binary, err := server.Build(t.Context(), t.TempDir())
+	binary, err := build()
 	if err != nil {
 		t.Fatal(err)
 	}
 	storetest.EachURL(t, func(t *testing.T, database string) {
 		r := startRotating(t, binary, database)
 		for k := range rotatingKills {
-			r.token = fmt.Sprintf("token-%d", k%tokens)
+			// A token is seen in use for minutes, so it is another one's turn each time.
+			r.token = fmt.Sprintf("token-%d", k)
 			for _, name := range []string{r.token, "key"} {
 				if err := r.again(func() error { _, err := r.service.Rotate(t.Context(), name); return err }); err != nil {
 					t.Fatal(err)
@@ -134,7 +145,7 @@ func TestKillingTheServerWhileCredentialsRotate(t *testing.T) {
 			}
 		}
 		r.unforced()
-		for k := range tokens {
+		for k := range rotatingKills {
 			r.token = fmt.Sprintf("token-%d", k)
 			r.use(true)
 		}
@@ -155,7 +166,7 @@ func startRotating(t *testing.T, binary, database string) *rotating {
 	}
 	config := fmt.Sprintf(`
 credentials:
-- {name: key, kind: hook, settings: {command: [%s, %s, %s]}, overlap: 1s, quiet: 1s, grace: 1s, consumers: [{name: app, file: %s}]}
+- {name: key, kind: hook, settings: {command: [%s, %s, %s]}, overlap: 50ms, quiet: 50ms, grace: 50ms, consumers: [{name: app, file: %s}]}
 `, self, asRegistrar, r.registrar, r.files["key"])
 	r.fleet = &fleet{t: t, options: server.Options{Binary: binary, Data: filepath.Join(dir, "data"), CheckOutput: true}}
 	if strings.HasPrefix(database, "postgres:") {
@@ -180,14 +191,14 @@ credentials:
 		t.Fatal(err)
 	}
 	r.service = credentials.New(r.core)
-	for k := range tokens {
+	for k := range rotatingKills {
 		name := fmt.Sprintf("token-%d", k)
 		if _, err := auth.New(r.core).CreateClient(t.Context(), "team/"+name, &auth.CreateClientRequest{
 			Expires: timestamp.Now().Add(24 * time.Hour), Description: "rotates", Scopes: []string{"auth:current-scopes"}}); err != nil {
 			t.Fatal(err)
 		}
 		r.files[name] = filepath.Join(dir, name)
-		config += fmt.Sprintf("- {name: %s, kind: client, settings: {clientId: team/%[1]s}, overlap: 1s, quiet: 181s, grace: 1s, consumers: [{name: app, file: %s}]}\n", name, r.files[name])
+		config += fmt.Sprintf("- {name: %s, kind: client, settings: {clientId: team/%[1]s}, overlap: 50ms, quiet: 181s, grace: 50ms, consumers: [{name: app, file: %s}]}\n", name, r.files[name])
 	}
 	if err := r.server.Stop(); err != nil {
 		t.Fatal(err)
@@ -265,13 +276,13 @@ func (r *rotating) await(names ...string) {
 	}
 }
 
-// unforced sees a rotation of the key end that was asked for and killed, and that nobody
-// hurries.
+// unforced sees the rotations of the key end that were asked for and killed, and that nobody
+// forces. A server looks at those under way when it starts, so it is killed until they have.
 func (r *rotating) unforced() {
 	t := r.t
 	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
-	for ; ; time.Sleep(50 * time.Millisecond) {
+	for {
 		c, err := r.service.Credential(ctx, "key")
 		if err != nil {
 			t.Fatalf("waiting for a rotation of the key to end: %v", err)
@@ -279,6 +290,11 @@ func (r *rotating) unforced() {
 		if c.Rotation == nil {
 			break
 		}
+		time.Sleep(time.Duration(rand.IntN(200)) * time.Millisecond)
+		if err := r.server.Kill(); err != nil {
+			t.Fatal(err)
+		}
+		r.restart()
 	}
 	list, err := r.service.History(ctx, "key", credentials.HistoryOptions{})
 	if err != nil {

@@ -22,6 +22,7 @@ type Transport struct {
 const (
 	attempts = 4
 	longest  = 30 * time.Second // is waited for here; beyond that the caller gets the answer
+	largest  = 16 << 20         // of an answer, which clients keep in memory
 )
 
 // RoundTrip implements http.RoundTripper.
@@ -35,8 +36,12 @@ func (t *Transport) RoundTrip(r *http.Request) (*http.Response, error) {
 			return nil, err
 		}
 		out, err := base.RoundTrip(r)
-		if err != nil || attempt == attempts {
-			return out, err
+		if err != nil {
+			return nil, err
+		}
+		out.Body = http.MaxBytesReader(nil, out.Body, largest)
+		if attempt == attempts {
+			return out, nil
 		}
 		wait, again := asked(r.Method, out, time.Second<<(attempt-1))
 		if !again || wait > longest || r.Body != nil && r.GetBody == nil {

@@ -80,6 +80,28 @@ func TestWhatIsTurnedAwayIsSentAgainWhenTheProviderSaysSo(t *testing.T) {
 	}
 }
 
+type endless struct{}
+
+func (endless) Read(b []byte) (int, error) { return len(b), nil }
+
+func (endless) RoundTrip(*http.Request) (*http.Response, error) {
+	return &http.Response{StatusCode: 200, Header: http.Header{}, Body: io.NopCloser(endless{})}, nil
+}
+
+func TestAnAnswerIsBounded(t *testing.T) {
+	r, err := http.NewRequestWithContext(t.Context(), http.MethodGet, "http://provider.test/", nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	out, err := (&Transport{Base: endless{}}).RoundTrip(r)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if n, err := io.Copy(io.Discard, out.Body); err == nil || n != largest {
+		t.Errorf("%d bytes, %v", n, err)
+	}
+}
+
 func TestRequestsKeepTheirDistance(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		p := &provider{statuses: []int{200}}
