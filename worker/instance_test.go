@@ -91,7 +91,7 @@ func TestAnInstanceFromBootToPowerOff(t *testing.T) {
 
 func TestAnInterruptedInstanceHandsItsTasksBack(t *testing.T) {
 	t.Parallel()
-	p := newPlatform(t, `{"capacity": 2, "shutdownGraceSecs": 600, "interruptionGraceSecs": 0.1}`)
+	p := newPlatform(t, `{"capacity": 2, "shutdownGraceSecs": 600, "interruptionGraceSecs": 2}`)
 	i := launch(t, p, "")
 	stubborn := p.add(i.sh(`trap "" TERM; echo half >half; touch "$0/started"; while :; do sleep 0.02; done`, `"artifacts": [{"type": "file", "path": "half"}]`))
 	tidy := p.add(i.sh(`trap "echo tidying up; exit 0" TERM; touch "$0/too"; while :; do sleep 0.02; done`))
