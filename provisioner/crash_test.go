@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"log/slog"
 	"slices"
+	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -34,10 +35,14 @@ func TestAPassThatBreaksOff(t *testing.T) {
 						t.Errorf("the whole life has no step %q, so nothing breaks off there", kind)
 					}
 				}
-				for n := range steps {
+				stride := 1
+				if strings.HasSuffix(t.Name(), "/postgres") {
+					stride = 3 // what is written with each step is the same there, and takes ten times as long
+				}
+				for n := 0; n < len(steps); n += stride {
 					live(t, db, fmt.Sprintf("n%d", n+1), how, n+1)
 				}
-				t.Logf("broken off after each of %d steps", len(steps))
+				t.Logf("broken off after one of %d of %d steps", stride, len(steps))
 			})
 		})
 	}

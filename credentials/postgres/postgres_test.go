@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"io"
 	"os"
 	"strings"
 	"sync"
@@ -11,6 +12,7 @@ import (
 	"testing"
 
 	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgproto3"
 
 	"github.com/taskfleet/taskfleet/credentials"
 	"github.com/taskfleet/taskfleet/credentials/rotatortest"
@@ -68,13 +70,27 @@ func execute(ctx context.Context, url string, statements ...string) error {
 	if err != nil {
 		return err
 	}
-	defer conn.Close(context.WithoutCancel(ctx))
 	for _, text := range statements {
-		if _, err := conn.Exec(ctx, text); err != nil {
-			return fmt.Errorf("%s: %w", text, err)
+		if _, err = conn.Exec(ctx, text); err != nil {
+			err = fmt.Errorf("%s: %w", text, err)
+			break
 		}
 	}
-	return nil
+	leave(conn)
+	return err
+}
+
+// leave ends a session, and waits until the server has ended it, too: it would be one
+// of somebody who uses the role until then.
+func leave(conn *pgx.Conn) {
+	h, err := conn.PgConn().Hijack()
+	if err != nil {
+		return // it has ended
+	}
+	defer h.Conn.Close()
+	h.Frontend.Send(&pgproto3.Terminate{})
+	h.Frontend.Flush()
+	io.Copy(io.Discard, h.Conn)
 }
 
 func works(ctx context.Context, text json.RawMessage) error {

@@ -54,7 +54,9 @@ var alone = []string{
 	"^TestFiresAreListedInPagesAndBounded$",
 	"^TestTextsMadeToBeSlowAreSentAsTheyAre$",
 	"^TestKilledAtAnyPoint$", // processes of their own
+	"^TestKilledAtAnyMomentItHasOnlyWholeObjects$",
 	"^TestConformance$/./^a-large-body-is-put-in-parts$",
+	"^TestConformance$/./^many-objects-are-listed-and-deleted-in-pages$",
 }
 
 // haveAlone are the raced packages with such tests, where these have to do with the database.
