@@ -8,6 +8,7 @@ import (
 	"net"
 	"os"
 	"os/exec"
+	"sync"
 	"syscall"
 	"time"
 )
@@ -103,6 +104,9 @@ func OnFreePort(ctx context.Context, start func(port int) error) error {
 	}
 }
 
+// given are the ports that this process has chosen: whoever got one may not listen on it yet.
+var given sync.Map
+
 // FreePort is a port of 127.0.0.1 on which nothing listens. It is none of those that the system gives to whoever
 // connects to somewhere: a server that is killed and started again finds it still free.
 func FreePort() (int, error) {
@@ -114,9 +118,14 @@ func FreePort() (int, error) {
 			port = lowest + rand.IntN(end-lowest)
 		}
 		listener, err := net.Listen("tcp", fmt.Sprintf("127.0.0.1:%d", port))
-		if err == nil {
-			return listener.Addr().(*net.TCPAddr).Port, listener.Close()
+		if err != nil {
+			continue
 		}
+		port = listener.Addr().(*net.TCPAddr).Port
+		if _, before := given.LoadOrStore(port, true); !before || end <= lowest {
+			return port, listener.Close()
+		}
+		listener.Close()
 	}
 	return 0, fmt.Errorf("a hundred ports of 127.0.0.1 from %d to %d were tried, and none can be listened on", lowest, end-1)
 }
