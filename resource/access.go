@@ -65,8 +65,6 @@ type Grant struct {
 	RoleID      string
 	Description string // of the role, if it is made
 	Scopes      []string
-
-	is *auth.GetRoleResponse
 }
 
 // Kind implements Resource.
@@ -83,13 +81,14 @@ type grantDocument struct {
 func (g *Grant) Want() any { return grantDocument{sorted(g.Scopes)} }
 
 // Is implements Resource: it tells of the scopes that are granted only.
-func (g *Grant) Is(ctx context.Context, c *client.Client) (_ any, err error) {
-	if g.is, err = missing(auth.New(c).Role(ctx, g.RoleID)); g.is == nil {
+func (g *Grant) Is(ctx context.Context, c *client.Client) (any, error) {
+	is, err := missing(auth.New(c).Role(ctx, g.RoleID))
+	if is == nil {
 		return nil, err
 	}
 	has := []string{}
 	for _, scope := range sorted(g.Scopes) {
-		if slices.Contains(g.is.Scopes, scope) {
+		if slices.Contains(is.Scopes, scope) {
 			has = append(has, scope)
 		}
 	}

@@ -358,7 +358,7 @@ func (c *Config) check() error {
 	c.CredentialsAudit.policy(bad)
 	c.checkSentryKeys(bad)
 	if c.Auth.SignalFx != nil {
-		if _, err := c.Auth.SignalFx.bootstrapper(nil); err != nil {
+		if _, err := c.Auth.SignalFx.bootstrapper(nil, nil); err != nil {
 			bad("auth.signalfx", "%v", err)
 		}
 	}

@@ -31,12 +31,14 @@ type SignalFxConfig struct {
 	TokenFile string        `yaml:"tokenFile"`
 }
 
-func (c *SignalFxConfig) bootstrapper(db *store.DB) (*signalfx.Bootstrapper, error) {
+// bootstrapper acts by the kind that rotates tokens, so that both together keep to the
+// calls a second that SignalFx is asked.
+func (c *SignalFxConfig) bootstrapper(kind *signalfx.Kind, db *store.DB) (*signalfx.Bootstrapper, error) {
 	token := string(c.Token)
 	if c.TokenFile == "" {
 		token = cmp.Or(token, os.Getenv(signalfxTokenVariable))
 	}
-	b := &signalfx.Bootstrapper{Kind: signalfx.New(nil), DB: db,
+	b := &signalfx.Bootstrapper{Kind: kind, DB: db,
 		Settings: signalfx.Settings{Realm: c.Realm, API: c.API, Ingest: c.Ingest, Token: token, TokenFile: c.TokenFile}}
 	if err := b.Check(); err != nil {
 		return nil, fmt.Errorf("auth.signalfx: %w", err)
@@ -45,13 +47,13 @@ func (c *SignalFxConfig) bootstrapper(db *store.DB) (*signalfx.Bootstrapper, err
 }
 
 // addBootstrappers adds the services that the configuration names.
-func (p *platform) addBootstrappers(c Config, to *credentials.Config) error {
+func (p *platform) addBootstrappers(c Config, kind *signalfx.Kind, to *credentials.Config) error {
 	to.Bootstrappers = map[string]credentials.Bootstrapper{}
 	if p.sentry != nil {
 		to.Bootstrappers["sentry"] = projectsAt[sentry.Spec, sentry.Change]{sentrySpec, p.sentry.Plan, p.sentry.Apply}
 	}
 	if c.Auth.SignalFx != nil {
-		b, err := c.Auth.SignalFx.bootstrapper(to.DB)
+		b, err := c.Auth.SignalFx.bootstrapper(kind, to.DB)
 		if err != nil {
 			return err
 		}

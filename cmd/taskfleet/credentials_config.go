@@ -19,6 +19,7 @@ import (
 	"github.com/taskfleet/taskfleet/credentials"
 	clientkind "github.com/taskfleet/taskfleet/credentials/client"
 	"github.com/taskfleet/taskfleet/credentials/hook"
+	"github.com/taskfleet/taskfleet/credentials/signalfx"
 	"github.com/taskfleet/taskfleet/credentials/stored"
 	"github.com/taskfleet/taskfleet/timestamp"
 )
@@ -126,12 +127,13 @@ func (p *platform) openCredentials(ctx context.Context, c Config, own secretsFil
 	}
 	conf.Secrets, conf.Notices = platformSecrets{as}, emails{as}
 	addAWS(&conf)
-	addRabbitMQ(&conf)
+	tokens := signalfx.New(nil)
+	addRabbitMQ(tokens, &conf)
 	if p.acme, err = addACME(ctx, &conf); err != nil {
 		return nil, err
 	}
 	addSentry(&conf, p.sentry)
-	if err := p.addBootstrappers(c, &conf); err != nil {
+	if err := p.addBootstrappers(c, tokens, &conf); err != nil {
 		return nil, err
 	}
 	conf.Platform = p.again.parts

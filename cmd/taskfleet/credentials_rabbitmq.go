@@ -10,7 +10,7 @@ import (
 
 // addRabbitMQ adds users of brokers, and tokens of SignalFx. Who makes them is in the
 // settings of each credential.
-func addRabbitMQ(to *credentials.Config) {
+func addRabbitMQ(tokens *signalfx.Kind, to *credentials.Config) {
 	to.Kinds["rabbitmq"] = rabbitmq.Kind{}
-	to.Kinds["signalfx"] = signalfx.New(nil)
+	to.Kinds["signalfx"] = tokens
 }
