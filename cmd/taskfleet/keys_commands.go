@@ -99,7 +99,7 @@ rows of the database hold something that each has sealed. It looks through the d
 
 func listKeys(ctx context.Context, c Config) (list []shownKey, err error) {
 	if _, err := os.Stat(c.secretsFile()); err != nil {
-		return nil, fmt.Errorf("there is no file of secrets, so no platform was here: %w", err)
+		return nil, fmt.Errorf("there is no file of secrets, so no platform was here; --data or --config say where it is: %w", err)
 	}
 	own, err := openSecrets(c)
 	if err != nil {
@@ -167,7 +167,7 @@ hour everything is sealed with the new key, and taskfleet keys list says when an
 				return fmt.Errorf("this platform can have replicas, which need the new key before it seals: follow the steps of taskfleet keys --help")
 			}
 			if _, err := os.Stat(c.secretsFile()); err != nil {
-				return fmt.Errorf("there is no file of secrets, so no platform was here: %w", err)
+				return fmt.Errorf("there is no file of secrets, so no platform was here; --data or --config say where it is: %w", err)
 			}
 			own, err := openSecrets(c)
 			if err != nil {
