@@ -147,7 +147,7 @@ func test(ctx context.Context, c *checkout) error {
 // check is what a change can be tried with before everything is run.
 func check(ctx context.Context, c *checkout) error {
 	c.env = []string{"TASKFLEET_TEST_DATABASES=sqlite"}
-	c.without = []string{module + "/event/rabbit", module + "/credentials/postgres"} // they need a broker, and a server
+	c.without = []string{module + "/event/rabbit", module + "/credentials/postgres", module + "/credentials/rabbitmq"} // they need a broker, or a server
 	return runSteps(ctx,
 		step{name: "formatting", do: c.formatting},
 		step{name: "vet", do: c.vet},
