@@ -17,6 +17,8 @@ import (
 type Daemon struct {
 	Process *exec.Cmd
 	Ended   chan struct{} // closed when the process has ended
+
+	name, log string
 }
 
 const (
@@ -41,7 +43,7 @@ func Start(ctx context.Context, name, log string, process *exec.Cmd, answers fun
 	if err := process.Start(); err != nil {
 		return nil, err
 	}
-	d := &Daemon{process, make(chan struct{})}
+	d := &Daemon{process, make(chan struct{}), name, log}
 	go func() {
 		process.Wait()
 		close(d.Ended)
@@ -67,6 +69,18 @@ func Start(ctx context.Context, name, log string, process *exec.Cmd, answers fun
 		case <-over:
 			return nil, fmt.Errorf("%s did not answer within %v, saying:\n%s", name, patience, contentOf(log))
 		}
+	}
+}
+
+// Fallen is an error if the process has ended by itself, with the end of what it printed: all that failed after that
+// failed for want of it. It is for before Stop.
+func (d *Daemon) Fallen() error {
+	select {
+	case <-d.Ended:
+		text := contentOf(d.log)
+		return fmt.Errorf("%s ended (%v) while it was needed. Its last words:\n%s", d.name, d.Process.ProcessState, text[max(0, len(text)-4000):])
+	default:
+		return nil
 	}
 }
 

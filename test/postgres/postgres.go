@@ -115,6 +115,9 @@ func (s *Server) start(ctx context.Context) (err error) {
 // PID is the id of the server's first process.
 func (s *Server) PID() int { return s.daemon.Process.Process.Pid }
 
+// Fallen is an error if the server has ended by itself, with the end of its log.
+func (s *Server) Fallen() error { return s.daemon.Fallen() }
+
 // Restart has the server end without waiting for its clients, and starts it again.
 func (s *Server) Restart(ctx context.Context) error { return s.again(ctx, syscall.SIGINT) }
 

@@ -135,13 +135,17 @@ func test(ctx context.Context, c *checkout) error {
 	whole := c.with(another.env()...)
 	c = c.with(broker.env()...)
 	c.nice = true
-	return runSteps(ctx,
+	failed := runSteps(ctx,
 		step{name: "formatting", do: c.formatting},
 		step{name: "vet", do: c.vet},
 		step{name: "whole system", do: whole.systemTests, meanwhile: true},
 		step{name: "tests", do: c.unitTests},
 		step{name: "race detector", do: c.raceTests},
 	)
+	if failed != nil && ctx.Err() == nil {
+		failed = errors.Join(failed, database.Fallen(), imitation.daemon.Fallen())
+	}
+	return failed
 }
 
 // check is what a change can be tried with before everything is run.
