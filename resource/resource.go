@@ -1,8 +1,12 @@
-// Package resource is what a platform is told to have: roles, clients, worker pools,
-// secrets. Each knows what there is, by the API, and how to make it what it should
+// Package resource is what a platform is told to have: roles, clients, secrets, worker pools,
+// hooks. Each knows what there is, by the API, and how to make it what it should
 // be; the rest, comparing, showing, doing, is the same for all.
 //
-// What is not named is left alone: nothing here deletes.
+// There are two ways to use it. A Resource is one of a list that somebody composes, as package
+// project does: what is not in the list is left alone. A Kind has everything for one sort of thing,
+// by name, in JSON: to create, read, update, delete and list. A Set is definitions of such things, read
+// from files or written from a platform, together with patterns that say what is managed: what
+// matches one and is not defined is deleted, what matches none is never touched.
 package resource
 
 import (
@@ -35,12 +39,19 @@ type Resource interface {
 
 // A Change is what has to become of a resource.
 type Change struct {
-	Resource Resource        `json:"-"`
+	Resource Resource        `json:"-"`            // none in a Diff
+	ID       string          `json:"id,omitempty"` // in a Diff: KIND=NAME
 	Kind     string          `json:"kind"`
 	Name     string          `json:"name"`
 	Action   Action          `json:"action"`
-	Before   json.RawMessage `json:"before,omitempty"` // indented; nothing if it is not there
-	After    json.RawMessage `json:"after"`
+	Before   json.RawMessage `json:"before,omitempty"` // nothing if it is not there; by Plan: indented
+	After    json.RawMessage `json:"after,omitempty"`  // nothing if it is to go
+
+	// In a Diff, secrets included: what there was, what the definition says, the same with what that leaves out
+	// as it was, and where it is said.
+	kind           Kind
+	is, said, want json.RawMessage
+	at             string
 }
 
 // An Action is what is to be done.
@@ -51,6 +62,7 @@ const (
 	Create Action = "create"
 	Update Action = "update"
 	Keep   Action = "keep"
+	Delete Action = "delete" // in a Diff alone
 )
 
 // atATime is how many resources are asked for at the same time.
@@ -111,10 +123,8 @@ func document(v any) (json.RawMessage, error) {
 	if err != nil {
 		return nil, err
 	}
-	d := json.NewDecoder(bytes.NewReader(text))
-	d.UseNumber()
-	var any any
-	if err := d.Decode(&any); err != nil {
+	any, err := decode(text)
+	if err != nil {
 		return nil, err
 	}
 	var out bytes.Buffer

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"net/http"
 	"strings"
 	"sync"
 
@@ -155,4 +156,132 @@ func (n *SecretNames) have(ctx context.Context, c *client.Client, name string) (
 
 func setSecret(ctx context.Context, c *client.Client, name string, value json.RawMessage, expires timestamp.Time) error {
 	return secrets.New(c).Set(ctx, name, &secrets.Secret{Secret: value, Expires: expires})
+}
+
+// A secretDocument is a secret of which the value, if it has one, is that. What is left out
+// stays as it is.
+type secretDocument struct {
+	Expires timestamp.Time `json:"expires,omitzero"`
+	Value   tree           `json:"value,omitzero"`
+	// From is where files say the value is; it is gone once that is read.
+	From *source `json:"valueFrom,omitempty"`
+}
+
+// A source is where the value of a secret is, as JSON.
+type source struct {
+	File string `json:"file,omitempty"` // relative to the file that names it
+	Env  string `json:"env,omitempty"`
+}
+
+const largestSecret = 1 << 20 // bytes of JSON
+
+// What is shown in place of values.
+const (
+	hidden  = `"(hidden)"`
+	another = `"(hidden, another value)"`
+)
+
+// Secrets are those of the secrets service. Their values are read only where a definition
+// gives one, or an expiry, to compare with; otherwise it is enough that they are listed.
+var Secrets Kind = &kind[secretDocument]{
+	name: "Secret", noun: "secret", section: "secrets",
+	check: func(name string, d *secretDocument) error {
+		switch {
+		case name == "" || len(name) > 1000:
+			return errors.New("the name of a secret has 1 to 1000 bytes")
+		case d.From != nil && len(d.Value) > 0:
+			return errors.New("it has both value and valueFrom; give one")
+		case d.From != nil && (d.From.File == "") == (d.From.Env == ""):
+			return errors.New("valueFrom needs one of file and env, which say where the value is")
+		case len(d.Value) > 0 && !d.Value.object():
+			return errors.New("the value of a secret must be a JSON object, such as {\"key\": \"...\"}")
+		case len(d.Value) > largestSecret:
+			return fmt.Errorf("the value has %d bytes of JSON; %d are the most", len(d.Value), largestSecret)
+		}
+		return nil
+	},
+	read: readSecret,
+	list: func(ctx context.Context, c *client.Client) (map[string]*secretDocument, error) {
+		all := map[string]*secretDocument{}
+		for name, err := range secrets.New(c).ListAll(ctx, secrets.ListOptions{}) {
+			if err != nil {
+				return nil, err
+			}
+			all[name] = &secretDocument{}
+		}
+		return all, nil
+	},
+	write: func(ctx context.Context, c *client.Client, name string, d *secretDocument, exists bool) error {
+		if exists && (len(d.Value) == 0 || d.Expires.IsZero()) {
+			is, err := readSecret(ctx, c, name)
+			if err != nil {
+				return err
+			}
+			if is == nil {
+				return errGone
+			}
+			completeSecret(d, is)
+		}
+		value, expires := json.RawMessage(d.Value), d.Expires
+		if len(value) == 0 {
+			value = json.RawMessage("{}")
+		}
+		if expires.IsZero() {
+			expires = never
+		}
+		if err := setSecret(ctx, c, name, value, expires); err != nil {
+			return quiet(err)
+		}
+		return nil
+	},
+	remove: func(ctx context.Context, c *client.Client, name string) error {
+		return secrets.New(c).Remove(ctx, name)
+	},
+	complete: completeSecret,
+	show: func(d, other *secretDocument) {
+		switch {
+		case len(d.Value) == 0:
+		case other == nil || string(d.Value) == string(other.Value):
+			d.Value = tree(hidden)
+		default:
+			d.Value = tree(another)
+		}
+		d.From = nil
+	},
+	listed: func(want *secretDocument) bool { return len(want.Value) == 0 && want.Expires.IsZero() },
+	exists: func(ctx context.Context, c *client.Client, name string) (bool, error) {
+		return (&SecretNames{Prefix: name}).have(ctx, c, name)
+	},
+}
+
+// quiet is an error of setting a secret, without the words of the platform where these might repeat the value.
+func quiet(err error) error {
+	if e, ok := errors.AsType[*client.Error](err); ok && e.StatusCode == http.StatusBadRequest {
+		return fmt.Errorf("the platform does not take it (%s %d %s); its words are left out, as they may have the value in them", e.Method, e.StatusCode, e.Code)
+	}
+	return err
+}
+
+func readSecret(ctx context.Context, c *client.Client, name string) (*secretDocument, error) {
+	s, err := secrets.New(c).Get(ctx, name)
+	if e, ok := errors.AsType[*client.Error](err); ok && e.StatusCode == http.StatusGone {
+		return nil, nil // it has expired, which is not to be there
+	}
+	if err != nil {
+		return nil, err
+	}
+	d := &secretDocument{Expires: s.Expires}
+	if d.Value.UnmarshalJSON(s.Secret) != nil {
+		return nil, errors.New("its value is not JSON")
+	}
+	return d, nil
+}
+
+func completeSecret(want, is *secretDocument) {
+	if len(want.Value) == 0 {
+		want.Value = is.Value
+	}
+	if want.Expires.IsZero() {
+		want.Expires = is.Expires
+	}
 }

@@ -156,6 +156,8 @@ How its workers are, and what they cost:           taskfleet provisioner
 Copies of artifacts near the workers:              taskfleet mirror
 What it does at certain times:                     taskfleet schedule
 Credentials that are rotated:                      taskfleet credentials
+What a platform is to have, as files:              taskfleet resources
+What it runs on at AWS, as Terraform:              taskfleet infra
 
 ` + credentialsDoc,
 		Example: `  taskfleet up
@@ -167,7 +169,7 @@ Credentials that are rotated:                      taskfleet credentials
 	group(root)
 	root.AddCommand(platformCommands()...)
 	root.AddCommand(
-		newWorkerCommand(), newGraphCommand(), newTaskCommand(), newPoolCommand(), newProvisionerCommand(), newMirrorCommand(), newCredentialsCommand(), newCredsCommand(), newLoopsCommand(), newScheduleCommand(),
+		newWorkerCommand(), newGraphCommand(), newTaskCommand(), newPoolCommand(), newProvisionerCommand(), newMirrorCommand(), newCredentialsCommand(), newCredsCommand(), newLoopsCommand(), newScheduleCommand(), resourcesCommand(),
 		newBenchCommand(), newVersionCommand(),
 	)
 	return root
