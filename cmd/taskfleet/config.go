@@ -42,6 +42,8 @@ type Config struct {
 
 	CredentialsAudit CredentialsAuditConfig `yaml:"credentialsAudit"` // what may be wrong with them, with clients and scopes
 
+	Infra InfraConfig `yaml:"infra"` // deployments that are looked at on schedule
+
 	Providers map[string]ProviderConfig `yaml:"providers"` // of workers, beside local and static
 
 	RabbitMQ RabbitMQConfig `yaml:"rabbitmq"` // where messages go besides
@@ -161,6 +163,16 @@ const configDoc = `A configuration file is YAML; every entry may be left out:
     maxBytes: 10 GiB                # how much of them, the latest first
     exceptions:                     # what is known and accepted, and does not count
     - {name: deploy, finding: "client-never-expires client deploy/*", reason: the key ceremony is in June, until: "2027-06-30"}   # the last day
+  infra:                            # deployments of taskfleet infra that are looked at; docs/infra-verify.md
+    email: [ops@example.com]        # who is told of what is found; Sentry is told too
+    deployments:
+    - name: prod
+      directory: /srv/infra/prod    # on every replica, with terraform or tofu on PATH, and AWS credentials that may read
+      drift: "0 6 * * *"            # when taskfleet infra drift is done; default: never
+      verify: "30 6 * * *"          # when taskfleet infra verify is done; default: never
+      zone: Europe/Berlin           # of both; default: UTC
+      terraform: /usr/local/bin/tofu            # instead of the one on PATH
+      varFiles: [/etc/taskfleet/prod.tfvars]    # with values of variables
   providers:                        # of workers, by the providerId that pools name; local and static are always there
     aws:
       type: aws
@@ -356,6 +368,7 @@ func (c *Config) check() error {
 	c.readMirror(bad)
 	c.readCredentials(bad)
 	c.CredentialsAudit.policy(bad)
+	c.Infra.check(c.Notify.SMTP != nil || c.Notify.SES != nil, bad)
 	c.checkSentryKeys(bad)
 	if c.Auth.SignalFx != nil {
 		if _, err := c.Auth.SignalFx.bootstrapper(nil, nil); err != nil {

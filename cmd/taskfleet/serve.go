@@ -290,6 +290,9 @@ func startPlatform(ctx context.Context, c Config, log *slog.Logger) (_ *platform
 	if err != nil {
 		return nil, err
 	}
+	if err := c.Infra.openInfra(ctx, times, newInfraWatch(notifier, log)); err != nil {
+		return nil, err
+	}
 	purge, err := purgecache.New(ctx, purgecache.Config{DB: db, Log: log})
 	if err != nil {
 		return nil, err
@@ -536,7 +539,7 @@ func metricsHandler(r *prometheus.Registry, c Config) http.Handler {
 
 // platformCommands are those that need the platform in the binary.
 func platformCommands() []*cobra.Command {
-	return []*cobra.Command{newUpCommand(), newServeCommand(), newConfigCommand(), newKeysCommand(), newProvisionerCommand()}
+	return []*cobra.Command{newUpCommand(), newServeCommand(), newConfigCommand(), newKeysCommand(), infraCommand()}
 }
 
 func newServeCommand() *cobra.Command {

@@ -20,6 +20,7 @@
 //	TASKFLEET_TEST_NODE       the node executable, of the version the official JavaScript client asks for
 //	TASKFLEET_TEST_PYTHON     the python executable that can import the official Python client
 //	TASKFLEET_TEST_MOTO       URL of moto
+//	TASKFLEET_TEST_TERRAFORM  the terraform or tofu executable
 //	TASKFLEET_TEST_RABBITMQ   URL of a RabbitMQ, which a test may even kill, as it is started again
 //	TASKFLEET_TEST_RABBITMQ_MANAGEMENT  URL of its management API, with one who may do everything
 //	TASKFLEET_TEST_RABBITMQ_DIRECTORY  where there are "pid", with its process id, and "ctl", which is rabbitmqctl for it
@@ -129,6 +130,7 @@ func test(ctx context.Context, c *checkout) error {
 		"TASKFLEET_TEST_NODE=" + tools.node,
 		"TASKFLEET_TEST_PYTHON=" + tools.python,
 		"TASKFLEET_TEST_MOTO=" + imitation.url,
+		"TASKFLEET_TEST_TERRAFORM=" + tools.terraform,
 		"TASKFLEET_TEST_S3_ENDPOINT=" + imitation.url, "TASKFLEET_TEST_S3_IMITATION=true",
 		"TASKFLEET_TEST_S3_ACCESS_KEY_ID=test", "TASKFLEET_TEST_S3_SECRET_ACCESS_KEY=test",
 	}
@@ -151,7 +153,8 @@ func test(ctx context.Context, c *checkout) error {
 // check is what a change can be tried with before everything is run.
 func check(ctx context.Context, c *checkout) error {
 	c.env = []string{"TASKFLEET_TEST_DATABASES=sqlite"}
-	c.without = []string{module + "/event/rabbit", module + "/credentials/postgres", module + "/credentials/rabbitmq"} // they need a broker, or a server
+	c.without = []string{module + "/event/rabbit", module + "/credentials/postgres", module + "/credentials/rabbitmq", // they need a broker, or a server
+		module + "/infra/verify", module + "/infra"} // and these moto, and terraform
 	return runSteps(ctx,
 		step{name: "formatting", do: c.formatting},
 		step{name: "vet", do: c.vet},

@@ -19,17 +19,18 @@ import (
 
 // tools are the programs of others that the tests need.
 type tools struct {
-	postgres string // directory with initdb, postgres and pg_isready
-	node     string // executable
-	python   string // executable
-	moto     string // executable
-	rabbitmq string // directory that stands for the root of a system with RabbitMQ
+	postgres  string // directory with initdb, postgres and pg_isready
+	node      string // executable
+	python    string // executable
+	moto      string // executable
+	rabbitmq  string // directory that stands for the root of a system with RabbitMQ
+	terraform string // executable: terraform or tofu
 }
 
 // install finds the tools, and installs what is missing: from the system's packages PostgreSQL, Python and a C compiler
 // (for the race detector), and into the checkout the official clients, the Node that runs one of them, and moto. Node
 // comes as a Python package, in the one version that the JavaScript client asks for; that of the system may be too old
-// for it.
+// for it. Terraform is taken from PATH if it is there.
 func install(ctx context.Context, root string) (tools, error) {
 	var t tools
 	var missing []string
@@ -64,6 +65,9 @@ func install(ctx context.Context, root string) (tools, error) {
 		return tools{}, err
 	}
 	if t.rabbitmq, err = installRabbitMQ(ctx, root); err != nil {
+		return tools{}, err
+	}
+	if t.terraform, err = installTerraform(ctx, root); err != nil {
 		return tools{}, err
 	}
 	t.node, t.python, err = installClients(ctx, root, t.python)

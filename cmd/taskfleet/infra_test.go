@@ -1,0 +1,156 @@
+//go:build !agent
+
+package main
+
+import (
+	"bytes"
+	"encoding/json"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"testing"
+)
+
+// driveInfra runs taskfleet infra, where nobody can be asked anything.
+func driveInfra(t *testing.T, args ...string) (code int, out, errOut string) {
+	t.Helper()
+	var o, e bytes.Buffer
+	code = run(t.Context(), append([]string{"infra"}, args...), strings.NewReader(""), &o, &e)
+	return code, o.String(), e.String()
+}
+
+// infraDeployment is a deployment that needs nobody.
+func infraDeployment(t *testing.T, hcl string) string {
+	t.Helper()
+	if testing.Short() {
+		t.Skip("it runs terraform")
+	}
+	if _, err := exec.LookPath("terraform"); err != nil {
+		if _, err := exec.LookPath("tofu"); err != nil {
+			t.Fatal("terraform or tofu must be on PATH")
+		}
+	}
+	directory := filepath.Join(t.TempDir(), "prod")
+	if err := os.MkdirAll(directory, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(filepath.Join(directory, "main.tf"), []byte(hcl), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	return directory
+}
+
+var digestText = regexp.MustCompile(`sha256:[0-9a-f]{64}`)
+
+func TestInfraFromPlanToDestroy(t *testing.T) {
+	const hcl = `
+variable "name" { default = "taskfleet-test" }
+variable "password" {
+  default   = "hunter2-is-secret"
+  sensitive = true
+}
+resource "terraform_data" "a" { input = var.password }
+resource "terraform_data" "b" {}
+output "a" { value = terraform_data.b.id }
+output "password" {
+  value     = var.password
+  sensitive = true
+}
+`
+	dir := infraDeployment(t, hcl)
+	all := ""
+	must := func(want int, args ...string) string {
+		t.Helper()
+		code, out, errOut := driveInfra(t, args...)
+		all += out + errOut
+		if code != want {
+			t.Fatalf("infra %v exits with %d, want %d\n%s%s", args, code, want, out, errOut)
+		}
+		return out + errOut
+	}
+	contains := func(text string, parts ...string) {
+		t.Helper()
+		for _, p := range parts {
+			if !strings.Contains(text, p) {
+				t.Errorf("%q is not in\n%s", p, text)
+			}
+		}
+	}
+	contains(must(0, "show", "--dir", dir), "no plan is saved")
+	planned := must(0, "plan", "--dir", dir, "first")
+	contains(planned, "2 to create", "+ create  terraform_data.a", "Policy:", "Cost:", "infra apply --dir "+dir+" first --digest sha256:")
+	digest := digestText.FindString(planned)
+	contains(must(1, "apply", "--dir", dir, "first"), "--digest is missing")
+	contains(must(0, "apply", "--dir", dir, "first", "--digest", digest), "2/2  created", "applied plan first: 2 steps")
+	contains(must(1, "apply", "--dir", dir, "first", "--digest", digest), "stale", "Nothing was done")
+	contains(must(0, "show", "--dir", dir, "first"), "applied after", "2 of 2 steps done")
+	contains(must(0, "show", "--dir", dir), "PLAN", "applied", "2 to create")
+	contains(must(0, "drift", "--dir", dir), "no drift")
+	contains(must(0, "output", "--dir", dir), "password = (secret)")
+	contains(must(1, "output", "--dir", dir, "password"), "is secret")
+	contains(must(1, "output", "--dir", dir, "nothing"), "there is no output nothing")
+	contains(must(0, "unlock", "--dir", dir), "is not locked")
+	contains(must(1, "import", "--dir", dir, "terraform_data.c", "x"), "terraform_data.c")
+
+	var report struct {
+		Digest string
+		Plan   struct {
+			Changes []struct{ Address, Action string }
+		}
+	}
+	if err := os.WriteFile(filepath.Join(dir, "main.tf"), []byte(strings.Replace(hcl, `resource "terraform_data" "a"`, `resource "terraform_data" "z"`, 1)), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	text := must(0, "plan", "--dir", dir, "second", "--json")
+	if err := json.Unmarshal([]byte(text[strings.Index(text, "{"):strings.LastIndex(text, "}")+1]), &report); err != nil {
+		t.Fatalf("%v in\n%s", err, text)
+	}
+	if len(report.Plan.Changes) != 2 {
+		t.Errorf("the second plan: %+v", report)
+	}
+	contains(must(1, "apply", "--dir", dir, "second", "--digest", report.Digest), "nobody can be asked here, and --yes is not given", "!! destroy terraform_data.a")
+	contains(must(0, "apply", "--dir", dir, "second", "--digest", report.Digest, "--yes"), "destroyed   terraform_data.a")
+
+	contains(must(1, "destroy", "--dir", dir), "--destroy-protected taskfleet-test is not given", "2 to destroy")
+	contains(must(1, "destroy", "--dir", dir, "--destroy-protected", "prod"), "it is taskfleet-test")
+	contains(must(0, "destroy", "--dir", dir, "--destroy-protected", "taskfleet-test"), "applied plan destroy-")
+	contains(must(0, "destroy", "--dir", dir), "nothing to destroy")
+	if i := strings.Index(all, "hunter2"); i >= 0 {
+		t.Errorf("the password was printed: %s", all[max(0, i-200):i+20])
+	}
+}
+
+// TestInfraUsageIsNoDrift: what drift says with exit code 2 cannot be meant by a wrong command line.
+func TestInfraUsageIsNoDrift(t *testing.T) {
+	t.Parallel()
+	for _, args := range [][]string{
+		{"drift", "--no-such-flag"}, {"drift", "argument"}, {"drift", "--dir"}, {"nothing"}, {"apply"}, {"apply", "a"}, {"import", "one"}, {"init"}, {"init", "x"},
+	} {
+		code, out, errOut := driveInfra(t, args...)
+		if code != exitFailed || !strings.Contains(errOut, "--help") || out != "" {
+			t.Errorf("infra %v exits with %d and prints %q, %q", args, code, out, errOut)
+		}
+	}
+	if code, _, errOut := driveInfra(t, "drift", "--dir", t.TempDir()); code != exitFailed || !strings.Contains(errOut, "is no deployment") {
+		t.Errorf("drift of nothing exits with %d: %s", code, errOut)
+	}
+}
+
+func TestInfraInit(t *testing.T) {
+	t.Parallel()
+	if code, _, errOut := driveInfra(t, "init", t.TempDir(), "--example", "huge"); code != exitFailed || !strings.Contains(errOut, "small, large") {
+		t.Errorf("exits with %d: %s", code, errOut)
+	}
+	for _, example := range []string{"small", "large"} {
+		dir := filepath.Join(t.TempDir(), "prod")
+		if code, out, errOut := driveInfra(t, "init", dir, "--example", example); code != exitOK || !strings.Contains(out, fmt.Sprintf("infra bootstrap --dir %s", dir)) {
+			t.Errorf("exits with %d: %s%s", code, out, errOut)
+		}
+		if code, _, errOut := driveInfra(t, "init", dir, "--example", example); code != exitFailed || !strings.Contains(errOut, "is not empty") {
+			t.Errorf("again: exits with %d: %s", code, errOut)
+		}
+	}
+}
