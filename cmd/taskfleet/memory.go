@@ -14,6 +14,7 @@ const (
 	busyTotal   = 128 << 20 // of what is alive and what is added
 	busyPercent = 300       // by which a small heap grows at most
 	calm        = 10 * time.Second
+	startTime   = time.Second // after which what only the start needed is given back
 )
 
 // tuneMemory has the garbage collector run seldom while there is little to
@@ -23,6 +24,7 @@ const (
 func tuneMemory() {
 	collected := make(chan struct{}, 1)
 	watch(collected)
+	started := time.After(startTime)
 	go func() {
 		p := pace{total: uint64(min(busyTotal, debug.SetMemoryLimit(-1)/2)), at: time.Now()}
 		percent := 100
@@ -40,12 +42,16 @@ func tuneMemory() {
 				watch(collected)
 				alive, allocated := readHeap()
 				set(gcPercent(alive, p.growth(alive, allocated, time.Now())))
+			case <-started:
+				debug.FreeOSMemory()
+				forgetProgram()
 			case <-time.After(calm):
 				// Busy times are over, and the next collection, which would
 				// give their memory back, may be far.
 				if alive, _ := readHeap(); set(gcPercent(alive, 0)) {
 					runtime.GC()
 				}
+				forgetProgram()
 			}
 		}
 	}()
