@@ -2,6 +2,7 @@ package resource
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"slices"
@@ -257,7 +258,7 @@ var Clients Kind = &kind[clientDocument]{
 		return err
 	},
 	remove: func(ctx context.Context, c *client.Client, name string) error {
-		if name == c.Credentials().ClientID {
+		if isCaller(c, name) {
 			return errors.New("it is the client that does this, which does not delete itself: use another one")
 		}
 		return auth.New(c).DeleteClient(ctx, name)
@@ -275,6 +276,16 @@ var Clients Kind = &kind[clientDocument]{
 			d.Expires = 0
 		}
 	},
+}
+
+// isCaller tells whether the credentials that are used are the client's, or temporary ones of its.
+func isCaller(c *client.Client, id string) bool {
+	with := c.Credentials()
+	var certificate cred.Certificate
+	if with.Certificate != "" {
+		_ = json.Unmarshal([]byte(with.Certificate), &certificate) // else the platform refuses it
+	}
+	return id == with.ClientID || id == certificate.Issuer
 }
 
 // never is when what never expires does.

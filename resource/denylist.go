@@ -36,6 +36,8 @@ var Denylist Kind = &kind[struct{}]{
 	remove: func(ctx context.Context, c *client.Client, name string) error {
 		return notify.New(c).DeleteDenylistAddress(ctx, addressOf(name))
 	},
+	// To look for each address would list them all as many times.
+	alike: true,
 	spell: spellAddress,
 }
 

@@ -7,7 +7,10 @@ import (
 	"errors"
 	"fmt"
 	"regexp"
+	"slices"
 	"strings"
+
+	"golang.org/x/sync/errgroup"
 
 	"github.com/taskfleet/taskfleet/client"
 	"github.com/taskfleet/taskfleet/client/hooks"
@@ -30,12 +33,18 @@ type binding struct {
 	RoutingKeyPattern string `json:"routingKeyPattern"`
 }
 
-var (
-	hookName = regexp.MustCompile(`^[a-zA-Z0-9_-]{1,1000}/[a-zA-Z0-9/_-]{1,1000}$`)
+// hookName does not count: bounds in the expression would cost each start of the program a megabyte.
+var hookName = regexp.MustCompile(`^[a-zA-Z0-9_-]+/[a-zA-Z0-9/_-]+$`)
 
-	// What a hook without a triggerSchema has.
-	nothing = tree(`{"additionalProperties":false,"type":"object"}`)
-)
+const longestHookID = 1000 // of its group, too
+
+func validHookName(name string) bool {
+	group, id, _ := strings.Cut(name, "/")
+	return len(group) <= longestHookID && len(id) <= longestHookID && hookName.MatchString(name)
+}
+
+// nothing is what a hook without a triggerSchema has.
+var nothing = tree(`{"additionalProperties":false,"type":"object"}`)
 
 // Hooks have names of the form GROUP/HOOK.
 var Hooks Kind = &kind[hookDocument]{
@@ -43,8 +52,8 @@ var Hooks Kind = &kind[hookDocument]{
 	check: func(name string, d *hookDocument) error {
 		d.fill()
 		switch {
-		case !hookName.MatchString(name):
-			return errors.New("the name of a hook is GROUP/HOOK, of letters, digits, - and _")
+		case !validHookName(name):
+			return fmt.Errorf("the name of a hook is GROUP/HOOK, each of 1 to %d letters, digits, - and _; HOOK may have / in it", longestHookID)
 		case d.Name == "":
 			return errors.New("it has no name, which is what people call the hook")
 		case !strings.Contains(d.Owner, "@"):
@@ -62,6 +71,9 @@ var Hooks Kind = &kind[hookDocument]{
 		for i, b := range d.Bindings {
 			if b.Exchange == "" || b.RoutingKeyPattern == "" {
 				return fmt.Errorf("bindings[%d] needs both: exchange and routingKeyPattern, such as #", i)
+			}
+			if slices.Contains(d.Bindings[:i], b) {
+				return fmt.Errorf("bindings[%d] is there twice; leave one out", i)
 			}
 		}
 		return nil
@@ -143,17 +155,25 @@ func listHooks(ctx context.Context, c *client.Client) (map[string]*hookDocument,
 	if err != nil {
 		return nil, err
 	}
+	lists := make([]*hooks.ListHooksResponse, len(groups.Groups))
+	calls, ctx := errgroup.WithContext(ctx)
+	calls.SetLimit(atATime)
+	for i, group := range groups.Groups {
+		calls.Go(func() (err error) {
+			lists[i], err = missing(hooks.New(c).ListHooks(ctx, group))
+			return err
+		})
+	}
+	if err := calls.Wait(); err != nil {
+		return nil, err
+	}
 	all := map[string]*hookDocument{}
-	for _, group := range groups.Groups {
-		list, err := missing(hooks.New(c).ListHooks(ctx, group))
-		if err != nil {
-			return nil, err
-		}
+	for i, list := range lists {
 		if list == nil { // the last of the group went this moment
 			continue
 		}
 		for _, h := range list.Hooks {
-			if all[group+"/"+h.HookID], err = describeHook(&h); err != nil {
+			if all[groups.Groups[i]+"/"+h.HookID], err = describeHook(&h); err != nil {
 				return nil, err
 			}
 		}

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"regexp"
 	"strings"
+	"sync"
 
 	"github.com/taskfleet/taskfleet/client"
 	"github.com/taskfleet/taskfleet/client/workermanager"
@@ -26,7 +27,9 @@ type poolDocument struct {
 	Config       tree   `json:"config"`
 }
 
-var poolID = regexp.MustCompile(`^[a-zA-Z0-9_-]{1,38}/[a-z]([-a-z0-9]{0,36}[a-z0-9])?$`)
+var poolID = sync.OnceValue(func() *regexp.Regexp {
+	return regexp.MustCompile(`^[a-zA-Z0-9_-]{1,38}/[a-z]([-a-z0-9]{0,36}[a-z0-9])?$`)
+})
 
 // gone is the provider of pools that are being deleted.
 const gone = "null-provider"
@@ -37,7 +40,7 @@ var WorkerPools Kind = &kind[poolDocument]{
 	name: "WorkerPool", noun: "worker pool", section: "workerPools",
 	check: func(name string, d *poolDocument) error {
 		switch {
-		case !poolID.MatchString(name):
+		case !poolID().MatchString(name):
 			return errors.New("the id of a worker pool is PROVISIONER/TYPE, such as local/build")
 		case d.ProviderID == "" || d.ProviderID == gone:
 			return fmt.Errorf("providerId is %q; it must be that of a provider of the platform, such as local or aws", d.ProviderID)

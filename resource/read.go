@@ -42,6 +42,10 @@ func Load(stdin io.Reader, paths ...string) (*Set, error) {
 		if err != nil {
 			return nil, err
 		}
+		if len(files) == 0 {
+			// Beside other paths, too: what was meant to be here would be taken for undefined, and deleted.
+			return nil, fmt.Errorf("there is no file *.yml or *.yaml in %s", path)
+		}
 		for _, file := range files {
 			if s.Files++; s.Files > mostFiles {
 				return nil, fmt.Errorf("there are more than %d files", mostFiles)
@@ -57,9 +61,6 @@ func Load(stdin io.Reader, paths ...string) (*Set, error) {
 				wrong = append(wrong, err)
 			}
 		}
-	}
-	if s.Files == 0 {
-		return nil, fmt.Errorf("there is no file *.yml or *.yaml in %s", strings.Join(paths, ", "))
 	}
 	if len(wrong) == 0 {
 		return s, s.Check()
@@ -80,15 +81,19 @@ func filesAt(path string) ([]string, error) {
 	if !info.IsDir() {
 		return []string{path}, nil
 	}
+	root := path + string(filepath.Separator) // else a link to a directory would not be walked
 	var files []string
-	err = filepath.WalkDir(path, func(file string, e fs.DirEntry, err error) error {
-		switch name := e.Name(); {
-		case err != nil:
+	err = filepath.WalkDir(root, func(file string, e fs.DirEntry, err error) error {
+		if err != nil {
 			return err
-		case strings.HasPrefix(name, ".") && file != path:
+		}
+		switch name := e.Name(); {
+		case strings.HasPrefix(name, ".") && file != root:
 			if e.IsDir() {
 				return fs.SkipDir
 			}
+		case e.Type()&fs.ModeSymlink != 0 && leadsToDirectory(file):
+			return fmt.Errorf("%s is a link to a directory, which is not followed: give it as a PATH of its own, or remove it", file)
 		case !e.IsDir() && (strings.HasSuffix(name, ".yml") || strings.HasSuffix(name, ".yaml")):
 			files = append(files, file)
 		}
@@ -97,21 +102,30 @@ func filesAt(path string) ([]string, error) {
 	return files, err
 }
 
+func leadsToDirectory(link string) bool {
+	info, err := os.Stat(link)
+	return err == nil && info.IsDir()
+}
+
 // readFile also tells whether others than its owner may read the file.
 func readFile(stdin io.Reader, file string) (text []byte, open bool, err error) {
 	in, name := stdin, "stdin"
 	if file != "-" {
+		// Before it is opened: for a pipe that would wait until somebody writes.
+		info, err := os.Stat(file)
+		if err != nil {
+			return nil, false, err
+		}
+		if !info.Mode().IsRegular() {
+			return nil, false, fmt.Errorf("%s is no regular file; - is stdin", file)
+		}
 		f, err := os.Open(file)
 		if err != nil {
 			return nil, false, err
 		}
 		defer f.Close()
-		info, err := f.Stat()
-		if err != nil {
+		if info, err = f.Stat(); err != nil {
 			return nil, false, err
-		}
-		if !info.Mode().IsRegular() {
-			return nil, false, fmt.Errorf("%s is no regular file", file)
 		}
 		in, name, open = f, file, runtime.GOOS != "windows" && info.Mode().Perm()&0o077 != 0
 	}
@@ -325,6 +339,8 @@ func (r *reader) decode(n *yaml.Node, v reflect.Value, what string) bool {
 		t, err := moment(n.Value)
 		if n.Kind != yaml.ScalarNode || err != nil {
 			r.fail(n, "%s must be a date such as 2027-12-31, or a time such as 2027-12-31T12:00:00Z, not %s", what, sort(n))
+		} else if t <= 0 { // 0 stands for none, which may mean never
+			r.fail(n, "%s must be later than 1970", what)
 		}
 		v.Set(reflect.ValueOf(t))
 	case v.Kind() == reflect.Pointer:
@@ -342,11 +358,12 @@ func (r *reader) decode(n *yaml.Node, v reflect.Value, what string) bool {
 			r.decode(of, v.Index(i), fmt.Sprintf("%s[%d]", what, i))
 		}
 	case v.Kind() == reflect.Bool:
-		if n.Kind != yaml.ScalarNode || n.ShortTag() != "!!bool" {
+		is, ok := truth(n)
+		if !ok {
 			r.fail(n, "%s must be true or false, not %s", what, sort(n))
 			break
 		}
-		v.SetBool(strings.EqualFold(n.Value, "true"))
+		v.SetBool(is)
 	case n.Kind != yaml.ScalarNode || n.ShortTag() != "!!str":
 		r.fail(n, "%s must be text, not %s: put it in quotes if it is meant as such", what, sort(n))
 	default:
@@ -393,7 +410,9 @@ func (r *reader) tree(n *yaml.Node, what string) any {
 	case "!!null":
 		return nil
 	case "!!bool":
-		return strings.EqualFold(n.Value, "true")
+		if is, ok := truth(n); ok {
+			return is
+		}
 	case "!!int":
 		var i int64
 		var u uint64
@@ -426,6 +445,12 @@ func moment(text string) (t timestamp.Time, err error) {
 	return t, err
 }
 
+// truth reads true and false; ok tells whether it is one. The tag !!bool can be written before any word.
+func truth(n *yaml.Node) (is, ok bool) {
+	is = strings.EqualFold(n.Value, "true")
+	return is, n.Kind == yaml.ScalarNode && n.ShortTag() == "!!bool" && (is || strings.EqualFold(n.Value, "false"))
+}
+
 func isNull(n *yaml.Node) bool { return n.Kind == yaml.ScalarNode && n.ShortTag() == "!!null" }
 
 // sort says what a node is, without its value.
@@ -442,7 +467,9 @@ func sort(n *yaml.Node) string {
 	case "!!int", "!!float":
 		return "a number"
 	case "!!bool":
-		return "true or false"
+		if _, ok := truth(n); ok {
+			return "true or false"
+		}
 	}
 	return "a word"
 }

@@ -55,6 +55,10 @@ func ParsePattern(text string) (*Pattern, error) {
 	if len(text) > longestPattern {
 		return nil, fmt.Errorf("the pattern %.100q… has %d bytes; %d are the most", text, len(text), longestPattern)
 	}
+	// By itself it has to be one: a)|(b would put the anchors at two halves of it.
+	if _, err := regexp.Compile(rest); err != nil {
+		return nil, fmt.Errorf("the pattern %.100q is no regular expression: %w", text, err)
+	}
 	expr, err := regexp.Compile("^(?:" + rest + ")$")
 	if err != nil {
 		return nil, fmt.Errorf("the pattern %.100q is no regular expression: %w", text, err)

@@ -4,10 +4,18 @@ import (
 	"bytes"
 	"encoding/json"
 	"fmt"
+	"maps"
+	"net/http"
+	"net/http/httptest"
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 	"testing"
+	"time"
+
+	"github.com/taskfleet/taskfleet/client"
+	"github.com/taskfleet/taskfleet/cred"
 )
 
 // example has everything that a file can have.
@@ -151,11 +159,18 @@ func TestMistakesInFiles(t *testing.T) {
 		"managed: Role=.*":                                                         `managed must be a list`,
 		"managed: ['.*']":                                                          `f.yml:1: managed: the pattern ".*" does not begin with a kind`,
 		"managed: ['Rolle=x']":                                                     `did you mean Role?`,
-		"managed: ['Role=(']":                                                      `is no regular expression`,
-		"managed: ['Role=a']\nroles:\n  ab: {}":                                    `f.yml:3: Role=ab is defined, but no pattern of managed matches it`,
-		"managed: []\nroles: {a: {}}":                                              `no pattern of managed matches it`,
-		"roles: {a: *b}":                                                           `f.yml is not YAML: unknown anchor`,
-		"roles:\n\t- a":                                                            `f.yml is not YAML`,
+		"managed: ['Role=a)|(.*']":                                                 `is no regular expression`,
+		"clients: {x: {disabled: !!bool \"yes\"}}":                                 `disabled must be true or false, not a word`,
+		"hooks: {a/b: {task: {x: !!bool on}}}":                                     `Hook=a/b: task has a value here with the tag !!bool`,
+		"clients: {x: {expires: 1970-01-01}}":                                      `Client=x: expires must be later than 1970`,
+		"hooks: {a/b: {name: x, owner: y@z, task: {}, bindings: [{exchange: e, routingKeyPattern: k}, {exchange: e, routingKeyPattern: k}]}}": `bindings[1] is there twice`,
+		"hooks: {a/: {}}": `the name of a hook is GROUP/HOOK`,
+		"hooks: {" + strings.Repeat("a", 1001) + "/b: {}}": `the name of a hook is GROUP/HOOK`,
+		"managed: ['Role=(']":                              `is no regular expression`,
+		"managed: ['Role=a']\nroles:\n  ab: {}":            `f.yml:3: Role=ab is defined, but no pattern of managed matches it`,
+		"managed: []\nroles: {a: {}}":                      `no pattern of managed matches it`,
+		"roles: {a: *b}":                                   `f.yml is not YAML: unknown anchor`,
+		"roles:\n\t- a":                                    `f.yml is not YAML`,
 		"roles: {a: {scopes: " + strings.Repeat("[", 200) + strings.Repeat("]", 200) + "}}": "the document is too deep",
 	} {
 		s := &Set{}
@@ -272,6 +287,7 @@ func TestPatternsMatchAllOfAName(t *testing.T) {
 		want          bool
 	}{
 		{"Role=a", "a", true}, {"Role=a", "ab", false}, {"Role=a|b", "b", true}, {"Role=a|b", "ab", false}, {"Role=a.*", "a\nb", false},
+		{"Role=(?i)a", "A", true}, {"Role=(?m)a", "a\nb", false},
 		{"Client=a", "a", false}, {"Role=", "", true},
 	} {
 		p, err := ParsePattern(test.pattern)
@@ -315,4 +331,103 @@ func FuzzSet(f *testing.F) {
 			t.Errorf("it was\n%s\nand is now\n%s, %v, by\n%s", documents(s), documents(again), err, out.String())
 		}
 	})
+}
+
+// What JSON can say and YAML reads otherwise unless it is written with care.
+func TestOddDocumentsAreWrittenAndReadAsTheSame(t *testing.T) {
+	t.Parallel()
+	s := &Set{}
+	task := `{"<<":{"a":1},"? a":1,"big":100000000000000000000,"huge":1e300,"less":-9223372036854775809,"limit":9223372036854775807,` +
+		`"merge":"<<","nel":"a\u0085b","octal":"010","on":"on","sexagesimal":"1:20","tilde":"~","` + strings.Repeat("k", 300) + `":"x","two\nlines":1,"é\ud83d\ude80":"\ud83d\ude80\u200d"}`
+	if err := s.Add(Hooks, "a/b", json.RawMessage(`{"name":"n","owner":"a@b","task":`+task+`}`), ""); err != nil {
+		t.Fatal(err)
+	}
+	var out bytes.Buffer
+	if err := s.Write(&out); err != nil {
+		t.Fatal(err)
+	}
+	again := &Set{}
+	if err := again.Parse("f", out.Bytes()); err != nil || documents(again) != documents(s) {
+		t.Errorf("it was\n%s\nand is now\n%s, %v, by\n%s", documents(s), documents(again), err, out.String())
+	}
+}
+
+// Links to directories are not followed, and what is behind one is not taken for undefined.
+func TestWhatIsNotReadIsNotLeftOutInSilence(t *testing.T) {
+	t.Parallel()
+	dir, other, empty := t.TempDir(), t.TempDir(), t.TempDir()
+	for _, file := range []string{filepath.Join(dir, "a.yml"), filepath.Join(other, "b.yml")} {
+		if err := os.WriteFile(file, []byte("roles: {"+filepath.Base(file)+": {}}"), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if _, err := Load(nil, dir, empty); err == nil || !strings.Contains(err.Error(), "there is no file *.yml or *.yaml in "+empty) {
+		t.Errorf("a directory without files beside another one: %v", err)
+	}
+	link := filepath.Join(t.TempDir(), "link")
+	if err := os.Symlink(other, link); err != nil {
+		t.Skip(err)
+	}
+	if s, err := Load(nil, dir, link); err != nil || len(s.Definitions) != 2 {
+		t.Errorf("a link to a directory is %+v, %v", s, err)
+	}
+	if err := os.Symlink(other, filepath.Join(dir, "shared")); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := Load(nil, dir); err == nil || !strings.Contains(err.Error(), "shared is a link to a directory, which is not followed") {
+		t.Errorf("a link in a directory: %v", err)
+	}
+}
+
+// Credentials that are derived from a client end with it, too.
+func TestNobodyDeletesWhoTheirCredentialsComeFrom(t *testing.T) {
+	t.Parallel()
+	named, err := cred.Temporary(cred.Credentials{ClientID: "ops/me", AccessToken: strings.Repeat("a", 44)},
+		cred.Options{ClientID: "ops/me/today", Expiry: time.Now().Add(time.Hour), Scopes: []string{"auth:*"}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	c, err := client.New(client.Options{RootURL: "http://127.0.0.1:1", Credentials: named})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, id := range []string{"ops/me", "ops/me/today"} {
+		if err := Clients.Delete(t.Context(), c, id); err == nil || !strings.Contains(err.Error(), "which does not delete itself") {
+			t.Errorf("%s: %v", id, err)
+		}
+	}
+}
+
+// There is no call that reads one address, so a denylist is listed once, however much is to be changed in it.
+func TestADenylistIsListedOnce(t *testing.T) {
+	t.Parallel()
+	var mu sync.Mutex
+	calls := map[string]int{}
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		mu.Lock()
+		defer mu.Unlock()
+		calls[r.Method+" "+r.URL.Path]++
+		w.Header().Set("Content-Type", "application/json")
+		if strings.HasSuffix(r.URL.Path, "/list") {
+			fmt.Fprint(w, `{"addresses": [{"notificationType": "email", "notificationAddress": "old@example.com"}]}`)
+		} else {
+			fmt.Fprint(w, "{}")
+		}
+	}))
+	defer server.Close()
+	c, err := client.New(client.Options{RootURL: server.URL})
+	if err != nil {
+		t.Fatal(err)
+	}
+	d, err := parseSet(t, "managed: ['DenylistAddress=.*']\ndenylist: {email/a@b.c: , email/b@b.c: , email/c@b.c: }").Diff(t.Context(), c)
+	if err != nil || len(d.Changes) != 4 {
+		t.Fatalf("%+v, %v", d, err)
+	}
+	if err := d.Apply(t.Context(), c, nil); err != nil {
+		t.Fatal(err)
+	}
+	want := map[string]int{"GET /api/notify/v1/denylist/list": 1, "POST /api/notify/v1/denylist/add": 3, "DELETE /api/notify/v1/denylist/delete": 1}
+	if !maps.Equal(calls, want) {
+		t.Errorf("there were %v, want %v", calls, want)
+	}
 }

@@ -396,3 +396,15 @@ func TestEachKindIsCreatedReadUpdatedAndDeleted(t *testing.T) {
 		})
 	}
 }
+
+// Characters that turn the direction of text are not shown, and two documents may differ in them alone.
+func TestADifferenceThatIsNotShownIsTold(t *testing.T) {
+	t.Parallel()
+	d := &resource.Diff{Changes: []resource.Change{{
+		ID: "Role=a", Action: resource.Update, Before: json.RawMessage("{\"description\":\"x\u202ey\"}"), After: json.RawMessage("{\"description\":\"x\u202dy\"}"),
+	}}}
+	var out strings.Builder
+	if err := printResources(&out, "it", d); err != nil || !strings.Contains(out.String(), "~ Role=a\n    (what differs is characters that are not shown") || !strings.Contains(out.String(), "1 to change") {
+		t.Errorf("it is shown as %q, %v", out.String(), err)
+	}
+}

@@ -87,8 +87,13 @@ func printResources(out io.Writer, where string, d *resource.Diff) error {
 			if len(before)*len(after) <= mostCompared {
 				edits = compareLines(before, after)
 			}
+			lines := strings.SplitAfter(unified(edits, "", "", b), "\n")
+			if len(lines) < 3 {
+				text.WriteString("    (what differs is characters that are not shown; --json has them)\n")
+				continue
+			}
 			// The names of both sides are above.
-			for _, line := range strings.SplitAfter(unified(edits, "", "", b), "\n")[2:] {
+			for _, line := range lines[2:] {
 				if line != "" {
 					text.WriteString("  " + line)
 				}
