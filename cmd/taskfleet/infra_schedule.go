@@ -173,13 +173,7 @@ func (w *infraWatch) runner(times *schedule.Schedule, look func(context.Context,
 			if d.Name != name {
 				continue
 			}
-			select {
-			case w.busy <- struct{}{}:
-			case <-ctx.Done():
-				return "", ctx.Err()
-			}
-			outcome, err := look(ctx, d)
-			<-w.busy
+			outcome, err := w.alone(ctx, func() (string, error) { return look(ctx, d) })
 			if err != nil && ctx.Err() == nil && o.Attempt > infraRetries {
 				err = errors.Join(err, w.tell(ctx, fmt.Sprintf("The deployment %s could not be looked at", name), fmt.Sprintf("`%s` has failed %d times:\n\n%s\n", o.Job.Name, o.Attempt, quoted(err.Error()))))
 			}
@@ -188,6 +182,17 @@ func (w *infraWatch) runner(times *schedule.Schedule, look func(context.Context,
 		// Nothing lists the jobs of deployments that have gone from the configuration, so they go when they are due.
 		return "no such deployment is configured any more", times.Remove(ctx, o.Job.Name)
 	})
+}
+
+// alone has f done while nothing else is, and gives the place free whatever becomes of f: else nobody would ever look again.
+func (w *infraWatch) alone(ctx context.Context, f func() (string, error)) (string, error) {
+	select {
+	case w.busy <- struct{}{}:
+	case <-ctx.Done():
+		return "", ctx.Err()
+	}
+	defer func() { <-w.busy }()
+	return f()
 }
 
 func (w *infraWatch) lookForDrift(ctx context.Context, d InfraDeployment) (string, error) {

@@ -199,3 +199,27 @@ func TestJobsOfDeploymentsGo(t *testing.T) {
 		t.Errorf("the job of a deployment that has gone: %v", err)
 	}
 }
+
+// The schedule survives a look that panics, and so do the looks after it.
+func TestALookThatPanicsKeepsNobodyFromLooking(t *testing.T) {
+	t.Parallel()
+	w := watchInfra(t, emptyDatabase(t), InfraConfig{Deployments: []InfraDeployment{{Name: "prod", Directory: "/srv/prod", Verify: "0 7 * * *"}}})
+	look := w.verify
+	w.verify = func(context.Context, InfraDeployment) (*verify.Report, error) { panic("a bug") }
+	func() {
+		defer func() {
+			if recover() == nil {
+				t.Error("it did not panic")
+			}
+		}()
+		_, err := w.run(t, "infra/prod/verify", 1)
+		t.Error(err)
+	}()
+	w.verify = look
+	if len(w.busy) != 0 {
+		t.Fatal("the place of who looks is taken for ever")
+	}
+	if _, err := w.run(t, "infra/prod/verify", 2); err != nil {
+		t.Error(err)
+	}
+}

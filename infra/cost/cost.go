@@ -204,6 +204,12 @@ func (e *estimator) bill() *Bill {
 		if c.Mode != "managed" {
 			continue
 		}
+		if slices.Equal(c.Change.Actions, []string{"forget"}) {
+			c.Change.After = c.Change.Before // it stays, and goes on to cost
+			if c.Change.After != nil && !free(c.Type) && pricers[c.Type] != nil {
+				e.notes["Resources that a removed block has Terraform forget: they are counted, as they stay in the account."] = true
+			}
+		}
 		before, after := e.count(c, true), e.count(c, false)
 		if len(before.parts)+len(after.parts) == 0 {
 			continue

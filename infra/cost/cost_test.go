@@ -90,6 +90,8 @@ func TestWhatEachKindOfResourceCosts(t *testing.T) {
 		{"images", "aws_ecr_repository.a", `{}`, 0.5},
 		{"a key", "aws_kms_key.a", `{"enable_key_rotation": true}`, 1 + 100*0.03},
 		{"a secret", "aws_secretsmanager_secret.a", `{}`, 0.40 + 0.05},
+		{"a secret with copies in two other regions", "aws_secretsmanager_secret.a", `{"replica": [{"region": "a"}, {"region": "b"}]}`, 3*0.40 + 0.05},
+		{"a large database with the IOPS that it has anyway", "aws_db_instance.a", `{"engine": "postgres", "instance_class": "db.t4g.micro", "allocated_storage": 400, "storage_type": "gp3", "iops": 12000, "storage_throughput": 500}`, 11.68 + 46},
 		{"a queue", "aws_sqs_queue.a", `{}`, 1.2},
 		{"a queue in order", "aws_sqs_queue.a", `{"fifo_queue": true}`, 1.5},
 		{"a topic", "aws_sns_topic.a", `{}`, 0.01}, // half a cent
@@ -126,6 +128,14 @@ func TestAServiceCostsWhatItsTaskDefinitionSays(t *testing.T) {
 	b = estimated(t, Assumptions{Usage: map[string]float64{"tasks": 5}}, service, res{"aws_ecs_task_definition.this", "", `{"family": "server", "cpu": "1024", "memory": "2048"}`})
 	if math.Abs(b.After-5*each) > 0.01 || len(b.Assumptions) != 1 || !b.Assumptions[0].Own {
 		t.Errorf("five tasks: %+v", b)
+	}
+	b = estimated(t, Assumptions{}, service, res{"aws_ecs_task_definition.this", "", `{"family": "server", "cpu": "1 vCPU", "memory": "2gb"}`})
+	if math.Abs(b.After-2*each) > 0.01 {
+		t.Errorf("with units: $%.2f, and should be $%.2f", b.After, 2*each)
+	}
+	b = estimated(t, Assumptions{}, service, res{"aws_ecs_task_definition.this", "", `{"family": "server", "memory": "2048"}`})
+	if b.After != 0 || !strings.Contains(b.LeftOut[0], "The cpu and the memory are not known") {
+		t.Errorf("without a size: %+v", b)
 	}
 	arm := estimated(t, Assumptions{},
 		res{"module.s.aws_ecs_service.this", "", `{"capacity_provider_strategy": [{"capacity_provider": "FARGATE"}], "desired_count": 1, "task_definition": "arn:aws:ecs:eu-central-1:123456789012:task-definition/server:7", "region": "eu-central-1"}`},
@@ -180,6 +190,16 @@ func TestBeforeAndAfterAreToldByModules(t *testing.T) {
 	}
 }
 
+// A removed block with destroy = false takes a resource out of the state, and not out of the bill.
+func TestWhatIsForgottenGoesOnToCost(t *testing.T) {
+	t.Parallel()
+	plan := strings.Replace(string(planOf(t, res{"aws_eip.a", `{}`, ""})), `"actions":["no-op"]`, `"actions":["forget"]`, 1)
+	b, err := Estimate([]byte(plan), Assumptions{})
+	if err != nil || b.Before != 3.65 || b.After != 3.65 || !strings.Contains(strings.Join(b.LeftOut, "\n"), "Terraform forget: they are counted") {
+		t.Errorf("%+v, %v", b, err)
+	}
+}
+
 func TestTheTableFits100Columns(t *testing.T) {
 	t.Parallel()
 	b := estimated(t, Assumptions{Usage: map[string]float64{"s3_gb": 1e9}}, res{`module.a["` + strings.Repeat("x", 120) + `"].aws_s3_bucket.a`, "", `{"region": "us-east-1"}`}, res{"aws_unheard_of.x", "", `{}`})
@@ -196,9 +216,12 @@ func TestWhatIsLeftOutIsSaid(t *testing.T) {
 		{"aws_redshift_cluster.a", `{}`, "No price is known of aws_redshift_cluster (1 resource)"},
 		{"aws_eip.a", `{"region": "mars-north-1"}`, "There are no prices of the region mars-north-1 for aws_eip (1 resource)"},
 		{"module.a.aws_eip.a", `{}`, "The region is not known of aws_eip; set region in cost.yml (1 resource)"},
-		{"aws_db_instance.a", `{"engine": "postgres", "instance_class": "db.x9.huge"}`, "There is no price rds_postgresql_db.x9.huge_hour in us-east-1; give one in cost.yml, under prices (1 resource)"},
+		{"aws_db_instance.a", `{"engine": "postgres", "instance_class": "db.x9.huge", "allocated_storage": 20}`, "There is no price rds_postgresql_db.x9.huge_hour in us-east-1; give one in cost.yml, under prices (1 resource)"},
 		{"aws_db_instance.a", `{"engine": "mysql"}`, "engine mysql"},
 		{"aws_db_instance.a", `{"engine": "postgres", "instance_class": "db.t4g.micro", "storage_type": "io2"}`, "storage io2"},
+		{"aws_db_instance.a", `{"engine": "postgres", "instance_class": "db.t4g.micro"}`, "The size is not known of the storage"},
+		{"aws_db_instance.a", `{"engine": "postgres", "instance_class": "db.t4g.micro", "allocated_storage": 20, "storage_type": "gp3", "iops": 6000}`, "IOPS and throughput beyond"},
+		{"aws_ebs_volume.a", `{"type": "gp3", "size": 10, "throughput": 500}`, "IOPS and throughput beyond"},
 		{"aws_mq_broker.a", `{"engine_type": "ActiveMQ"}`, "engine ActiveMQ"},
 		{"aws_ebs_volume.a", `{"type": "io2"}`, "volumes of the type io2"},
 		{"aws_lb.a", `{"load_balancer_type": "gateway"}`, "load balancers of the type gateway"},

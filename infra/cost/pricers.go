@@ -79,6 +79,16 @@ func (n *counter) number(key string) float64 {
 	return 0
 }
 
+// units reads what has units of 1024 each: "2048", "2 vCPU" or "2 GB". It is 0 where it is neither.
+func (n *counter) units(key, unit string) float64 {
+	text := strings.ToUpper(strings.TrimSpace(n.text(key)))
+	if whole, ok := strings.CutSuffix(text, unit); ok {
+		x, _ := strconv.ParseFloat(strings.TrimSpace(whole), 64)
+		return 1024 * x
+	}
+	return n.number(key)
+}
+
 func (n *counter) list(key string) []any { l, _ := n.values[key].([]any); return l }
 
 // block is the first block of a name.
@@ -211,12 +221,17 @@ func service(n *counter) {
 		tasks = n.assume("tasks")
 	}
 	d := counter{values: definition}
+	cpu, memory := d.units("cpu", "VCPU"), d.units("memory", "GB")
+	if cpu == 0 || memory == 0 {
+		n.leave("The cpu and the memory are not known of the task definition of aws_ecs_service")
+		return
+	}
 	prefix := "fargate"
 	if platform := d.block("runtime_platform"); platform["cpu_architecture"] == "ARM64" {
 		prefix = "fargate_arm"
 	}
-	n.add("vCPU", tasks*d.number("cpu")/1024*hours, "vCPU hours", prefix+"_vcpu_hour")
-	n.add("memory", tasks*d.number("memory")/1024*hours, "GB hours", prefix+"_gb_hour")
+	n.add("vCPU", tasks*cpu/1024*hours, "vCPU hours", prefix+"_vcpu_hour")
+	n.add("memory", tasks*memory/1024*hours, "GB hours", prefix+"_gb_hour")
 	if size, ok := d.block("ephemeral_storage")["size_in_gib"].(float64); ok && size > 20 {
 		n.add("storage", tasks*(size-20)*hours, "GB hours", "fargate_storage_gb_hour")
 	}
@@ -264,6 +279,13 @@ func database(n *counter) {
 	n.add(class+where, copies*hours, "hours", "rds_postgresql_"+class+"_hour")
 	switch kind := cmp.Or(n.text("storage_type"), "gp2"); kind {
 	case "gp2", "gp3":
+		if _, known := n.values["allocated_storage"].(float64); !known {
+			n.leave("The size is not known of the storage of aws_db_instance")
+		}
+		// From 400 GB on, a volume of PostgreSQL is four, with four times the performance.
+		if included := map[bool]float64{false: 1, true: 4}[n.number("allocated_storage") >= 400]; kind == "gp3" && (n.number("iops") > 3000*included || n.number("storage_throughput") > 125*included) {
+			n.leave("No price is known of IOPS and throughput beyond what storage gp3 has, of aws_db_instance")
+		}
 		n.add("storage "+kind+where, copies*n.number("allocated_storage"), "GB", "rds_"+kind+"_gb_month")
 	default:
 		n.leave("No price is known of storage " + kind + " of databases")
@@ -295,6 +317,9 @@ func volume(n *counter) {
 		n.leave("No price is known of volumes of the type " + cmp.Or(kind, "that AWS chooses"))
 		return
 	}
+	if n.number("iops") > 3000 || n.number("throughput") > 125 {
+		n.leave("No price is known of IOPS and throughput beyond what gp3 has, of aws_ebs_volume")
+	}
 	n.add("volume gp3", n.number("size"), "GB", "ebs_gp3_gb_month")
 }
 
@@ -313,7 +338,7 @@ func key(n *counter) {
 }
 
 func secret(n *counter) {
-	n.add("secret", 1, "secrets", "secret_month")
+	n.add("secret", 1+float64(len(n.list("replica"))), "secrets", "secret_month") // copies in other regions cost the same
 	n.use("requests", "secret_requests", 1.0/10_000, "10,000", "secret_requests_10k")
 }
 

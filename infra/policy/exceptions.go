@@ -11,6 +11,7 @@ import (
 	"regexp"
 	"strings"
 	"time"
+	"unicode"
 
 	"go.yaml.in/yaml/v3"
 )
@@ -123,6 +124,8 @@ func (e Exception) check(known func(rule string) bool, now time.Time) error {
 			return fmt.Errorf("there is no rule %q; taskfleet infra policy list shows those there are", e.Rule)
 		case e.Resource == "":
 			return errors.New("it names no resource; give an address, in which * stands for any text")
+		case !strings.ContainsFunc(e.Resource, unicode.IsLetter):
+			return errors.New("it is for every resource, those too that nobody has written yet; name a module, a type or an address, such as module.mirror.*")
 		case len([]rune(e.Reason)) < leastReason:
 			return fmt.Errorf("the reason %q says nothing; write a sentence that somebody understands in a year", e.Reason)
 		}

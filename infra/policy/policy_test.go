@@ -30,7 +30,7 @@ func TestAnExceptionAcceptsWhatItNamesUntilItsDate(t *testing.T) {
 		exception("bucket_tls", `module.mirror["us"].*`, "2026-11-26"),     // today is its last day
 		exception("bucket_private", `module.mirror["eu"].*`, "2026-11-25"), // it was yesterday
 		exception("bucket_encrypted", "module.other.*", "2027-01-31"),
-		exception("protected", `*`, "2027-01-31"),
+		exception("protected", `*.aws_kms_key.*`, "2027-01-31"),
 	}})
 	if got := v.Excepted(); len(got) != 1 || got[0].Rule != "bucket_tls" || got[0].Address != bare[0].Address || got[0].Excepted.Reason == "" {
 		t.Errorf("accepted: %+v", got)
@@ -67,6 +67,8 @@ func TestExceptionsThatMakeNoSenseAreRefusedWithTheirLine(t *testing.T) {
 		{strings.Replace(good, "it is for a test of exceptions", "yes", 1), `line 2: the exception for x: the reason "yes" says nothing`},
 		{strings.Replace(good, "  resource: x\n", "", 1), "line 2: the exception for no resource: it names no resource"},
 		{strings.Replace(good, "rule: bucket_tls", "resource: y", 1), "resource is there twice (line 3)"},
+		{strings.Replace(good, "resource: x", "resource: '*'", 1), "line 2: the exception for *: it is for every resource"},
+		{strings.Replace(good, "resource: x", "resource: '*.*[*]'", 1), "it is for every resource, those too that nobody has written yet"},
 		{good + "- bucket_tls\n", "line 6: exceptions[1]: it is no mapping"},
 		{good + "- rule: [a]\n", "rule is no text (line 6)"},
 		{good + "- ruel: a\n", `there is no field "ruel" (line 6)`},

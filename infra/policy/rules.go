@@ -209,9 +209,9 @@ func parse(file, text string) (*ast.Module, Rule, error) {
 	return module, rule, nil
 }
 
-// capabilities are the functions that rules may use: those alone whose result follows from their arguments, and that
-// take memory in proportion to them. So no rule reaches the network, the environment or the clock, and none makes a
-// gigabyte of a line.
+// capabilities are the functions that rules may use: those alone whose result follows from their arguments. So no rule
+// reaches the network, the environment or the clock. Those that make much of little at once are left out too, but memory is
+// not limited otherwise: whoever writes a deployment's rules can make its judging fail.
 var capabilities = sync.OnceValue(func() *ast.Capabilities {
 	c := ast.CapabilitiesForThisVersion()
 	c.Builtins = slices.DeleteFunc(c.Builtins, func(b *ast.Builtin) bool {

@@ -3,9 +3,11 @@ package verify
 import (
 	"encoding/json"
 	"fmt"
+	"path"
 	"regexp"
 	"slices"
 	"strings"
+	"sync"
 )
 
 // A document is a policy of IAM, in its JSON form: https://docs.aws.amazon.com/IAM/latest/UserGuide/reference_policies_grammar.html
@@ -81,8 +83,15 @@ func (d document) federated() bool {
 // anyIdentity is a statement that lets in whomever a provider knows: everybody who has an account at GitHub, say.
 func (d document) anyIdentity() bool {
 	return slices.ContainsFunc(d.Statement, func(s statement) bool {
-		return s.Effect == "Allow" && len(s.Principal["Federated"]) > 0 && slices.Contains(s.Action, "sts:AssumeRoleWithWebIdentity") && !s.namesSubject()
+		web := len(s.NotAction) > 0 || slices.ContainsFunc(s.Action, func(a string) bool { return matches(a, "sts:AssumeRoleWithWebIdentity") })
+		return s.Effect == "Allow" && len(s.Principal["Federated"]) > 0 && web && !s.namesSubject()
 	})
+}
+
+// matches says whether an action is meant by one of a policy, where * and ? are wildcards and case makes no difference.
+func matches(pattern, action string) bool {
+	ok, err := path.Match(strings.ToLower(pattern), strings.ToLower(action)) // there is no / in actions
+	return ok && err == nil
 }
 
 func (s statement) namesSubject() bool {
@@ -96,7 +105,7 @@ func (s statement) namesSubject() bool {
 				before, _, wild := strings.Cut(fmt.Sprint(v), "*")
 				return wild && !strings.Contains(before, "/")
 			}
-			if strings.HasSuffix(key, ":sub") && len(values) > 0 && !slices.ContainsFunc(values, wide) {
+			if strings.HasSuffix(strings.ToLower(key), ":sub") && len(values) > 0 && !slices.ContainsFunc(values, wide) {
 				return true
 			}
 		}
@@ -110,6 +119,11 @@ var restricting = []string{
 	"aws:sourcevpc", "aws:sourcevpce", "kms:calleraccount",
 }
 
+// anybody are values that others have, too: everything, or an ARN of any service or any account.
+var anybody = sync.OnceValue(func() *regexp.Regexp {
+	return regexp.MustCompile(`^((o-)?[*?:/]*|arn:[^:]*[*?].*|arn:[^:]*:[*?]+:.*|arn:[^:]*:[^:]*:[^:]*:[^:]*[*?][^:]*:.*|arn:[^:]*(:[^:]*){0,3})$`)
+})
+
 // restricted says that a condition binds a statement to certain callers. Conditions must all hold.
 func (s statement) restricted() bool {
 	for operator, keys := range s.Condition {
@@ -118,7 +132,7 @@ func (s statement) restricted() bool {
 			continue // negated ones, and those that hold where there is no such key
 		}
 		for key, values := range keys {
-			wild := slices.ContainsFunc(values, func(v any) bool { return strings.Trim(fmt.Sprint(v), "*:") == "" })
+			wild := slices.ContainsFunc(values, func(v any) bool { return anybody().MatchString(fmt.Sprint(v)) })
 			if slices.Contains(restricting, strings.ToLower(key)) && len(values) > 0 && !wild {
 				return true
 			}
@@ -141,7 +155,8 @@ func (d document) deniesPlain(bucketARN string) bool {
 	return covered(bucketARN) && covered(bucketARN+"/*")
 }
 
-var wholeService = regexp.MustCompile(`^[A-Za-z0-9-]+:\*+$`)
+// wholeService is s3:*, and its other spellings, such as s3:?*.
+var wholeService = regexp.MustCompile(`^[A-Za-z0-9-]+:[*?]*\*[*?]*$`)
 
 // excess is what a policy allows that is too much: all actions, or all of a service. It is "" if there is none.
 func (d document) excess() string {
@@ -154,7 +169,7 @@ func (d document) excess() string {
 		}
 		for _, a := range s.Action {
 			switch {
-			case strings.Trim(a, "*:") == "":
+			case strings.Trim(a, "*?:") == "":
 				return "all actions"
 			case wholeService.MatchString(a):
 				return a

@@ -67,15 +67,17 @@ func ReadManifest(r io.Reader) (m Manifest, err error) {
 }
 
 var (
-	deploymentName = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9 _.:/=+@-]{0,127}$`)
+	deploymentName = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9 _.:/=+@-]*$`) // without a bound: those make large programs at each start
 	regionName     = regexp.MustCompile(`^[a-z]{2}(-[a-z]+)+-[0-9]{1,2}$`)
 )
+
+const longestTag = 128 // characters of a deployment's name
 
 func (m *Manifest) check() error {
 	if m.Version != 1 {
 		return fmt.Errorf("the manifest's version is %d, and this program knows version 1: is it a manifest? A later one needs a later taskfleet", m.Version)
 	}
-	if !deploymentName.MatchString(m.Deployment) {
+	if len(m.Deployment) > longestTag || !deploymentName.MatchString(m.Deployment) {
 		return fmt.Errorf("the manifest's deployment is %.200q; it must be the value of the tag Deployment", m.Deployment)
 	}
 	for _, r := range slices.Sorted(maps.Keys(m.Regions)) {

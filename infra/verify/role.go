@@ -12,9 +12,21 @@ import (
 	"github.com/aws/aws-sdk-go-v2/service/iam/types"
 )
 
-// administrators are AWS's own policies that allow too much, whose text is not among the account's.
-var administrators = map[string]string{
-	"AdministratorAccess": "all actions", "PowerUserAccess": "all actions but some", "IAMFullAccess": "iam:*",
+// tooMuch says what a policy of AWS allows, whose text is not among the account's, by how AWS names those that allow too
+// much. It is "" for others.
+func tooMuch(name string) string {
+	switch name {
+	case "AdministratorAccess":
+		return "all actions"
+	case "PowerUserAccess":
+		return "all actions but some"
+	case "SystemAdministrator", "DatabaseAdministrator", "NetworkAdministrator":
+		return "nearly all of many services"
+	}
+	if strings.Contains(name, "FullAccess") || strings.HasPrefix(name, "AdministratorAccess-") {
+		return "all of a service"
+	}
+	return ""
 }
 
 // checkRoles looks at the account's IAM roles, and at the policies of those of the deployment. One call, page by page, has all
@@ -80,7 +92,7 @@ func (v *verification) checkRole(at place, r types.RoleDetail, policies map[stri
 			return err
 		}
 		if id.AccountID == "aws" {
-			if too := administrators[aws.ToString(a.PolicyName)]; too != "" {
+			if too := tooMuch(aws.ToString(a.PolicyName)); too != "" {
 				v.find(at, "role-actions", fmt.Sprintf("AWS's policy %s allows %s", aws.ToString(a.PolicyName), too), "detach it, and name the actions that are needed")
 			}
 			continue

@@ -53,3 +53,11 @@ deny contains plan.finding(r, "acl", sprintf("the bucket's ACL is %s", [acl]), "
 	acl := plan.value(r, ["acl"])
 	acl in {"public-read", "public-read-write", "authenticated-read"}
 }
+
+deny contains plan.finding(r, "access_control_policy", "the bucket's ACL grants something to everybody", "remove the ACL: the owner of a bucket needs none") if {
+	some r in plan.resources("aws_s3_bucket_acl")
+	some policy in plan.as_array(plan.value(r, ["access_control_policy"]))
+	some grant in plan.as_array(object.get(policy, "grant", null))
+	some grantee in plan.as_array(object.get(grant, "grantee", null))
+	contains(object.get(grantee, "uri", ""), "/groups/global/")
+}

@@ -35,6 +35,19 @@ denies_plain(s) if {
 	lower(c.variable) == "aws:securetransport"
 	lower(c.test) in {"bool", "boolifexists"}
 	"false" in c.values
+	contents(s)
+}
+
+# contents says that a statement is for all that is in a bucket. In a deferred one the name of the bucket may not be known.
+contents(s) if {
+	some resource in s.resources
+	regex.match(`^(\*|arn:[^:]*:s3:::[^/]*(/\*|\*))$`, resource)
+}
+
+contents(s) if {
+	s.place == "statement"
+	count(s.resources) == 0
+	count(s.not_resources) == 0
 }
 
 has_policy(bucket) if {

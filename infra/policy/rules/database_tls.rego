@@ -7,11 +7,22 @@ package taskfleet.policy.database_tls
 import data.taskfleet.plan
 
 postgres := [r |
-	some r in plan.resources("aws_db_instance")
-	startswith(lower(plan.value(r, ["engine"])), "postgres")
+	some type, _ in names
+	some r in plan.resources(type)
+	contains(lower(plan.value(r, ["engine"])), "postgres")
+	not of_cluster(r)
 ]
 
-groups := plan.resources("aws_db_parameter_group")
+# of_cluster says that an instance belongs to a cluster, whose group counts.
+of_cluster(r) if {
+	r.type == "aws_db_instance"
+	startswith(lower(plan.value(r, ["engine"])), "aurora")
+}
+
+# names are the attributes that name parameter groups.
+names := {"aws_db_instance": "parameter_group_name", "aws_rds_cluster": "db_cluster_parameter_group_name"}
+
+groups := array.concat(plan.resources("aws_db_parameter_group"), plan.resources("aws_rds_cluster_parameter_group"))
 
 parameter(group) := p if {
 	some p in plan.as_array(plan.value(group, ["parameter"]))
@@ -20,28 +31,28 @@ parameter(group) := p if {
 
 forced(r) if {
 	some group in groups
-	plan.linked(r, "parameter_group_name", group)
+	plan.linked(r, names[r.type], group)
 	parameter(group).value == "1"
 }
 
 known_group(r) if {
 	some group in groups
-	plan.linked(r, "parameter_group_name", group)
+	plan.linked(r, names[r.type], group)
 }
 
 undecided(r) if {
 	not known_group(r)
-	plan.open(r, "parameter_group_name")
+	plan.open(r, names[r.type])
 }
 
 undecided(r) if {
 	some group in groups
-	plan.linked(r, "parameter_group_name", group)
+	plan.linked(r, names[r.type], group)
 	plan.unknown(group, ["parameter"])
 }
 
 deny contains plan.finding(
-	r, "parameter_group_name", "the parameter group of the database does not say that TLS is forced",
+	r, names[r.type], "the parameter group of the database does not say that TLS is forced",
 	`give it an aws_db_parameter_group of this deployment with parameter { name = "rds.force_ssl", value = "1" }`,
 ) if {
 	some r in postgres
@@ -49,7 +60,7 @@ deny contains plan.finding(
 	not undecided(r)
 }
 
-unknown contains plan.undecided(r, "parameter_group_name") if {
+unknown contains plan.undecided(r, names[r.type]) if {
 	some r in postgres
 	not forced(r)
 	undecided(r)

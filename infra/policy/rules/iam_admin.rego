@@ -7,7 +7,11 @@ package taskfleet.policy.iam_admin
 import data.taskfleet.iam
 import data.taskfleet.plan
 
-wide := {"AdministratorAccess", "PowerUserAccess", "IAMFullAccess", "AmazonEC2FullAccess", "AmazonS3FullAccess", "AmazonRDSFullAccess", "AmazonSQSFullAccess", "SecretsManagerReadWrite"}
+# wide says that a policy of AWS allows all, or all of a service, by how AWS names those.
+wide(arn) if {
+	regex.match(`^arn:[a-z-]+:iam::aws:policy/`, arn)
+	regex.match(`(Administrator|AdministratorAccess(-[A-Za-z0-9]+)?|Full_?Access(_?[vV][0-9]+)?|PowerUser(Access)?|ReadWrite)$`, arn)
+}
 
 name(arn) := regex.replace(arn, `^arn:[a-z-]+:iam::aws:policy/`, "")
 
@@ -22,14 +26,21 @@ deny contains plan.finding(r, "policy_arn", sprintf("%s is attached", [name(arn)
 	some r in attachments
 	arn := plan.value(r, ["policy_arn"])
 	is_string(arn)
-	name(arn) in wide
+	wide(arn)
 }
 
-deny contains plan.finding(r, "managed_policy_arns", sprintf("%s is attached", [name(arn)]), fix) if {
-	some r in plan.resources("aws_iam_role")
-	some arn in plan.as_array(plan.value(r, ["managed_policy_arns"]))
+# lists are attributes that attach several policies at once.
+lists := {
+	"aws_iam_role": "managed_policy_arns", "aws_iam_role_policy_attachments_exclusive": "policy_arns",
+	"aws_iam_user_policy_attachments_exclusive": "policy_arns", "aws_iam_group_policy_attachments_exclusive": "policy_arns",
+}
+
+deny contains plan.finding(r, attribute, sprintf("%s is attached", [name(arn)]), fix) if {
+	some type, attribute in lists
+	some r in plan.resources(type)
+	some arn in plan.as_array(plan.value(r, [attribute]))
 	is_string(arn)
-	name(arn) in wide
+	wide(arn)
 }
 
 of_boundary(r) if endswith(plan.value(r, ["policy_arn"]), "-boundary")
@@ -49,10 +60,11 @@ deny contains plan.finding(
 }
 
 deny contains plan.finding(
-	r, "managed_policy_arns", "a permissions boundary is attached, which gives all that it should only limit",
+	r, attribute, "a permissions boundary is attached, which gives all that it should only limit",
 	"name it in permissions_boundary of the role, and attach a policy of its own",
 ) if {
-	some r in plan.resources("aws_iam_role")
-	some arn in plan.as_array(plan.value(r, ["managed_policy_arns"]))
+	some type, attribute in lists
+	some r in plan.resources(type)
+	some arn in plan.as_array(plan.value(r, [attribute]))
 	endswith(arn, "-boundary")
 }

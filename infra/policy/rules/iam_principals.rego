@@ -32,8 +32,34 @@ narrowed(s) if {
 	some c in s.conditions
 	lower(c.variable) in narrowing
 	count(c.values) > 0
-	not "*" in c.values
-	regex.match(`(?i)^(string|arn)(equals|like|equalsignorecase)$`, c.test)
+	every v in c.values { not anybody(v) }
+	demanding(c)
+}
+
+# demanding says that a condition holds only where the key is there, and is one of the values.
+demanding(c) if regex.match(`(?i)^(ForAnyValue:)?(string|arn)(equals|like|equalsignorecase)$`, c.test)
+
+# anybody says that a value stands for what others have, too: for everything, or for an ARN of any service or account.
+anybody(v) if regex.match(`^((o-)?[*?/]*\*[*?/]*|arn:[^:]*[*?].*|arn:[^:]*:[*?]+:.*|arn:[^:]*:[^:]*:[^:]*:[^:]*[*?][^:]*:.*|arn:[^:]*(:[^:]*){0,3})$`, v)
+
+deny contains plan.finding(
+	r, "principal", "every principal is allowed",
+	"name the service or the account, or set source_account, source_arn or principal_org_id",
+) if {
+	some r in plan.resources("aws_lambda_permission")
+	plan.value(r, ["principal"]) == "*"
+	every attribute in ["source_account", "source_arn", "principal_org_id"] { not plan.set(r, attribute) }
+}
+
+deny contains plan.finding(
+	s.resource, s.attribute, "everybody whom the identity provider knows may take the role",
+	"add a Condition StringEquals on what it says of who it is, such as its sub or aud",
+) if {
+	some s in guarded
+	some p in s.principals
+	p.type == "Federated"
+	not contains(p.id, "token.actions.githubusercontent.com")
+	count([c | some c in s.conditions; demanding(c); count(c.values) > 0]) == 0
 }
 
 deny contains plan.finding(
@@ -54,14 +80,15 @@ deny contains plan.finding(
 ) if {
 	some s in guarded
 	some c in s.conditions
-	c.variable == "token.actions.githubusercontent.com:sub"
+	lower(c.variable) == "token.actions.githubusercontent.com:sub"
 	some v in c.values
 	not precise(v)
 }
 
 of_repository(s) if {
 	some c in s.conditions
-	c.variable == "token.actions.githubusercontent.com:sub"
+	lower(c.variable) == "token.actions.githubusercontent.com:sub"
+	demanding(c)
 	count(c.values) > 0
 }
 

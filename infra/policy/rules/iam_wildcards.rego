@@ -15,14 +15,19 @@ identity := [s | some s in iam.allowed; s.kind == "identity"]
 deny contains plan.finding(s.resource, s.attribute, "all actions are allowed", "name the actions that are needed") if {
 	some s in identity
 	some action in s.actions
-	action in {"*", "*:*"}
+	everything(action)
 }
+
+everything(action) if regex.match(`^[*?]*\*[*?]*(:[*?]+)?$`, action)
 
 deny contains plan.finding(s.resource, s.attribute, sprintf("%s allows all of a service", [action]), "name the actions that are needed") if {
 	some s in identity
 	some action in s.actions
-	regex.match(`^[A-Za-z0-9-]+:\*+$`, action)
+	whole(action)
 }
+
+# whole says that an action is all, or nearly all, of a service: there is no other one of a letter or two.
+whole(action) if regex.match(`^[A-Za-z0-9-]+:[*?]*\*[*?]*$`, action)
 
 deny contains plan.finding(
 	s.resource, s.attribute, "all actions but some are allowed (NotAction)",
@@ -37,8 +42,9 @@ deny contains plan.finding(
 	"name the resources, or add a Condition, such as one on aws:ResourceTag/Deployment",
 ) if {
 	some s in identity
-	"*" in s.resources
-	count(s.conditions) == 0
+	some resource in s.resources
+	every_resource(resource)
+	not narrowed(s)
 	not iam.boundary(s.resource)
 	changing := [a | some a in s.actions; changes(a)]
 	count(changing) > 0
@@ -50,20 +56,52 @@ deny contains plan.finding(
 ) if {
 	some s in identity
 	count(s.not_resources) > 0
-	count(s.conditions) == 0
+	not narrowed(s)
 	some a in s.actions
 	changes(a)
+}
+
+# every_resource says that a resource is all there are, all of a service, or all roles, secrets or keys.
+every_resource(resource) if regex.match(`^(arn:([^:]*:){0,4})?[*?/:]*\*[*?/:]*$`, resource)
+
+every_resource(resource) if regex.match(`^arn:[^:]*:(iam|secretsmanager|kms|sts):[^:]*:[^:]*:[a-z-]+[/:][*?]*\*[*?]*$`, resource)
+
+# narrowed says that a condition makes a difference between resources, requests or callers. All conditions must hold, so one will do.
+narrowed(s) if {
+	some c in s.conditions
+	not lower(c.variable) in indifferent
+	every v in c.values { not regex.match(`^[*?]*\*[*?]*$`, v) }
+}
+
+# Condition keys that say something of the connection or the time alone.
+indifferent := {
+	"aws:securetransport", "aws:currenttime", "aws:epochtime", "aws:tokenissuetime", "aws:useragent", "aws:referer",
+	"aws:multifactorauthpresent", "aws:multifactorauthage",
 }
 
 # changes says that an action does more than look, or lets one look at what is secret, and could be allowed for some
 # resources alone. All of a service has a finding of its own.
 changes(action) if {
 	not regex.match(`(?i)^[A-Za-z0-9-]+:(Describe|Get|List|View|Read|Lookup|Search|BatchGet|Head|Check|Simulate|Verify|Decode)`, action)
-	not regex.match(`^(\*|[A-Za-z0-9-]+:\*+)$`, action)
+	not everything(action)
+	not whole(action)
 	not action in resourceless
 }
 
-changes(action) if regex.match(`(?i)^(secretsmanager:(Get|BatchGet)SecretValue|ssm:GetParameter|s3:GetObject|secretsmanager:Get\*|ssm:Get\*|s3:Get\*)`, action)
+changes(action) if {
+	not everything(action)
+	not whole(action)
+	some s in revealing
+	glob.match(lower(action), null, s)
+}
+
+# Actions that are named like looking, and hand out contents or credentials. In lower case: to IAM case makes no difference.
+revealing := {
+	"secretsmanager:getsecretvalue", "secretsmanager:batchgetsecretvalue", "ssm:getparameter", "ssm:getparameters", "ssm:getparametersbypath",
+	"ssm:getparameterhistory", "s3:getobject", "s3:getobjectversion", "dynamodb:getitem", "dynamodb:batchgetitem", "dynamodb:getrecords",
+	"kinesis:getrecords", "ec2:getpassworddata", "sts:getfederationtoken", "redshift:getclustercredentials", "lambda:getfunction",
+	"cognito-identity:getcredentialsforidentity", "codeartifact:getauthorizationtoken",
+}
 
 # Actions for which AWS knows no resources (Service Authorization Reference).
 resourceless := {

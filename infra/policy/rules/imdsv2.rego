@@ -8,7 +8,10 @@ package taskfleet.policy.imdsv2
 
 import data.taskfleet.plan
 
-instances := array.concat(plan.resources("aws_instance"), plan.resources("aws_launch_template"))
+instances := [r |
+	some r in plan.managed
+	r.type in {"aws_instance", "aws_launch_template", "aws_launch_configuration", "aws_spot_instance_request"}
+]
 
 tokens(r) := plan.value(r, ["metadata_options", 0, "http_tokens"])
 

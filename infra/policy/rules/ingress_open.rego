@@ -20,14 +20,14 @@ world(cidr) if {
 
 groups := array.concat(plan.resources("aws_security_group"), plan.resources("aws_default_security_group"))
 
-openings := array.concat(
+openings := array.concat(by_list, array.concat(
 	array.concat(
 		[o |
 			some r in groups
 			some i, rule in plan.as_array(plan.value(r, ["ingress"]))
 			some cidr in array.concat(plan.as_array(object.get(rule, "cidr_blocks", null)), plan.as_array(object.get(rule, "ipv6_cidr_blocks", null)))
 			world(cidr)
-			o := {"resource": r, "groups": [r], "attribute": sprintf("ingress[%d]", [i]), "cidr": cidr, "from": rule.from_port, "to": rule.to_port, "protocol": rule.protocol}
+			o := {"resource": r, "groups": [r], "attribute": sprintf("ingress[%d]", [i]), "cidr": cidr, "from": object.get(rule, "from_port", null), "to": object.get(rule, "to_port", null), "protocol": object.get(rule, "protocol", null)}
 		],
 		[o |
 			some r in plan.resources("aws_security_group_rule")
@@ -51,7 +51,27 @@ openings := array.concat(
 			"from": plan.value(r, ["from_port"]), "to": plan.value(r, ["to_port"]), "protocol": plan.value(r, ["ip_protocol"]),
 		}
 	],
-)
+))
+
+# wide are prefix lists with the world in them.
+wide := [l |
+	some l in plan.resources("aws_ec2_managed_prefix_list")
+	some entry in plan.as_array(plan.value(l, ["entry"]))
+	world(object.get(entry, "cidr", null))
+]
+
+by_list := [o |
+	some type, attribute in {"aws_security_group_rule": "prefix_list_ids", "aws_vpc_security_group_ingress_rule": "prefix_list_id"}
+	some r in plan.resources(type)
+	plan.value(r, ["type"]) != "egress"
+	some l in wide
+	plan.linked(r, attribute, l)
+	o := {
+		"resource": r, "groups": [g | some g in groups; plan.linked(r, "security_group_id", g)], "attribute": attribute, "cidr": l.address,
+		"from": plan.value(r, ["from_port"]), "to": plan.value(r, ["to_port"]),
+		"protocol": plan.value(r, [{"aws_security_group_rule": "protocol", "aws_vpc_security_group_ingress_rule": "ip_protocol"}[type]]),
+	}
+]
 
 https(o) if {
 	o.from == 443
@@ -104,24 +124,33 @@ unknown contains plan.undecided(o.resource, o.attribute) if {
 	undecided(o)
 }
 
-ports(o) := "0-65535" if o.protocol in {"-1", "all"}
-
-ports(o) := sprintf("%v", [o.from]) if {
-	not o.protocol in {"-1", "all"}
+ports(o) := "0-65535" if {
+	o.protocol in {"-1", "all"}
+} else := "(that only the apply tells)" if {
+	null in {o.from, o.to}
+} else := sprintf("%v", [o.from]) if {
 	o.from == o.to
-}
+} else := sprintf("%v-%v", [o.from, o.to])
 
-ports(o) := sprintf("%v-%v", [o.from, o.to]) if {
-	not o.protocol in {"-1", "all"}
-	o.from != o.to
+ranges := {
+	"aws_security_group": ["ingress"], "aws_default_security_group": ["ingress"],
+	"aws_security_group_rule": ["cidr_blocks", "ipv6_cidr_blocks"],
+	"aws_vpc_security_group_ingress_rule": ["cidr_ipv4", "cidr_ipv6"],
 }
-
-ranges := {"aws_security_group": "ingress", "aws_default_security_group": "ingress", "aws_security_group_rule": "cidr_blocks", "aws_vpc_security_group_ingress_rule": "cidr_ipv4"}
 
 unknown contains plan.undecided(r, attribute) if {
-	some type, attribute in ranges
+	some type, attributes in ranges
 	some r in plan.resources(type)
+	some attribute in attributes
+	plan.value(r, ["type"]) != "egress"
 	plan.open(r, attribute)
+}
+
+unknown contains plan.undecided(r, attribute) if {
+	some r in plan.resources("aws_security_group_rule")
+	plan.value(r, ["type"]) != "egress"
+	some attribute in ["cidr_blocks", "ipv6_cidr_blocks"]
+	true in object.get(r.change, ["after_unknown", attribute], [])
 }
 
 unknown contains plan.undecided(r, sprintf("ingress[%d]", [i])) if {

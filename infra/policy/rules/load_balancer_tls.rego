@@ -47,3 +47,15 @@ deny contains plan.finding(
 	protocol(r) == "HTTP"
 	not redirects(r)
 }
+
+deny contains plan.finding(
+	rule, "action", "the rule answers to plain HTTP, on a listener that only redirects otherwise",
+	"give the rule to the listener for HTTPS, or redirect to HTTPS",
+) if {
+	some r in listeners
+	protocol(r) == "HTTP"
+	some rule in array.concat(plan.resources("aws_lb_listener_rule"), plan.resources("aws_alb_listener_rule"))
+	plan.linked(rule, "listener_arn", r)
+	some action in plan.as_array(plan.value(rule, ["action"]))
+	action.type == "forward"
+}

@@ -46,6 +46,18 @@ deny contains plan.finding(
 	looks(variable.name, variable.value)
 }
 
+deny contains plan.finding(
+	r, sprintf("container_definitions, command of container %v", [object.get(container, "name", "?")]),
+	"a secret is in the command of a container in plain text", fix,
+) if {
+	some r in plan.resources("aws_ecs_task_definition")
+	some container in plan.as_array(containers(r))
+	some key in ["command", "entryPoint"]
+	some word in plan.as_array(object.get(container, key, null))
+	is_string(word)
+	secret(word)
+}
+
 unknown contains plan.undecided(r, "container_definitions") if {
 	some r in plan.resources("aws_ecs_task_definition")
 	plan.open(r, "container_definitions")
@@ -94,4 +106,21 @@ deny contains plan.finding(
 	some r in plan.resources(type)
 	attribute := {"aws_db_instance": "password", "aws_rds_cluster": "master_password"}[type]
 	plan.set(r, attribute)
+}
+
+deny contains plan.finding(
+	r, "pgp_key", "the secret of the access key is in the state",
+	"use a role, which needs none; where nothing else will do, set pgp_key",
+) if {
+	some r in plan.resources("aws_iam_access_key")
+	not plan.set(r, "pgp_key")
+}
+
+deny contains plan.finding(r, "type", "a secret is in a parameter that is not encrypted", "set type = \"SecureString\", or put it into Secrets Manager") if {
+	some r in plan.resources("aws_ssm_parameter")
+	plan.value(r, ["type"]) in {"String", "StringList"}
+	some attribute in ["value", "insecure_value"]
+	value := plan.value(r, [attribute])
+	is_string(value)
+	looks(plan.value(r, ["name"]), value)
 }

@@ -19,14 +19,16 @@ unknown contains plan.undecided(r, "encrypted") if {
 	plan.open(r, "encrypted")
 }
 
+instances := [r | some r in plan.managed; r.type in {"aws_instance", "aws_launch_configuration", "aws_spot_instance_request"}]
+
 # The root volume of an instance is that of its image, unless it is said otherwise.
 deny contains plan.finding(r, "root_block_device.encrypted", "the root volume of the instance is not encrypted", fix) if {
-	some r in plan.resources("aws_instance")
+	some r in instances
 	not plan.truth(plan.value(r, ["root_block_device", 0, "encrypted"]))
 }
 
 deny contains plan.finding(r, sprintf("ebs_block_device[%d].encrypted", [i]), "a volume of the instance is not encrypted", fix) if {
-	some r in plan.resources("aws_instance")
+	some r in instances
 	some i, device in plan.as_array(plan.value(r, ["ebs_block_device"]))
 	not plan.truth(object.get(device, "encrypted", null))
 }
