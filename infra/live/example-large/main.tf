@@ -11,7 +11,8 @@ locals {
     eu-central-1 = module.eu_central_1
   }
   here          = local.regions[local.home]
-  mirror        = [for r in sort(keys(local.regions)) : r if r != local.home]
+  names         = sort(keys(var.networks)) # known before anything is made, unlike the keys of that map
+  mirror        = [for r in local.names : r if r != local.home]
   artifacts     = "${var.bucket_prefix}-artifacts"
   boundary      = module.iam.boundary_arn # which depends on nothing of the regions
   root_url      = "https://${var.hostname}"
@@ -23,9 +24,9 @@ locals {
       aws = {
         type             = "aws"
         cluster          = var.deployment
-        regions          = sort(keys(local.regions))
+        regions          = local.names
         accounts         = [{ id = var.account_id, queues = { for r, m in local.regions : r => m.events.queue_url } }]
-        instanceProfiles = var.worker_profiles ? [for r in sort(keys(local.regions)) : local.regions[r].workers.instance_profile_name] : []
+        instanceProfiles = var.worker_profiles ? [for r in local.names : local.regions[r].workers.instance_profile_name] : []
       }
     }
     mirror = merge(local.mirror_config, {
@@ -86,18 +87,20 @@ module "iam" {
 
   name       = var.deployment
   account_id = var.account_id
-  regions    = sort(keys(local.regions))
+  regions    = local.names
   cluster    = var.deployment
 
   artifact_bucket     = local.artifacts
   mirror_buckets      = [for r in local.mirror : "${var.bucket_prefix}-copies-${r}"]
-  bucket_kms_key_arns = [for r in sort(keys(local.regions)) : local.regions[r].kms_key_arn]
+  other_buckets       = [for r in local.names : "${var.bucket_prefix}-logs-${r}"]
+  secret_arns         = var.secret_configuration_arns
+  bucket_kms_key_arns = [for r in local.names : local.regions[r].kms_key_arn]
 
-  event_queue_arns           = [for r in sort(keys(local.regions)) : local.regions[r].events.queue_arn]
-  event_queue_kms_key_arns   = [for r in sort(keys(local.regions)) : local.regions[r].kms_key_arn]
-  worker_subnet_arns         = flatten([for r in sort(keys(local.regions)) : local.regions[r].worker_subnet_arns])
-  worker_security_group_arns = [for r in sort(keys(local.regions)) : local.regions[r].workers.security_group_arn]
-  worker_role_arns           = var.worker_profiles ? [for r in sort(keys(local.regions)) : local.regions[r].workers.role_arn] : []
+  event_queue_arns           = [for r in local.names : local.regions[r].events.queue_arn]
+  event_queue_kms_key_arns   = [for r in local.names : local.regions[r].kms_key_arn]
+  worker_subnet_arns         = flatten([for r in local.names : local.regions[r].worker_subnet_arns])
+  worker_security_group_arns = [for r in local.names : local.regions[r].workers.security_group_arn]
+  worker_role_arns           = var.worker_profiles ? [for r in local.names : local.regions[r].workers.role_arn] : []
   image_parameters           = ["/${var.deployment}/"]
 
   deploy = var.deploy == null ? null : {
@@ -126,6 +129,8 @@ module "database" {
   source = "../../modules/database"
 
   name                      = var.deployment
+  account_id                = var.account_id
+  region                    = local.home
   vpc_id                    = local.here.network.vpc_id
   subnet_ids                = local.here.network.database_subnet_ids
   client_security_group_ids = { service = module.service.service_security_group_id }

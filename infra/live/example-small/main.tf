@@ -3,6 +3,7 @@
 
 locals {
   artifacts = "${var.bucket_prefix}-artifacts"
+  logs      = "${var.bucket_prefix}-logs"
   root_url  = "https://${var.hostname}"
 
   configuration = merge(var.configuration, {
@@ -35,6 +36,7 @@ module "network" {
 
   name                     = var.deployment
   region                   = var.region
+  account_id               = var.account_id
   cidr                     = var.network.cidr
   availability_zones       = var.network.availability_zones
   nat                      = var.nat
@@ -74,6 +76,7 @@ module "iam" {
   cluster    = var.deployment
 
   artifact_bucket     = local.artifacts
+  other_buckets       = [local.logs]
   bucket_kms_key_arns = [module.kms.key_arn]
 
   event_queue_arns           = [module.events.queue_arn]
@@ -92,7 +95,7 @@ module "iam" {
 module "access_logs" {
   source = "../../modules/bucket"
 
-  bucket         = "${var.bucket_prefix}-logs"
+  bucket         = local.logs
   account_id     = var.account_id
   log_sources    = ["s3", "elb"]
   versioning     = false
@@ -113,6 +116,8 @@ module "database" {
   source = "../../modules/database"
 
   name                      = var.deployment
+  account_id                = var.account_id
+  region                    = var.region
   vpc_id                    = module.network.vpc_id
   subnet_ids                = module.network.database_subnet_ids
   client_security_group_ids = { service = module.service.service_security_group_id }

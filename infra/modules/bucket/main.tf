@@ -90,6 +90,9 @@ resource "aws_s3_bucket_server_side_encryption_configuration" "this" {
   rule {
     bucket_key_enabled = local.kms # one call to KMS for many objects
 
+    # S3 blocks these itself in new buckets. Not said here, some versions of the provider would take it back in each plan.
+    blocked_encryption_types = ["SSE-C"]
+
     apply_server_side_encryption_by_default {
       sse_algorithm     = local.kms ? "aws:kms" : "AES256"
       kms_master_key_id = local.kms ? var.kms_key_arn : null

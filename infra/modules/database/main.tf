@@ -10,11 +10,15 @@ locals {
     },
   )
 
-  # Those that PostgreSQL reads at its start only. RDS refuses to apply them at once.
+  # Those that PostgreSQL reads at its start only, which RDS refuses to apply at once; and those above whose value is RDS's default:
+  # RDS keeps them as pending-reboot, so that anything else would be a change in each plan. They count from the first start on.
   static = [
-    "autovacuum_freeze_max_age", "autovacuum_max_workers", "huge_pages", "max_connections", "max_locks_per_transaction", "max_prepared_transactions",
-    "max_replication_slots", "max_wal_senders", "max_worker_processes", "rds.logical_replication", "shared_buffers", "shared_preload_libraries",
-    "superuser_reserved_connections", "track_activity_query_size", "track_commit_timestamp", "wal_buffers"
+    "password_encryption", "rds.force_ssl",
+    "autovacuum_freeze_max_age", "autovacuum_max_workers", "autovacuum_multixact_freeze_max_age", "autovacuum_worker_slots", "huge_pages",
+    "io_method", "max_connections", "max_files_per_process", "max_locks_per_transaction", "max_logical_replication_workers",
+    "max_pred_locks_per_transaction", "max_prepared_transactions", "max_replication_slots", "max_wal_senders", "max_worker_processes",
+    "pg_stat_statements.max", "rds.logical_replication", "shared_buffers", "shared_preload_libraries", "superuser_reserved_connections",
+    "track_activity_query_size", "track_commit_timestamp", "wal_buffers"
   ]
 }
 
@@ -90,6 +94,10 @@ resource "aws_iam_role" "monitoring" {
       Effect    = "Allow"
       Action    = "sts:AssumeRole"
       Principal = { Service = "monitoring.rds.amazonaws.com" }
+      Condition = {
+        StringEquals = { "aws:SourceAccount" = var.account_id }
+        ArnLike      = { "aws:SourceArn" = "arn:${var.partition}:rds:${var.region}:${var.account_id}:db:${var.name}" }
+      }
     }]
   })
 }

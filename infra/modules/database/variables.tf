@@ -50,6 +50,26 @@ variable "kms_key_arn" {
   }
 }
 
+variable "account_id" {
+  description = "Account, for the names in policies."
+  type        = string
+
+  validation {
+    condition     = can(regex("^[0-9]{12}$", var.account_id))
+    error_message = "account_id must be the 12 digits of an AWS account, as a string."
+  }
+}
+
+variable "region" {
+  description = "Region, which is the one of the provider that is passed."
+  type        = string
+
+  validation {
+    condition     = can(regex("^[a-z]{2}(-[a-z]+)+-[0-9]$", var.region))
+    error_message = "region must be the name of a region of AWS, such as eu-central-1."
+  }
+}
+
 variable "partition" {
   description = "Partition of AWS: aws, aws-cn or aws-us-gov."
   type        = string

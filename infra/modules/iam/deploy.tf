@@ -39,29 +39,50 @@ locals {
       Resource = ["*"]
     }]
 
-    # Networks have no names, and what is made in them refers to what is there. So the region is the limit.
-    network = [{
-      Sid    = "Networks"
-      Effect = "Allow"
-      Action = [
-        "ec2:AllocateAddress", "ec2:AssociateAddress", "ec2:AssociateRouteTable", "ec2:AssociateVpcCidrBlock", "ec2:AttachInternetGateway",
-        "ec2:AuthorizeSecurityGroupEgress", "ec2:AuthorizeSecurityGroupIngress", "ec2:CreateEgressOnlyInternetGateway",
-        "ec2:CreateFlowLogs", "ec2:CreateInternetGateway", "ec2:CreateLaunchTemplate", "ec2:CreateLaunchTemplateVersion",
-        "ec2:CreateNatGateway", "ec2:CreateNetworkAclEntry", "ec2:CreateRoute", "ec2:CreateRouteTable", "ec2:CreateSecurityGroup",
-        "ec2:CreateSubnet", "ec2:CreateTags", "ec2:CreateVpc", "ec2:CreateVpcEndpoint", "ec2:DeleteEgressOnlyInternetGateway",
-        "ec2:DeleteFlowLogs", "ec2:DeleteInternetGateway", "ec2:DeleteLaunchTemplate", "ec2:DeleteLaunchTemplateVersions",
-        "ec2:DeleteNatGateway", "ec2:DeleteNetworkAclEntry", "ec2:DeleteRoute", "ec2:DeleteRouteTable", "ec2:DeleteSecurityGroup",
-        "ec2:DeleteSubnet", "ec2:DeleteTags", "ec2:DeleteVpc", "ec2:DeleteVpcEndpoints", "ec2:DetachInternetGateway",
-        "ec2:DisableEbsEncryptionByDefault", "ec2:DisassociateAddress", "ec2:DisassociateRouteTable", "ec2:DisassociateVpcCidrBlock",
-        "ec2:EnableEbsEncryptionByDefault", "ec2:ModifyEbsDefaultKmsKeyId", "ec2:ModifyLaunchTemplate",
-        "ec2:ModifySecurityGroupRules", "ec2:ModifySubnetAttribute", "ec2:ModifyVpcAttribute", "ec2:ModifyVpcEndpoint",
-        "ec2:ReleaseAddress", "ec2:ReplaceRoute", "ec2:ReplaceRouteTableAssociation", "ec2:ResetEbsDefaultKmsKeyId",
-        "ec2:RevokeSecurityGroupEgress", "ec2:RevokeSecurityGroupIngress", "ec2:UpdateSecurityGroupRuleDescriptionsEgress",
-        "ec2:UpdateSecurityGroupRuleDescriptionsIngress",
-      ]
-      Resource  = ["*"]
-      Condition = { StringEquals = { "aws:RequestedRegion" = var.regions } }
-    }]
+    # Networks have no names, and what is made in them refers to what is there. So the region is the limit. Network interfaces are
+    # for brokers, which Amazon MQ puts into subnets in the name of whoever makes them.
+    network = [
+      {
+        Sid    = "Networks"
+        Effect = "Allow"
+        Action = [
+          "ec2:AllocateAddress", "ec2:AssociateAddress", "ec2:AssociateRouteTable", "ec2:AssociateVpcCidrBlock", "ec2:AttachInternetGateway",
+          "ec2:AuthorizeSecurityGroupEgress", "ec2:AuthorizeSecurityGroupIngress", "ec2:CreateEgressOnlyInternetGateway",
+          "ec2:CreateFlowLogs", "ec2:CreateInternetGateway", "ec2:CreateLaunchTemplate", "ec2:CreateLaunchTemplateVersion",
+          "ec2:CreateNatGateway", "ec2:CreateNetworkInterface", "ec2:CreateRoute", "ec2:CreateRouteTable", "ec2:CreateSecurityGroup",
+          "ec2:CreateSubnet", "ec2:CreateVpc", "ec2:CreateVpcEndpoint", "ec2:DeleteEgressOnlyInternetGateway",
+          "ec2:DeleteFlowLogs", "ec2:DeleteInternetGateway", "ec2:DeleteLaunchTemplate", "ec2:DeleteLaunchTemplateVersions",
+          "ec2:DeleteNatGateway", "ec2:DeleteNetworkInterface", "ec2:DeleteRoute", "ec2:DeleteRouteTable", "ec2:DeleteSecurityGroup",
+          "ec2:DeleteSubnet", "ec2:DeleteVpc", "ec2:DeleteVpcEndpoints", "ec2:DetachInternetGateway", "ec2:DetachNetworkInterface",
+          "ec2:DisableEbsEncryptionByDefault", "ec2:DisassociateAddress", "ec2:DisassociateRouteTable", "ec2:DisassociateVpcCidrBlock",
+          "ec2:EnableEbsEncryptionByDefault", "ec2:ModifyEbsDefaultKmsKeyId", "ec2:ModifyLaunchTemplate",
+          "ec2:ModifySecurityGroupRules", "ec2:ModifySubnetAttribute", "ec2:ModifyVpcAttribute", "ec2:ModifyVpcEndpoint",
+          "ec2:ReleaseAddress", "ec2:ReplaceRoute", "ec2:ReplaceRouteTableAssociation", "ec2:ResetEbsDefaultKmsKeyId",
+          "ec2:RevokeSecurityGroupEgress", "ec2:RevokeSecurityGroupIngress", "ec2:UpdateSecurityGroupRuleDescriptionsEgress",
+          "ec2:UpdateSecurityGroupRuleDescriptionsIngress",
+        ]
+        Resource  = ["*"]
+        Condition = { StringEquals = { "aws:RequestedRegion" = var.regions } }
+      },
+      {
+        # Not of machines and volumes: by their tags the provisioner knows what is its own to end.
+        Sid    = "TagNetworks"
+        Effect = "Allow"
+        Action = ["ec2:CreateTags", "ec2:DeleteTags"]
+        Resource = [for r in [
+          "egress-only-internet-gateway", "elastic-ip", "internet-gateway", "launch-template", "natgateway", "route-table",
+          "security-group", "security-group-rule", "subnet", "vpc", "vpc-endpoint", "vpc-flow-log",
+        ] : "arn:${var.partition}:ec2:*:${var.account_id}:${r}/*"]
+        Condition = { StringEquals = { "aws:RequestedRegion" = var.regions } }
+      },
+      {
+        Sid       = "NetworkOfBrokers"
+        Effect    = "Allow"
+        Action    = ["ec2:CreateNetworkInterfacePermission", "ec2:DeleteNetworkInterfacePermission"]
+        Resource  = ["arn:${var.partition}:ec2:*:${var.account_id}:network-interface/*"]
+        Condition = { StringEquals = { "ec2:AuthorizedService" = "mq.amazonaws.com" } }
+      },
+    ]
 
     data = concat(
       [
@@ -73,19 +94,10 @@ locals {
             "s3:PutBucketOwnershipControls", "s3:PutBucketPolicy", "s3:PutBucketPublicAccessBlock", "s3:PutBucketTagging",
             "s3:PutBucketVersioning", "s3:PutEncryptionConfiguration", "s3:PutLifecycleConfiguration", "s3:TagResource", "s3:UntagResource",
           ]
-          Resource = concat(local.bucket_arns, local.mirror_arns, ["arn:${var.partition}:s3:::${var.name}-*"])
+          Resource = concat(local.bucket_arns, local.mirror_arns, [for b in var.other_buckets : "arn:${var.partition}:s3:::${b}"])
         },
         {
-          Sid      = "NewKeys"
-          Effect   = "Allow"
-          Action   = ["kms:CreateKey"]
-          Resource = ["*"] # a key has no name before it is there
-          Condition = {
-            StringEquals = { "aws:RequestedRegion" = var.regions }
-            StringLike   = { "aws:RequestTag/Name" = "${var.name}-*" }
-          }
-        },
-        {
+          # New keys are an administrator's: who may give a key its first tags may give them to any key, and so make it one of these.
           Sid    = "Keys"
           Effect = "Allow"
           Action = [
@@ -124,7 +136,7 @@ locals {
           # Also those that RDS makes for the master user, whose values it cannot read.
           Sid      = "Secrets"
           Effect   = "Allow"
-          Action   = ["secretsmanager:CreateSecret", "secretsmanager:DeleteSecret", "secretsmanager:PutSecretValue", "secretsmanager:RotateSecret", "secretsmanager:TagResource", "secretsmanager:UntagResource", "secretsmanager:UpdateSecret"]
+          Action   = ["secretsmanager:CreateSecret", "secretsmanager:DeleteSecret", "secretsmanager:PutSecretValue", "secretsmanager:RotateSecret", "secretsmanager:TagResource", "secretsmanager:UntagResource", "secretsmanager:UpdateSecret", "secretsmanager:UpdateSecretVersionStage"]
           Resource = [for s in ["${var.name}/*", "rds!*"] : "arn:${var.partition}:secretsmanager:*:${var.account_id}:secret:${s}"]
         },
         {
@@ -140,6 +152,12 @@ locals {
           Action    = ["mq:CreateBroker", "mq:CreateConfiguration", "mq:CreateTags", "mq:DeleteBroker", "mq:DeleteTags", "mq:RebootBroker", "mq:UpdateBroker", "mq:UpdateConfiguration"]
           Resource  = ["*"] # brokers and configurations have ids that nobody knows before
           Condition = { StringEquals = { "aws:RequestedRegion" = var.regions } }
+        },
+        {
+          Sid      = "LogsOfBrokers"
+          Effect   = "Allow"
+          Action   = ["logs:CreateLogGroup"]
+          Resource = ["arn:${var.partition}:logs:*:${var.account_id}:log-group:/aws/amazonmq/*"]
         },
       ],
     )
@@ -181,7 +199,7 @@ locals {
           "ecs:UpdateCluster", "ecs:UpdateClusterSettings", "ecs:UpdateService", "elasticloadbalancing:AddTags",
           "elasticloadbalancing:CreateListener", "elasticloadbalancing:CreateLoadBalancer", "elasticloadbalancing:CreateTargetGroup",
           "elasticloadbalancing:DeleteListener", "elasticloadbalancing:DeleteLoadBalancer", "elasticloadbalancing:DeleteTargetGroup",
-          "elasticloadbalancing:ModifyListener", "elasticloadbalancing:ModifyLoadBalancerAttributes",
+          "elasticloadbalancing:ModifyListener", "elasticloadbalancing:ModifyListenerAttributes", "elasticloadbalancing:ModifyLoadBalancerAttributes",
           "elasticloadbalancing:ModifyTargetGroup", "elasticloadbalancing:ModifyTargetGroupAttributes", "elasticloadbalancing:RemoveTags",
           "elasticloadbalancing:SetIpAddressType", "elasticloadbalancing:SetSecurityGroups", "elasticloadbalancing:SetSubnets",
         ]
@@ -241,7 +259,7 @@ locals {
           Condition = { StringEquals = { "iam:AWSServiceName" = ["ecs.amazonaws.com", "ecs.application-autoscaling.amazonaws.com", "elasticloadbalancing.amazonaws.com", "mq.amazonaws.com", "rds.amazonaws.com"] } }
         },
         {
-          # Whoever can change these can do everything. They are an administrator's.
+          # Whoever can change these can do everything. They are an administrator's, also those of deployments whose names begin with this one's.
           Sid    = "NotItsOwnRights"
           Effect = "Deny"
           Action = [
@@ -249,7 +267,7 @@ locals {
             "iam:DeleteRolePolicy", "iam:DetachRolePolicy", "iam:PutRolePolicy", "iam:SetDefaultPolicyVersion",
             "iam:UpdateAssumeRolePolicy", "iam:PutRolePermissionsBoundary", "iam:DeleteRolePermissionsBoundary",
           ]
-          Resource = ["${local.iam}:role/${local.role}", "${local.iam}:policy/${local.role}-*", "${local.iam}:policy/${var.name}-boundary"]
+          Resource = ["${local.iam}:role/${var.name}*-deploy", "${local.iam}:policy/${var.name}*-deploy-*", "${local.iam}:policy/${var.name}*-boundary"]
         },
         {
           Sid      = "NoRoleWithoutBoundary"
@@ -269,7 +287,7 @@ locals {
         Effect    = "Allow"
         Action    = ["s3:ListBucket"]
         Resource  = ["arn:${var.partition}:s3:::${d.state_bucket}"]
-        Condition = { StringLike = { "s3:prefix" = ["${var.name}/*"] } }
+        Condition = { StringLike = { "s3:prefix" = ["${var.name}/*", "env:/"] } } # init looks for workspaces under env:/
       }],
       [for d in local.deploy : {
         Sid      = "KeyOfState"

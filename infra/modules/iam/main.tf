@@ -187,6 +187,13 @@ locals {
       Action   = ["secretsmanager:PutSecretValue"]
       Resource = var.published_secret_arns
     }],
+    length(var.published_secret_kms_key_arns) == 0 ? [] : [{
+      Sid       = "KeysOfPublishedSecrets"
+      Effect    = "Allow"
+      Action    = ["kms:Decrypt", "kms:GenerateDataKey"]
+      Resource  = var.published_secret_kms_key_arns
+      Condition = { StringLike = { "kms:ViaService" = "secretsmanager.*.amazonaws.com" } }
+    }],
     length(var.rotated_user_arns) == 0 ? [] : [{
       Sid    = "RotateKeysOfUsers"
       Effect = "Allow"
@@ -240,8 +247,9 @@ resource "aws_iam_policy" "part" {
   }
 }
 
-# The most that a role of this deployment may ever do, whatever policies somebody attaches to it. It gives nothing by itself, so
-# that resources are limited where a mistake would be worst: by IAM, by roles that are taken, and by regions.
+# The most that a role of this deployment may ever do, whatever policies somebody attaches to it: so it is also the most that
+# whoever may make such roles can do. It gives nothing by itself. Resources are limited where a mistake would be worst: machines by
+# regions, objects by buckets, secrets by names, grants on keys, and all of IAM.
 resource "aws_iam_policy" "boundary" {
   #checkov:skip=CKV_AWS_290:A boundary gives nothing; the policies of the parts limit resources
   #checkov:skip=CKV_AWS_289:Likewise
@@ -258,22 +266,53 @@ resource "aws_iam_policy" "boundary" {
           Sid    = "UpTo"
           Effect = "Allow"
           Action = [
-            "ec2:RunInstances", "ec2:CreateFleet", "ec2:CreateLaunchTemplate", "ec2:CreateTags", "ec2:TerminateInstances",
-            "ec2:DeleteVolume", "ec2:DeleteNetworkInterface", "ec2:DeleteLaunchTemplate", "ec2:Describe*", "ec2:GetSpotPlacementScores",
             "ecr:BatchCheckLayerAvailability", "ecr:BatchGetImage", "ecr:GetAuthorizationToken", "ecr:GetDownloadUrlForLayer",
-            "kms:CreateGrant", "kms:Decrypt", "kms:DescribeKey", "kms:GenerateDataKey", "kms:GenerateDataKeyWithoutPlaintext",
-            "kms:ReEncryptFrom", "kms:ReEncryptTo",
+            "kms:Decrypt", "kms:DescribeKey", "kms:GenerateDataKey", "kms:GenerateDataKeyWithoutPlaintext", "kms:ReEncryptFrom",
+            "kms:ReEncryptTo",
             "logs:CreateLogGroup", "logs:CreateLogStream", "logs:DescribeLogGroups", "logs:DescribeLogStreams", "logs:GetLogEvents",
             "logs:PutLogEvents", "logs:PutRetentionPolicy", # of networks' flow logs and the database's statistics, too
-            "rds-db:connect",
-            "s3:AbortMultipartUpload", "s3:DeleteObject", "s3:GetLifecycleConfiguration", "s3:GetObject", "s3:ListBucket",
-            "s3:ListBucketMultipartUploads", "s3:ListMultipartUploadParts", "s3:PutLifecycleConfiguration", "s3:PutObject",
-            "secretsmanager:GetSecretValue", "secretsmanager:PutSecretValue", "servicequotas:GetServiceQuota", "ses:SendEmail",
-            "sqs:DeleteMessage", "sqs:ReceiveMessage", "ssm:GetParameters", "ssm:UpdateInstanceInformation",
+            "rds-db:connect", "ses:SendEmail", "sqs:DeleteMessage", "sqs:ReceiveMessage", "ssm:GetParameters", "ssm:UpdateInstanceInformation",
             "ssmmessages:CreateControlChannel", "ssmmessages:CreateDataChannel", "ssmmessages:OpenControlChannel",
             "ssmmessages:OpenDataChannel",
           ]
           Resource = ["*"]
+        },
+        {
+          Sid    = "Machines"
+          Effect = "Allow"
+          Action = [
+            "ec2:RunInstances", "ec2:CreateFleet", "ec2:CreateLaunchTemplate", "ec2:CreateTags", "ec2:TerminateInstances",
+            "ec2:DeleteVolume", "ec2:DeleteNetworkInterface", "ec2:DeleteLaunchTemplate", "ec2:Describe*", "ec2:GetSpotPlacementScores",
+            "servicequotas:GetServiceQuota",
+          ]
+          Resource  = ["*"]
+          Condition = { StringEquals = local.here }
+        },
+        {
+          Sid       = "Grants"
+          Effect    = "Allow"
+          Action    = ["kms:CreateGrant"]
+          Resource  = ["*"]
+          Condition = { Bool = { "kms:GrantIsForAWSResource" = "true" } }
+        },
+        {
+          Sid    = "Objects"
+          Effect = "Allow"
+          Action = [
+            "s3:AbortMultipartUpload", "s3:DeleteObject", "s3:GetLifecycleConfiguration", "s3:GetObject", "s3:ListBucket",
+            "s3:ListBucketMultipartUploads", "s3:ListMultipartUploadParts", "s3:PutLifecycleConfiguration", "s3:PutObject",
+          ]
+          Resource = flatten([for a in concat(local.bucket_arns, local.mirror_arns) : [a, "${a}/*"]])
+        },
+        {
+          # RDS names the secrets of master users itself.
+          Sid    = "ReadSecrets"
+          Effect = "Allow"
+          Action = ["secretsmanager:GetSecretValue"]
+          Resource = concat(
+            [for s in ["${var.name}/*", "rds!*"] : "arn:${var.partition}:secretsmanager:*:${var.account_id}:secret:${s}"],
+            var.secret_arns,
+          )
         },
         {
           Sid       = "GiveWorkersRoles"
@@ -283,6 +322,12 @@ resource "aws_iam_policy" "boundary" {
           Condition = { StringEquals = { "iam:PassedToService" = "ec2.amazonaws.com" } }
         },
       ],
+      length(var.published_secret_arns) == 0 ? [] : [{
+        Sid      = "PublishIntoSecrets"
+        Effect   = "Allow"
+        Action   = ["secretsmanager:PutSecretValue"]
+        Resource = var.published_secret_arns
+      }],
       length(var.assumable_role_arns) == 0 ? [] : [{
         Sid      = "TakeRoles"
         Effect   = "Allow"

@@ -66,6 +66,17 @@ variable "mirror_buckets" {
   default     = []
 }
 
+variable "other_buckets" {
+  description = "Names of the deployment's further buckets, such as those of access logs, for the role that deploys."
+  type        = list(string)
+  default     = []
+
+  validation {
+    condition     = alltrue([for b in var.other_buckets : can(regex("^[a-z0-9][a-z0-9-]{1,61}[a-z0-9]$", b))])
+    error_message = "other_buckets must be names of buckets, without wildcards."
+  }
+}
+
 variable "bucket_kms_key_arns" {
   description = "Keys of KMS of all these buckets, one or more a region."
   type        = list(string)
@@ -193,6 +204,28 @@ variable "published_secret_arns" {
   validation {
     condition     = alltrue([for a in var.published_secret_arns : can(regex("^arn:aws[a-z-]*:secretsmanager:", a))])
     error_message = "published_secret_arns must be ARNs that begin with arn:aws:secretsmanager:."
+  }
+}
+
+variable "published_secret_kms_key_arns" {
+  description = "Keys of KMS that those secrets are encrypted with, unless it is AWS's own."
+  type        = list(string)
+  default     = []
+
+  validation {
+    condition     = alltrue([for a in var.published_secret_kms_key_arns : can(regex("^arn:aws[a-z-]*:kms:", a))])
+    error_message = "published_secret_kms_key_arns must be ARNs that begin with arn:aws:kms:."
+  }
+}
+
+variable "secret_arns" {
+  description = "Secrets that the server reads whose names do not begin with the deployment's and a slash, such as those of secret_configuration_arns of module service: the boundary lets through no others."
+  type        = list(string)
+  default     = []
+
+  validation {
+    condition     = alltrue([for a in var.secret_arns : can(regex("^arn:aws[a-z-]*:secretsmanager:", a))])
+    error_message = "secret_arns must be ARNs that begin with arn:aws:secretsmanager:."
   }
 }
 

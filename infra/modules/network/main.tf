@@ -15,6 +15,9 @@ locals {
   # What the server calls: images, logs, secrets, keys, queues, credentials, machines.
   needed    = ["ecr.api", "ecr.dkr", "logs", "secretsmanager", "kms", "sqs", "sts", "ec2"]
   endpoints = setunion(var.endpoints, var.nat == "none" ? local.needed : [])
+
+  # Not the resource's, so that plans show the policy.
+  flow_arn = "arn:${var.partition}:logs:${var.region}:${var.account_id}:log-group:/taskfleet/${var.name}/flow"
 }
 
 resource "aws_vpc" "this" {
@@ -233,6 +236,10 @@ resource "aws_iam_role" "flow" {
       Effect    = "Allow"
       Action    = "sts:AssumeRole"
       Principal = { Service = "vpc-flow-logs.amazonaws.com" }
+      Condition = {
+        StringEquals = { "aws:SourceAccount" = var.account_id }
+        ArnLike      = { "aws:SourceArn" = "arn:${var.partition}:ec2:${var.region}:${var.account_id}:vpc-flow-log/*" }
+      }
     }]
   })
 }
@@ -244,12 +251,20 @@ resource "aws_iam_role_policy" "flow" {
   role = aws_iam_role.flow[0].id
   policy = jsonencode({
     Version = "2012-10-17"
-    Statement = [{
-      Sid      = "WriteLogs"
-      Effect   = "Allow"
-      Action   = ["logs:CreateLogStream", "logs:PutLogEvents", "logs:DescribeLogStreams"]
-      Resource = [aws_cloudwatch_log_group.flow[0].arn, "${aws_cloudwatch_log_group.flow[0].arn}:*"]
-    }]
+    Statement = [
+      {
+        Sid      = "WriteLogs"
+        Effect   = "Allow"
+        Action   = ["logs:CreateLogStream", "logs:PutLogEvents", "logs:DescribeLogStreams"]
+        Resource = [for suffix in ["", ":*"] : "${local.flow_arn}${suffix}"]
+      },
+      {
+        Sid      = "FindLogGroup"
+        Effect   = "Allow"
+        Action   = ["logs:DescribeLogGroups"]
+        Resource = ["arn:${var.partition}:logs:${var.region}:${var.account_id}:log-group:*"]
+      },
+    ]
   })
 }
 

@@ -24,6 +24,27 @@ variable "region" {
   }
 }
 
+variable "account_id" {
+  description = "Account, for the names in policies."
+  type        = string
+
+  validation {
+    condition     = can(regex("^[0-9]{12}$", var.account_id))
+    error_message = "account_id must be the 12 digits of an AWS account, as a string."
+  }
+}
+
+variable "partition" {
+  description = "Partition of AWS: aws, aws-cn or aws-us-gov."
+  type        = string
+  default     = "aws"
+
+  validation {
+    condition     = contains(["aws", "aws-cn", "aws-us-gov"], var.partition)
+    error_message = "partition must be aws, aws-cn or aws-us-gov."
+  }
+}
+
 variable "cidr" {
   description = "IPv4 network of the VPC. It need not differ from other VPCs', unless you mean to connect them."
   type        = string

@@ -1,6 +1,7 @@
 output "topic_arn" {
   description = "Topic of the alarms, to which budgets may send, too."
   value       = aws_sns_topic.this.arn
+  depends_on  = [aws_sns_topic_policy.this] # a budget that may not send there is refused
 }
 
 output "dashboard_name" {

@@ -34,7 +34,6 @@ variable "account_id" {
   }
 }
 
-
 variable "kms_key_arn" {
   description = "Key of KMS for the topic, whose policy lets the services cloudwatch and budgets use it. null: messages of alarms, which hold no secrets, are not encrypted at rest."
   type        = string

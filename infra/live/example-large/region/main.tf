@@ -26,6 +26,7 @@ module "network" {
 
   name                     = var.name
   region                   = var.region
+  account_id               = var.account_id
   cidr                     = var.network.cidr
   availability_zones       = var.network.availability_zones
   nat                      = var.nat

@@ -52,6 +52,10 @@ run "encrypted_with_the_key" {
     error_message = "Objects are not encrypted with the key."
   }
   assert {
+    condition     = alltrue([for r in aws_s3_bucket_server_side_encryption_configuration.this.rule : toset(r.blocked_encryption_types) == toset(["SSE-C"])])
+    error_message = "S3 takes keys of callers, or each plan takes its block back."
+  }
+  assert {
     condition     = [for s in jsondecode(aws_s3_bucket_policy.this.policy).Statement : s.Sid] == ["OnlyByTLS", "NoKeysOfCallers"]
     error_message = "Keys of callers can be used."
   }
@@ -142,34 +146,10 @@ run "a_bucket_for_logs" {
   }
 }
 
-run "bucket" {
-  command = plan
-  variables { bucket = "Example.artifacts" }
-  expect_failures = [var.bucket]
-}
-
-run "partition" {
-  command = plan
-  variables { partition = "azure" }
-  expect_failures = [var.partition]
-}
-
 run "kms_key_arn" {
   command = plan
   variables { kms_key_arn = "alias/data" }
   expect_failures = [var.kms_key_arn]
-}
-
-run "lifecycle_of_no_days" {
-  command = plan
-  variables { lifecycle_days = { expire = 0 } }
-  expect_failures = [var.lifecycle_days]
-}
-
-run "cors_origins" {
-  command = plan
-  variables { cors_origins = ["tasks.example.com/"] }
-  expect_failures = [var.cors_origins]
 }
 
 run "logs_of_itself" {
@@ -212,8 +192,18 @@ run "no_key" {
   expect_failures = [var.kms_key_arn]
 }
 
-run "account_id" {
+run "mistakes_are_refused" {
   command = plan
-  variables { account_id = "1234" }
-  expect_failures = [var.account_id]
+
+  variables {
+    bucket         = "Example.artifacts"
+    partition      = "azure"
+    lifecycle_days = { expire = 0 }
+    cors_origins   = ["tasks.example.com/"]
+    account_id     = "1234"
+  }
+
+  expect_failures = [
+    var.bucket, var.partition, var.lifecycle_days, var.cors_origins, var.account_id,
+  ]
 }

@@ -43,30 +43,6 @@ run "costs_of_a_tag" {
   }
 }
 
-run "name" {
-  command = plan
-  variables { name = "Taskfleet" }
-  expect_failures = [var.name]
-}
-
-run "monthly_usd" {
-  command = plan
-  variables { monthly_usd = 0 }
-  expect_failures = [var.monthly_usd]
-}
-
-run "cost_tag" {
-  command = plan
-  variables { cost_tag = { key = "Deployment", value = "" } }
-  expect_failures = [var.cost_tag]
-}
-
-run "actual_percent" {
-  command = plan
-  variables { actual_percent = [0] }
-  expect_failures = [var.actual_percent]
-}
-
 run "forecast_percent" {
   command = plan
   variables { forecast_percent = [-1] }
@@ -85,14 +61,24 @@ run "emails" {
   expect_failures = [var.emails]
 }
 
-run "topic_arn" {
-  command = plan
-  variables { topic_arn = "alarms" }
-  expect_failures = [var.topic_arn]
-}
-
 run "nobody_is_told" {
   command = plan
   variables { emails = [] }
   expect_failures = [var.emails]
+}
+
+run "mistakes_are_refused" {
+  command = plan
+
+  variables {
+    name           = "Taskfleet"
+    monthly_usd    = 0
+    cost_tag       = { key = "Deployment", value = "" }
+    actual_percent = [0]
+    topic_arn      = "alarms"
+  }
+
+  expect_failures = [
+    var.name, var.monthly_usd, var.cost_tag, var.actual_percent, var.topic_arn,
+  ]
 }

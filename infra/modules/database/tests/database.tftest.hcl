@@ -8,6 +8,8 @@ mock_provider "aws" {
 
 variables {
   name                      = "taskfleet-test"
+  account_id                = "123456789012"
+  region                    = "eu-central-1"
   vpc_id                    = "vpc-1"
   subnet_ids                = ["subnet-1", "subnet-2"]
   client_security_group_ids = { service = "sg-1" }
@@ -73,7 +75,7 @@ run "parameters" {
     parameters     = { max_wal_size = "8192", max_connections = "400" }
   }
   assert {
-    condition     = { for p in aws_db_parameter_group.this.parameter : p.name => p.apply_method if contains(["max_wal_size", "max_connections"], p.name) } == { max_connections = "pending-reboot", max_wal_size = "immediate" }
+    condition     = { for p in aws_db_parameter_group.this.parameter : p.name => p.apply_method if contains(["max_wal_size", "max_connections", "rds.force_ssl"], p.name) } == { max_connections = "pending-reboot", max_wal_size = "immediate", "rds.force_ssl" = "pending-reboot" }
     error_message = "A parameter that wants a restart is applied at once, or the other way round."
   }
   assert {
@@ -89,12 +91,6 @@ run "outputs" {
   }
 }
 
-run "name" {
-  command = plan
-  variables { name = "Taskfleet" }
-  expect_failures = [var.name]
-}
-
 run "a_name_that_rds_does_not_take" {
   command = plan
   variables { name = "taskfleet--test" }
@@ -107,92 +103,51 @@ run "one_subnet" {
   expect_failures = [var.subnet_ids]
 }
 
-run "kms_key_arn" {
-  command = plan
-  variables { kms_key_arn = "alias/data" }
-  expect_failures = [var.kms_key_arn]
-}
-
-run "partition" {
-  command = plan
-  variables { partition = "azure" }
-  expect_failures = [var.partition]
-}
-
-run "permissions_boundary_arn" {
-  command = plan
-  variables { permissions_boundary_arn = "boundary" }
-  expect_failures = [var.permissions_boundary_arn]
-}
-
-run "engine_version" {
-  command = plan
-  variables { engine_version = "17.4" }
-  expect_failures = [var.engine_version]
-}
-
-run "instance_class" {
-  command = plan
-  variables { instance_class = "m7g.large" }
-  expect_failures = [var.instance_class]
-}
-
-run "database_of_postgresql" {
-  command = plan
-  variables { database = "postgres" }
-  expect_failures = [var.database]
-}
-
-run "reserved_username" {
-  command = plan
-  variables { username = "admin" }
-  expect_failures = [var.username]
-}
-
-run "storage_gib" {
-  command = plan
-  variables { storage_gib = 10 }
-  expect_failures = [var.storage_gib]
-}
-
 run "max_storage_gib" {
   command = plan
   variables { max_storage_gib = 105 }
   expect_failures = [var.max_storage_gib]
 }
 
-run "tls_is_no_choice" {
+run "the_role_is_for_this_database_alone" {
   command = plan
-  variables { parameters = { "rds.force_ssl" = "0" } }
-  expect_failures = [var.parameters]
+
+  assert {
+    condition = jsondecode(aws_iam_role.monitoring.assume_role_policy).Statement[0].Condition == {
+      StringEquals = { "aws:SourceAccount" = "123456789012" }
+      ArnLike      = { "aws:SourceArn" = "arn:aws:rds:eu-central-1:123456789012:db:taskfleet-test" }
+    }
+    error_message = "RDS can use the role for somebody else's database."
+  }
 }
 
-run "backup_days" {
+run "mistakes_are_refused" {
   command = plan
-  variables { backup_days = 0 }
-  expect_failures = [var.backup_days]
-}
 
-run "backup_window" {
-  command = plan
-  variables { backup_window = "at night" }
-  expect_failures = [var.backup_window]
-}
+  variables {
+    account_id                = "1234"
+    region                    = "Frankfurt"
+    name                      = "Taskfleet"
+    kms_key_arn               = "alias/data"
+    partition                 = "azure"
+    permissions_boundary_arn  = "boundary"
+    engine_version            = "17.4"
+    instance_class            = "m7g.large"
+    database                  = "postgres"
+    username                  = "admin"
+    storage_gib               = 10
+    parameters                = { "rds.force_ssl" = "0" }
+    backup_days               = 0
+    backup_window             = "at night"
+    maintenance_window        = "sunday"
+    final_snapshot_identifier = "last--one"
+    log_retention_days        = 2
+  }
 
-run "maintenance_window" {
-  command = plan
-  variables { maintenance_window = "sunday" }
-  expect_failures = [var.maintenance_window]
-}
-
-run "final_snapshot_identifier" {
-  command = plan
-  variables { final_snapshot_identifier = "last--one" }
-  expect_failures = [var.final_snapshot_identifier]
-}
-
-run "log_retention_days" {
-  command = plan
-  variables { log_retention_days = 2 }
-  expect_failures = [var.log_retention_days]
+  expect_failures = [
+    var.account_id, var.region,
+    var.name, var.kms_key_arn, var.partition, var.permissions_boundary_arn, var.engine_version, var.instance_class,
+    var.database, var.username, var.storage_gib, var.parameters, var.backup_days, var.backup_window,
+    var.maintenance_window, var.final_snapshot_identifier, var.log_retention_days,
+  ]
 }

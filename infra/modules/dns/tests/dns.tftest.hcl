@@ -55,26 +55,22 @@ run "by_ipv6_too" {
   }
 }
 
-run "name" {
-  command = plan
-  variables { name = "Taskfleet" }
-  expect_failures = [var.name]
-}
-
-run "zone_id" {
-  command = plan
-  variables { zone_id = "example.com" }
-  expect_failures = [var.zone_id]
-}
-
-run "hostname" {
-  command = plan
-  variables { hostname = "https://tasks.example.com" }
-  expect_failures = [var.hostname]
-}
-
 run "a_host_that_is_too_long" {
   command = plan
   variables { hostname = "a-host-with-more-characters-than-the-first-name-of-a-certificate.example.com" }
   expect_failures = [var.hostname]
+}
+
+run "mistakes_are_refused" {
+  command = plan
+
+  variables {
+    name     = "Taskfleet"
+    zone_id  = "example.com"
+    hostname = "https://tasks.example.com"
+  }
+
+  expect_failures = [
+    var.name, var.zone_id, var.hostname,
+  ]
 }

@@ -112,6 +112,13 @@ run "nobody_may_more_than_the_boundary" {
     condition     = alltrue([for s in jsondecode(aws_iam_policy.boundary.policy).Statement : !anytrue([for a in s.Action : startswith(a, "iam:") || startswith(a, "sts:")]) || !contains(s.Resource, "*")])
     error_message = "The boundary lets roles have rights on all of IAM."
   }
+  # Whoever may make roles can do what the boundary lets through: no secrets and objects of others, no machines elsewhere.
+  assert {
+    condition = alltrue([for s in jsondecode(aws_iam_policy.boundary.policy).Statement :
+      !contains(s.Resource, "*") || (try(s.Condition.StringEquals["aws:RequestedRegion"], null) != null) || !anytrue([for a in s.Action : can(regex("^(s3|secretsmanager|ec2):", a))])
+    ])
+    error_message = "The boundary lets roles have all objects, secrets, or machines in all regions."
+  }
   assert {
     condition     = one([for s in jsondecode(aws_iam_policy.part["platform"].policy).Statement : s if s.Sid == "OpenSealKeys"]).Condition.StringEquals["kms:EncryptionContext:purpose"] == "taskfleet-seal"
     error_message = "The key opens more than seal keys."
@@ -151,7 +158,7 @@ run "github_deploys_and_cannot_raise_itself" {
     error_message = "Roles can be made that may do more than the boundary."
   }
   assert {
-    condition     = contains(one([for s in jsondecode(aws_iam_policy.deploy["identity"].policy).Statement : s if s.Sid == "NotItsOwnRights"]).Resource, "arn:aws:iam::123456789012:role/taskfleet-test-deploy")
+    condition     = contains(one([for s in jsondecode(aws_iam_policy.deploy["identity"].policy).Statement : s if s.Sid == "NotItsOwnRights"]).Resource, "arn:aws:iam::123456789012:role/taskfleet-test*-deploy")
     error_message = "The role can change its own rights."
   }
   assert {
@@ -161,13 +168,19 @@ run "github_deploys_and_cannot_raise_itself" {
   }
   assert {
     condition = length(setintersection(flatten([for p in aws_iam_policy.deploy : [for s in jsondecode(p.policy).Statement : s.Action]]),
-    ["logs:GetLogEvents", "ec2:RunInstances", "iam:CreateUser", "iam:CreateAccessKey"])) == 0
-    error_message = "Deploying can read logs, start machines or make users."
+    ["logs:GetLogEvents", "ec2:RunInstances", "iam:CreateUser", "iam:CreateAccessKey", "kms:CreateKey"])) == 0
+    error_message = "Deploying can read logs, start machines, or make users or keys."
   }
   assert {
     condition = alltrue(flatten([for p in aws_iam_policy.deploy : [for s in jsondecode(p.policy).Statement :
     s.Resource == ["arn:aws:secretsmanager:*:123456789012:secret:taskfleet-test/broker*"] if contains(s.Action, "secretsmanager:GetSecretValue")]]))
     error_message = "Deploying can read secrets that it did not make."
+  }
+  # A machine that had the provisioner's tag would be ended by it.
+  assert {
+    condition = alltrue(flatten([for p in aws_iam_policy.deploy : [for s in jsondecode(p.policy).Statement : [for r in s.Resource :
+    !can(regex(":instance/|:volume/|^[*]$|:[*]/[*]$", r))] if contains(s.Action, "ec2:CreateTags")]]))
+    error_message = "Deploying can tag machines of others."
   }
 }
 
@@ -192,16 +205,21 @@ run "mistakes_are_refused" {
     seal_key_arns              = ["alias/taskfleet"]
     assumable_role_arns        = ["*"]
     published_secret_arns      = ["*"]
-    rotated_user_arns          = ["*"]
-    database_login_arns        = ["*"]
-    email_identity_arns        = ["*"]
-    deploy                     = { subjects = ["repo:example/*"], state_bucket = "b", state_kms_key_arn = "arn:aws:kms:eu-central-1:123456789012:key/1" }
+
+    published_secret_kms_key_arns = ["*"]
+
+    secret_arns         = ["*"]
+    other_buckets       = ["*"]
+    rotated_user_arns   = ["*"]
+    database_login_arns = ["*"]
+    email_identity_arns = ["*"]
+    deploy              = { subjects = ["repo:example/*"], state_bucket = "b", state_kms_key_arn = "arn:aws:kms:eu-central-1:123456789012:key/1" }
   }
 
   expect_failures = [
     var.name, var.account_id, var.partition, var.regions, var.cluster, var.bucket_kms_key_arns, var.event_queue_arns,
     var.event_queue_kms_key_arns, var.worker_subnet_arns, var.worker_security_group_arns, var.image_owners, var.worker_role_arns,
-    var.volume_kms_key_arns, var.image_parameters, var.seal_key_arns, var.assumable_role_arns, var.published_secret_arns,
+    var.volume_kms_key_arns, var.image_parameters, var.seal_key_arns, var.assumable_role_arns, var.published_secret_arns, var.published_secret_kms_key_arns, var.secret_arns, var.other_buckets,
     var.rotated_user_arns, var.database_login_arns, var.email_identity_arns, var.deploy,
   ]
 }

@@ -76,56 +76,23 @@ run "another_partition" {
   }
 }
 
-run "name" {
+run "mistakes_are_refused" {
   command = plan
-  variables { name = "Taskfleet" }
-  expect_failures = [var.name]
-}
 
-run "purpose" {
-  command = plan
-  variables { purpose = "all of it" }
-  expect_failures = [var.purpose]
-}
+  variables {
+    name                 = "Taskfleet"
+    purpose              = "all of it"
+    account_id           = "1234"
+    region               = "Frankfurt"
+    partition            = "azure"
+    administrators       = ["*"]
+    users                = ["arn:aws:iam::123456789012:role/*"]
+    services             = ["s3"]
+    deletion_window_days = 1
+  }
 
-run "account_id" {
-  command = plan
-  variables { account_id = "1234" }
-  expect_failures = [var.account_id]
-}
-
-run "region" {
-  command = plan
-  variables { region = "Frankfurt" }
-  expect_failures = [var.region]
-}
-
-run "partition" {
-  command = plan
-  variables { partition = "azure" }
-  expect_failures = [var.partition]
-}
-
-run "administrators" {
-  command = plan
-  variables { administrators = ["*"] }
-  expect_failures = [var.administrators]
-}
-
-run "users" {
-  command = plan
-  variables { users = ["arn:aws:iam::123456789012:role/*"] }
-  expect_failures = [var.users]
-}
-
-run "services" {
-  command = plan
-  variables { services = ["s3"] }
-  expect_failures = [var.services]
-}
-
-run "deletion_window_days" {
-  command = plan
-  variables { deletion_window_days = 1 }
-  expect_failures = [var.deletion_window_days]
+  expect_failures = [
+    var.name, var.purpose, var.account_id, var.region, var.partition, var.administrators, var.users, var.services,
+    var.deletion_window_days,
+  ]
 }

@@ -21,38 +21,19 @@ run "state" {
   }
 }
 
-run "name" {
+run "mistakes_are_refused" {
   command = plan
-  variables { name = "Taskfleet" }
-  expect_failures = [var.name]
-}
 
-run "account_id" {
-  command = plan
-  variables { account_id = "1234" }
-  expect_failures = [var.account_id]
-}
+  variables {
+    name                 = "Taskfleet"
+    account_id           = "1234"
+    region               = "Frankfurt"
+    partition            = "azure"
+    bucket               = "Example.state"
+    former_versions_days = 0
+  }
 
-run "region" {
-  command = plan
-  variables { region = "Frankfurt" }
-  expect_failures = [var.region]
-}
-
-run "partition" {
-  command = plan
-  variables { partition = "azure" }
-  expect_failures = [var.partition]
-}
-
-run "bucket" {
-  command = plan
-  variables { bucket = "Example.state" }
-  expect_failures = [var.bucket]
-}
-
-run "former_versions_days" {
-  command = plan
-  variables { former_versions_days = 0 }
-  expect_failures = [var.former_versions_days]
+  expect_failures = [
+    var.name, var.account_id, var.region, var.partition, var.bucket, var.former_versions_days,
+  ]
 }

@@ -28,6 +28,8 @@ module "database" {
   source = "../.."
 
   name                      = "taskfleet-example"
+  account_id                = "123456789012"
+  region                    = "eu-central-1"
   vpc_id                    = "vpc-0123456789abcdef0"
   subnet_ids                = ["subnet-0123456789abcdef0", "subnet-0123456789abcdef1"]
   client_security_group_ids = { service = "sg-0123456789abcdef0" }

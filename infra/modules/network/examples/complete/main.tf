@@ -29,6 +29,7 @@ module "network" {
 
   name               = "taskfleet-example"
   region             = "eu-central-1"
+  account_id         = "123456789012"
   cidr               = "10.20.0.0/16"
   availability_zones = ["eu-central-1a", "eu-central-1b", "eu-central-1c"]
   nat                = "per-zone"
@@ -43,6 +44,7 @@ module "closed" {
 
   name               = "taskfleet-closed"
   region             = "eu-central-1"
+  account_id         = "123456789012"
   availability_zones = ["eu-central-1a", "eu-central-1b"]
   nat                = "none"
   flow_logs          = false
