@@ -1,6 +1,7 @@
 package infra
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -35,6 +36,9 @@ type ApplyOptions struct {
 
 	// Word must be the deployment's name if databases, buckets or keys are destroyed.
 	Word string
+
+	// Destroy says that everything is to go, so that policy does not protect data from it.
+	Destroy bool
 
 	Progress func(Progress) // may be nil
 }
@@ -78,18 +82,36 @@ func (d *Deployment) Apply(ctx context.Context, name string, o ApplyOptions) (*R
 	if o.Digest != s.Digest {
 		return nil, &RefusedError{fmt.Sprintf("plan %s has the digest %s, not %s: it is not the one that was looked at", name, s.Digest, o.Digest)}
 	}
-	text, err := os.ReadFile(filepath.Join(s.directory, "plan.json"))
-	if err != nil {
-		return nil, err
-	}
 	if err := d.prepare(ctx); err != nil {
 		return nil, err
 	}
 	if err := d.check(ctx, s); err != nil {
 		return nil, err
 	}
+	// What is applied are the bytes of the digest, whatever happens to the files while people are asked.
+	directory, err := d.scratch(".applying-")
+	if err != nil {
+		return nil, err
+	}
+	defer os.RemoveAll(directory)
+	file := filepath.Join(directory, "plan.tfplan")
+	if err := os.WriteFile(file, s.file, 0o600); err != nil {
+		return nil, err
+	}
+	// Whoever could write here before the digest was approved could have put a JSON beside that says something else.
+	text, err := d.planJSON(ctx, file)
+	if err != nil {
+		return nil, err
+	}
+	says, err := plan.Read(bytes.NewReader(text))
+	if err != nil {
+		return nil, err
+	}
+	if says.Seal(s.file) != s.Digest {
+		return nil, &RefusedError{fmt.Sprintf("plan.json of plan %s, which was looked at, does not say what its plan.tfplan would do", name)}
+	}
 	// Exceptions end, and what meta.json says has no digest: it is judged again.
-	if s.Judgement, err = d.judge(ctx, text, s.Destroy); err != nil {
+	if s.Judgement, err = d.judge(ctx, text, o.Destroy); err != nil {
 		return nil, err
 	}
 	if s.Policy.Refused() {
@@ -98,7 +120,7 @@ func (d *Deployment) Apply(ctx context.Context, name string, o ApplyOptions) (*R
 	if err := s.mayDestroy(o); err != nil {
 		return nil, err
 	}
-	return d.apply(ctx, s, o.Progress)
+	return d.apply(ctx, s, file, o.Progress)
 }
 
 // mayDestroy asks what has to be asked before something is destroyed.
@@ -126,8 +148,8 @@ func (s *Saved) mayDestroy(o ApplyOptions) error {
 	return o.Confirm(s)
 }
 
-// apply runs terraform on a plan that may be applied.
-func (d *Deployment) apply(ctx context.Context, s *Saved, progress func(Progress)) (*Report, error) {
+// apply runs terraform on the file of a plan that may be applied.
+func (d *Deployment) apply(ctx context.Context, s *Saved, file string, progress func(Progress)) (*Report, error) {
 	j, err := openJournal(s.directory)
 	if err != nil {
 		return nil, err
@@ -136,6 +158,9 @@ func (d *Deployment) apply(ctx context.Context, s *Saved, progress func(Progress
 	total, done := steps(s.Plan), 0
 	see := func(e event) {
 		what := map[string]string{"apply_start": "start", "apply_progress": "still", "apply_complete": "done", "apply_errored": "failed"}[e.Type]
+		if e.Diagnostic != nil { // providers quote what they were given
+			e.Diagnostic.Summary, e.Diagnostic.Detail = s.Plan.Hide(e.Diagnostic.Summary), s.Plan.Hide(e.Diagnostic.Detail)
+		}
 		if e.Diagnostic != nil && e.Diagnostic.Severity == "error" {
 			j.write(record{Time: e.Time, What: "error", Address: e.Diagnostic.Address, Text: e.Diagnostic.String()})
 		}
@@ -163,7 +188,7 @@ func (d *Deployment) apply(ctx context.Context, s *Saved, progress func(Progress
 		d.notice("interrupted: terraform ends what is under way, which may take minutes. Another interrupt kills it, and loses what is not recorded")
 	})
 	defer stop()
-	options := []tfexec.ApplyOption{tfexec.DirOrPlan(filepath.Join(s.directory, "plan.tfplan"))}
+	options := []tfexec.ApplyOption{tfexec.DirOrPlan(file)}
 	if d.reattach != nil {
 		options = append(options, tfexec.Reattach(d.reattach))
 	}

@@ -79,7 +79,8 @@ func Bootstrap(ctx context.Context, directory string, o Options, b BootstrapOpti
 		return err
 	}
 	d.notice("4/4 the deployment's state is kept in the bucket")
-	if own := filepath.Join(d.Directory, "backend.tf"); !exists(own) {
+	own := filepath.Join(d.Directory, "backend.tf")
+	if !exists(own) {
 		place, err := s.place(ctx)
 		if err != nil {
 			return err
@@ -243,8 +244,16 @@ terraform {
 	return os.Rename(path+".making", path)
 }
 
+var s3Backend = regexp.MustCompile(`(?m)^\s*backend\s+"s3"`)
+
 // moveState moves a state from a file to where backend.tf says. What is there already is never overwritten.
 func (d *Deployment) moveState(ctx context.Context) error {
+	// Another backend could be that very file, and the state would be removed with it.
+	if backend, err := os.ReadFile(filepath.Join(d.Directory, "backend.tf")); err != nil {
+		return err
+	} else if !s3Backend.Match(backend) {
+		return fmt.Errorf("%s has no backend \"s3\": nothing was moved. Remove the file, and bootstrap writes it", filepath.Join(d.Directory, "backend.tf"))
+	}
 	file := filepath.Join(d.Directory, "terraform.tfstate")
 	text, err := os.ReadFile(file)
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
@@ -261,37 +270,39 @@ func (d *Deployment) moveState(ctx context.Context) error {
 		}
 		return d.prepare(ctx, tfexec.Reconfigure(true))
 	}
-	remote, _, err := d.remoteState(ctx)
+	remote, recorded, err := d.remoteState(ctx)
 	if err != nil {
 		return err
 	}
-	switch {
-	case remote == (position{}):
+	copied := remote == (position{})
+	if copied {
 		if err := d.prepare(ctx, tfexec.ForceCopy(true)); err != nil {
 			return err
 		}
-	case remote.Lineage != local.Lineage:
-		return fmt.Errorf("there is another state already where backend.tf of %s says (lineage %s, and that of %s is %s): nothing was overwritten. "+
-			"Change the key in backend.tf, or move the file away if the other one is right", d.Directory, remote.Lineage, file, local.Lineage)
-	case remote.Serial < local.Serial:
-		return fmt.Errorf("the state where backend.tf of %s says is older (serial %d) than %s (%d): nothing was overwritten. "+
-			"If the file is right: %s -chdir=%s state push terraform.tfstate, then remove the file", d.Directory, remote.Serial, file, local.Serial, d.Program, d.Directory)
-	default:
-		if err := d.prepare(ctx, tfexec.Reconfigure(true)); err != nil {
+		if remote, recorded, err = d.remoteState(ctx); err != nil {
 			return err
 		}
 	}
-	now, recorded, err := d.state(ctx)
-	if err != nil {
+	switch {
+	case remote == (position{}):
+		return fmt.Errorf("the state has not arrived where backend.tf of %s says: it is in %s still", d.Directory, file)
+	case remote.Lineage != local.Lineage && !copied: // the copy may have got one of its own
+		return fmt.Errorf("there is another state already where backend.tf of %s says (lineage %s, and that of %s is %s): nothing was overwritten. "+
+			"Change the key in backend.tf, or move the file away if the other one is right", d.Directory, remote.Lineage, file, local.Lineage)
+	case remote.Serial < local.Serial && !copied:
+		return fmt.Errorf("the state where backend.tf of %s says is older (serial %d) than %s (%d): nothing was overwritten. "+
+			"If the file is right: %s -chdir=%s state push terraform.tfstate, then remove the file", d.Directory, remote.Serial, file, local.Serial, d.Program, d.Directory)
+	}
+	for _, address := range slices.Sorted(maps.Keys(resources)) {
+		if id, there := recorded[address]; !there || id != resources[address] {
+			return fmt.Errorf("%s has %s (%s), and the state where backend.tf of %s says has not: nothing was removed. "+
+				"If that is gone rightly, remove the file; if not, import it, then remove the file", file, address, resources[address], d.Directory)
+		}
+	}
+	if err := removeFiles(file, file+".backup"); err != nil || copied {
 		return err
 	}
-	if now.Lineage != local.Lineage || now.Serial < local.Serial {
-		return fmt.Errorf("the state has not arrived where backend.tf of %s says: it is in %s still", d.Directory, file)
-	}
-	if now.Serial == local.Serial && !maps.Equal(recorded, resources) {
-		return fmt.Errorf("the state where backend.tf of %s says has other resources than %s: nothing was removed", d.Directory, file)
-	}
-	return removeFiles(file, file+".backup")
+	return d.prepare(ctx, tfexec.Reconfigure(true)) // now that there is nothing that terraform would ask to copy
 }
 
 func removeFiles(paths ...string) error {
@@ -329,8 +340,29 @@ func (d *Deployment) remoteState(ctx context.Context) (position, map[string]stri
 	return there.state(ctx)
 }
 
-// Values reads simple values of a deployment's terraform.tfvars: texts and numbers at the start of a line. It is for
-// defaults that people can see and change; terraform alone knows the language.
+// awsProvider matches a block of the provider aws.
+var awsProvider = regexp.MustCompile(`(?ms)^provider "aws" \{\n(.*?)^\}`)
+
+// Region is the region of a deployment's provider without an alias, its home; "" if providers.tf does not say it in
+// plain text.
+func Region(directory string) (string, error) {
+	text, err := os.ReadFile(filepath.Join(directory, "providers.tf"))
+	if errors.Is(err, fs.ErrNotExist) {
+		return "", nil
+	} else if err != nil {
+		return "", err
+	}
+	for _, block := range awsProvider.FindAllStringSubmatch(string(text), -1) {
+		values := plainValues(strings.ReplaceAll("\n"+block[1], "\n  ", "\n"))
+		if _, other := values["alias"]; !other {
+			return values["region"], nil
+		}
+	}
+	return "", nil
+}
+
+// Values reads simple values of a deployment's terraform.tfvars: texts at the start of a line. It is for defaults that
+// people can see and change; terraform alone knows the language.
 func Values(directory string, names ...string) (map[string]string, error) {
 	text, err := os.ReadFile(filepath.Join(directory, "terraform.tfvars"))
 	if errors.Is(err, fs.ErrNotExist) {
@@ -338,11 +370,16 @@ func Values(directory string, names ...string) (map[string]string, error) {
 	} else if err != nil {
 		return nil, err
 	}
-	values := map[string]string{}
-	for _, m := range regexp.MustCompile(`(?m)^([a-z_]+)\s*=\s*"([^"$%\\]*)"`).FindAllStringSubmatch(string(text), -1) {
-		if slices.Contains(names, m[1]) {
-			values[m[1]] = m[2]
-		}
-	}
+	values := plainValues(string(text))
+	maps.DeleteFunc(values, func(name, _ string) bool { return !slices.Contains(names, name) })
 	return values, nil
+}
+
+// plainValues are the texts that are set at the start of a line, in plain words.
+func plainValues(hcl string) map[string]string {
+	values := map[string]string{}
+	for _, m := range regexp.MustCompile(`(?m)^([a-z_]+)\s*=\s*"([^"$%\\]*)"`).FindAllStringSubmatch(hcl, -1) {
+		values[m[1]] = m[2]
+	}
+	return values
 }

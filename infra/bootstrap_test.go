@@ -1,6 +1,7 @@
 package infra_test
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"io/fs"
@@ -70,7 +71,7 @@ func TestBootstrapGoesOnAfterEveryInterruption(t *testing.T) {
 		if err == nil {
 			break
 		}
-		if ctx.Err() == nil {
+		if n < stop { // nobody has interrupted it
 			t.Fatalf("at step %d: %v", stop, err)
 		}
 		steps++
@@ -105,9 +106,12 @@ func TestBootstrapGoesOnAfterEveryInterruption(t *testing.T) {
 		}
 	}
 
-	// It died after it had copied a state, before it removed the file; and .terraform is not there, as on another machine.
+	// It died after it had copied a state, before it removed the file; the bucket has gone on since. And .terraform is not
+	// there, as on another machine.
 	state := filepath.Join(directory, "terraform.tfstate")
-	if err := os.WriteFile(state, s3.Get(t, "taskfleet-test/terraform.tfstate"), 0o600); err != nil {
+	remote := s3.Get(t, "taskfleet-test/terraform.tfstate")
+	older := regexp.MustCompile(`"serial": ?[0-9]+`).ReplaceAll(remote, []byte(`"serial": 0`))
+	if err := os.WriteFile(state, older, 0o600); err != nil {
 		t.Fatal(err)
 	}
 	if err := os.RemoveAll(filepath.Join(directory, ".terraform")); err != nil {
@@ -119,12 +123,37 @@ func TestBootstrapGoesOnAfterEveryInterruption(t *testing.T) {
 	check()
 
 	// A state that is another one is never overwritten.
-	other := strings.Replace(string(s3.Get(t, "taskfleet-test/terraform.tfstate")), `"lineage": "`, `"lineage": "00`, 1)
-	if err := os.WriteFile(state, []byte(other), 0o600); err != nil {
+	kept := func(name string, text []byte, want string) {
+		t.Helper()
+		if err := os.WriteFile(state, text, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		if err := infra.Bootstrap(t.Context(), directory, o, b); err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("with %s: %v", name, err)
+		}
+		if now, err := os.ReadFile(state); err != nil || !bytes.Equal(now, text) {
+			t.Errorf("with %s the file is lost: %v", name, err)
+		}
+	}
+	other := regexp.MustCompile(`("lineage": ?")`).ReplaceAll(remote, []byte("${1}00")) // OpenTofu writes no space
+	kept("another state", other, "another state already")
+
+	// It has gone another way, and knows of something else: that a replacement has left behind, even.
+	deposed := regexp.MustCompile(`("schema_version": ?0)`).ReplaceAll(remote, []byte(`"deposed": "00000001", ${1}`))
+	kept("a state that knows more", deposed, "terraform_data.a (deposed 00000001)")
+
+	// A backend.tf without the bucket leaves the state where it is.
+	backend := filepath.Join(directory, "backend.tf")
+	was, err := os.ReadFile(backend)
+	if err != nil {
 		t.Fatal(err)
 	}
-	if err := infra.Bootstrap(t.Context(), directory, o, b); err == nil || !strings.Contains(err.Error(), "another state already") {
-		t.Errorf("with another state: %v", err)
+	if err := os.WriteFile(backend, []byte("# nothing\n"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	kept("an empty backend.tf", remote, `has no backend "s3"`)
+	if err := os.WriteFile(backend, was, 0o644); err != nil {
+		t.Fatal(err)
 	}
 	if err := os.Remove(state); err != nil {
 		t.Fatal(err)
@@ -138,6 +167,20 @@ func TestBootstrapGoesOnAfterEveryInterruption(t *testing.T) {
 	b.Bucket = "${file(\"/etc/passwd\")}"
 	if err := infra.Bootstrap(t.Context(), directory, o, b); err == nil || !strings.Contains(err.Error(), "letters, digits") {
 		t.Errorf("with a name that is none: %v", err)
+	}
+}
+
+// TestTheExamplePassesPolicy: whoever begins with it is not refused at once.
+func TestTheExamplePassesPolicy(t *testing.T) {
+	t.Parallel()
+	_, o := account(t)
+	directory := filepath.Join(t.TempDir(), "prod")
+	if err := infra.Write(directory, "small"); err != nil {
+		t.Fatal(err)
+	}
+	s := planned(t, open(t, directory, o))
+	if s.Policy.Refused() || len(s.Plan.Changes) < 50 || len(s.Policy.Expired)+len(s.Policy.Unused) > 0 {
+		t.Errorf("%s: %+v", s.Counts, s.Policy.Errors())
 	}
 }
 

@@ -155,7 +155,7 @@ func TestAKilledApplyLosesNothing(t *testing.T) {
 		}
 	}
 
-	// The lock of the dead is still there.
+	// The lock of the dead is still there, and a state that could not be written needs that it goes first.
 	_, err = d.Plan(t.Context(), infra.PlanOptions{Name: "locked"})
 	var locked *infra.LockedError
 	if !errors.As(err, &locked) {
@@ -168,8 +168,15 @@ func TestAKilledApplyLosesNothing(t *testing.T) {
 	if held, err := d.Unlock(t.Context(), func(*infra.LockedError) error { return no }); !errors.Is(err, no) || held.ID != locked.ID {
 		t.Errorf("not unlocked: %+v, %v", held, err)
 	}
+	errored := filepath.Join(directory, "errored.tfstate")
+	if err := os.WriteFile(errored, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
 	if held, err := d.Unlock(t.Context(), func(*infra.LockedError) error { return nil }); err != nil || held.ID != locked.ID {
 		t.Errorf("unlocked: %+v, %v", held, err)
+	}
+	if err := os.Remove(errored); err != nil {
+		t.Fatal(err)
 	}
 	if held, err := d.Unlock(t.Context(), func(*infra.LockedError) error { t.Error("asked"); return nil }); err != nil || held != nil {
 		t.Errorf("unlocked again: %+v, %v", held, err)

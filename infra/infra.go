@@ -37,6 +37,7 @@ import (
 	"runtime"
 	"slices"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/hashicorp/go-version"
@@ -44,7 +45,7 @@ import (
 )
 
 // minVersion is the oldest terraform, and tofu, that locks states in S3 without a database.
-var minVersion = version.Must(version.NewVersion("1.10.0"))
+const minVersion = "1.10.0"
 
 // stopTime is how long terraform may take to end in good order after an interrupt. It waits for what is under way, and
 // a database takes many minutes; killed before, it loses track of it.
@@ -129,8 +130,12 @@ func escapeGlob(path string) string {
 // Variables that change what terraform does behind the reader's back are refused, those that only concern how it talks
 // are ignored.
 var (
-	refusedEnv = regexp.MustCompile(`^TF_(CLI_ARGS(_.*)?|VAR_.*|WORKSPACE|DATA_DIR|REATTACH_PROVIDERS|SKIP_PROVIDER_VERIFY|DISABLE_PLUGIN_TLS)$`)
-	ignoredEnv = regexp.MustCompile(`^TF_(LOG.*|INPUT|IN_AUTOMATION|APPEND_USER_AGENT)$`)
+	refusedEnv = sync.OnceValue(func() *regexp.Regexp {
+		return regexp.MustCompile(`^TF_(CLI_ARGS(_.*)?|VAR_.*|WORKSPACE|DATA_DIR|REATTACH_PROVIDERS|SKIP_PROVIDER_VERIFY|DISABLE_PLUGIN_TLS)$`)
+	})
+	ignoredEnv = sync.OnceValue(func() *regexp.Regexp {
+		return regexp.MustCompile(`^TF_(LOG.*|INPUT|IN_AUTOMATION|APPEND_USER_AGENT)$`)
+	})
 )
 
 // environment is what terraform gets of ours.
@@ -143,11 +148,11 @@ func environment(from []string, notice func(string)) (map[string]string, error) 
 	for _, e := range from {
 		k, v, _ := strings.Cut(e, "=")
 		switch {
-		case refusedEnv.MatchString(k):
+		case refusedEnv().MatchString(k):
 			if v != "" {
 				refused = append(refused, k)
 			}
-		case ignoredEnv.MatchString(k):
+		case ignoredEnv().MatchString(k):
 			if strings.HasPrefix(k, "TF_LOG") && v != "" {
 				notice(k + " is ignored: terraform's own log would tell secrets. Run terraform by hand for it.")
 			}
@@ -201,7 +206,7 @@ func find(ctx context.Context, o Options, notice func(string)) (string, error) {
 	return path, nil
 }
 
-var versionLine = regexp.MustCompile(`(?m)^(Terraform|OpenTofu) v(\S+)`)
+var versionLine = sync.OnceValue(func() *regexp.Regexp { return regexp.MustCompile(`(?m)^(Terraform|OpenTofu) v(\S+)`) })
 
 // identify asks the program what it is.
 func (d *Deployment) identify(ctx context.Context, path string, env map[string]string) error {
@@ -214,7 +219,7 @@ func (d *Deployment) identify(ctx context.Context, path string, env map[string]s
 	if err != nil {
 		return fmt.Errorf("%s version: %w", path, err)
 	}
-	m := versionLine.FindSubmatch(out)
+	m := versionLine().FindSubmatch(out)
 	if m == nil {
 		return fmt.Errorf("%s is neither terraform nor tofu: its version begins with %.60q", path, out)
 	}
@@ -223,7 +228,7 @@ func (d *Deployment) identify(ctx context.Context, path string, env map[string]s
 	if err != nil {
 		return fmt.Errorf("%s version: %w", path, err)
 	}
-	if v.Core().LessThan(minVersion) {
+	if v.Core().LessThan(version.Must(version.NewVersion(minVersion))) {
 		return fmt.Errorf("%s is %s %s: %s or later is needed, for locks of states in S3", path, d.Program, d.Version, minVersion)
 	}
 	return nil

@@ -36,7 +36,7 @@ func program(t testing.TB) string {
 
 // environ is the environment of tests without what concerns terraform.
 func environ() []string {
-	var env []string
+	env := []string{"GOGC=400"} // terraform does not live long enough to collect much
 	for _, e := range os.Environ() {
 		if !strings.HasPrefix(e, "TF_") {
 			env = append(env, e)
@@ -161,6 +161,10 @@ func TestAPlanIsSavedAndApplied(t *testing.T) {
 		t.Errorf("another plan: %v", err)
 	}
 
+	// A crash has cut a line of an earlier apply's journal.
+	if err := os.WriteFile(filepath.Join(directory, "journal.jsonl"), []byte(`{"time":"2026-01-01T00:0`), 0o600); err != nil {
+		t.Fatal(err)
+	}
 	var seen []string
 	r, err := d.Apply(t.Context(), "first", infra.ApplyOptions{Digest: s.Digest, Progress: func(p infra.Progress) {
 		seen = append(seen, fmt.Sprint(p.What, " ", p.Address, " ", p.Done, "/", p.Total))
@@ -171,7 +175,7 @@ func TestAPlanIsSavedAndApplied(t *testing.T) {
 	if got := strings.Join(seen, ", "); got != "start terraform_data.a 0/1, done terraform_data.a 1/1" {
 		t.Errorf("progress: %s", got)
 	}
-	if r.Result != infra.Applied || len(r.Done) != 1 || r.Done[0].ID == "" || len(r.Next) > 0 {
+	if r.Result != infra.Applied || r.PID != os.Getpid() || len(r.Done) != 1 || r.Done[0].ID == "" || len(r.Next) > 0 {
 		t.Errorf("report: %+v", r)
 	}
 	if info, err := os.Stat(filepath.Join(d.Directory, "terraform.tfstate")); err != nil || info.Mode().Perm() != 0o600 {
@@ -203,7 +207,19 @@ func refused(err error, why string) bool {
 
 func TestAPlanIsStale(t *testing.T) {
 	t.Parallel()
-	d := open(t, write(t, one), options(t))
+	// Directory and files may be links.
+	directory := filepath.Join(t.TempDir(), "link")
+	if err := os.Symlink(write(t, one), directory); err != nil {
+		t.Fatal(err)
+	}
+	shared := filepath.Join(t.TempDir(), "shared.tf")
+	if err := os.WriteFile(shared, nil, 0o644); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Symlink(shared, filepath.Join(directory, "more.tf")); err != nil {
+		t.Fatal(err)
+	}
+	d := open(t, directory, options(t))
 	applied(t, d, infra.ApplyOptions{})
 
 	rewrite(t, d.Directory, strings.Replace(one, "size = 1", "size = 2", 1))
@@ -211,7 +227,11 @@ func TestAPlanIsStale(t *testing.T) {
 	if err := os.WriteFile(values, []byte("password = \"another\"\n"), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	s, err := d.Plan(t.Context(), infra.PlanOptions{Name: "stale", VarFiles: []string{values}})
+	beside := filepath.Join(d.Directory, ".secret.tfvars") // which is not looked for
+	if err := os.WriteFile(beside, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	s, err := d.Plan(t.Context(), infra.PlanOptions{Name: "stale", VarFiles: []string{values, beside}})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -224,6 +244,15 @@ func TestAPlanIsStale(t *testing.T) {
 		t.Errorf("main.tf has changed: %v", err)
 	}
 	rewrite(t, d.Directory, strings.Replace(one, "size = 1", "size = 2", 1))
+	if err := os.WriteFile(shared, []byte("# changed\n"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	if err := apply(s); !refused(err, "(more.tf)") {
+		t.Errorf("what a link is to has changed: %v", err)
+	}
+	if err := os.WriteFile(shared, nil, 0o644); err != nil {
+		t.Fatal(err)
+	}
 	if err := os.WriteFile(values, []byte("password = \"again\"\n"), 0o600); err != nil {
 		t.Fatal(err)
 	}
@@ -273,6 +302,35 @@ func TestAPlanThatWasAlteredIsRefused(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
+	// Before it was looked at, somebody has put beside the plan a JSON that says something else, with its digest.
+	directory := filepath.Join(d.Directory, ".plans", s.Name)
+	original := map[string][]byte{}
+	for _, name := range []string{"plan.tfplan", "plan.json", "meta.json"} {
+		text, err := os.ReadFile(filepath.Join(directory, name))
+		if err != nil {
+			t.Fatal(err)
+		}
+		original[name] = text
+	}
+	lie := strings.Replace(string(original["plan.json"]), `"size":1`, `"size":7`, 1)
+	p, err := plan.Read(strings.NewReader(lie))
+	if err != nil {
+		t.Fatal(err)
+	}
+	digest := p.Seal(original["plan.tfplan"])
+	put := func(name, text string) {
+		t.Helper()
+		if err := os.WriteFile(filepath.Join(directory, name), []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	put("plan.json", lie)
+	put("meta.json", strings.ReplaceAll(string(original["meta.json"]), s.Digest, digest))
+	if _, err := d.Apply(t.Context(), s.Name, infra.ApplyOptions{Digest: digest}); !refused(err, "does not say what its plan.tfplan would do") {
+		t.Errorf("another JSON with its digest: %v", err)
+	}
+	put("plan.json", string(original["plan.json"]))
+	put("meta.json", string(original["meta.json"]))
 	if exists(filepath.Join(d.Directory, "terraform.tfstate")) {
 		t.Error("something was applied")
 	}
@@ -321,10 +379,14 @@ func TestNothingIsDestroyedUnasked(t *testing.T) {
 func TestAnApplyThatFailsSaysHowFarItCame(t *testing.T) {
 	t.Parallel()
 	const fails = `
-resource "terraform_data" "a" {}
+variable "password" {
+  default   = "hunter2-is-secret"
+  sensitive = true
+}
+resource "terraform_data" "a" { input = var.password }
 resource "terraform_data" "b" {
   depends_on = [terraform_data.a]
-  provisioner "local-exec" { command = "exit 3" }
+  provisioner "local-exec" { command = "echo ${nonsensitive(var.password)}; exit 3" }
 }
 resource "terraform_data" "c" { depends_on = [terraform_data.b] }
 `
@@ -340,7 +402,7 @@ resource "terraform_data" "c" { depends_on = [terraform_data.b] }
 		if r.Result != infra.Failed || addresses(r.Done) != "terraform_data.a" || addresses(r.Failed) != "terraform_data.b" || addresses(r.Left) != "terraform_data.c" {
 			t.Errorf("report: %+v", r)
 		}
-		if len(r.Errors) != 1 || !strings.Contains(r.Errors[0], "exit status 3") || !strings.Contains(r.Errors[0], "main.tf:5") {
+		if len(r.Errors) != 1 || !strings.Contains(r.Errors[0], "exit status 3") || !strings.Contains(r.Errors[0], "main.tf:9") || strings.Contains(strings.Join(r.Errors, ""), "hunter2") {
 			t.Errorf("errors: %q", r.Errors)
 		}
 		if len(r.Next) == 0 || !strings.Contains(r.Next[len(r.Next)-1], "taskfleet infra plan") {
@@ -348,12 +410,29 @@ resource "terraform_data" "c" { depends_on = [terraform_data.b] }
 		}
 	}
 	check(failed.Report)
+	if strings.Contains(err.Error(), "hunter2") {
+		t.Errorf("the error has the password: %v", err)
+	}
 	again, err := d.Saved(s.Name)
 	if err != nil {
 		t.Fatal(err)
 	}
 	r, err := d.Report(t.Context(), again)
 	if err != nil {
+		t.Fatal(err)
+	}
+	check(r)
+
+	// Another apply, which found the state locked meanwhile, does not hide what this one has done.
+	journal, err := os.OpenFile(filepath.Join(d.Directory, ".plans", s.Name, "journal.jsonl"), os.O_APPEND|os.O_WRONLY, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, err = journal.WriteString(`{"run":"another","what":"begin"}` + "\n" + `{"run":"another","what":"end","text":"failed"}` + "\n")
+	if err := errors.Join(err, journal.Close()); err != nil {
+		t.Fatal(err)
+	}
+	if r, err = d.Report(t.Context(), again); err != nil {
 		t.Fatal(err)
 	}
 	check(r)
@@ -404,7 +483,7 @@ func accept(t testing.TB, directory string, rules ...string) {
 	t.Helper()
 	text := "exceptions:\n"
 	for _, r := range rules {
-		text += fmt.Sprintf("  - rule: %s\n    resource: \"*\"\n    reason: it is a test of something else\n    until: %s\n", r, time.Now().AddDate(0, 1, 0).Format(time.DateOnly))
+		text += fmt.Sprintf("  - rule: %s\n    resource: \"aws_*\"\n    reason: it is a test of something else\n    until: %s\n", r, time.Now().AddDate(0, 1, 0).Format(time.DateOnly))
 	}
 	if err := os.WriteFile(filepath.Join(directory, "policy.yml"), []byte(text), 0o644); err != nil {
 		t.Fatal(err)
@@ -520,7 +599,8 @@ resource "aws_s3_bucket" "artifacts" {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := os.WriteFile(meta, []byte(strings.ReplaceAll(string(text), `"severity": "error"`, `"severity": "warning"`)), 0o600); err != nil {
+	easy := strings.NewReplacer(`"severity": "error"`, `"severity": "warning"`, `"destroy": false`, `"destroy": true`).Replace(string(text))
+	if err := os.WriteFile(meta, []byte(easy), 0o600); err != nil {
 		t.Fatal(err)
 	}
 	if _, err = d.Apply(t.Context(), s.Name, infra.ApplyOptions{Digest: s.Digest, Confirm: yes, Word: "taskfleet-test"}); !errors.As(err, &violated) {
@@ -568,7 +648,13 @@ resource "aws_s3_bucket" "b" { bucket = "taskfleet-test-b" }
 	if s.Policy.Refused() {
 		t.Errorf("policy does not let everything go: %+v", s.Policy.Errors())
 	}
-	if _, err := d.Apply(t.Context(), s.Name, infra.ApplyOptions{Digest: s.Digest, Confirm: yes, Word: "taskfleet-test"}); err != nil {
+	if err := os.WriteFile(filepath.Join(d.Directory, ".plans", s.Name, "journal.jsonl"), []byte(`{"what":"begin"}`+"\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if r, err := d.Report(t.Context(), s); err != nil || !strings.Contains(r.Next[len(r.Next)-1], "infra destroy") || strings.Contains(strings.Join(r.Next, ""), "infra plan") {
+		t.Errorf("after a crash: %+v, %v", r, err)
+	}
+	if _, err := d.Apply(t.Context(), s.Name, infra.ApplyOptions{Digest: s.Digest, Confirm: yes, Word: "taskfleet-test", Destroy: true}); err != nil {
 		t.Fatal(err)
 	}
 	if left := aws.Objects(""); len(left) != 0 {
@@ -627,5 +713,18 @@ func TestValues(t *testing.T) {
 	got, err := infra.Values(directory, "name", "region", "other", "account_id")
 	if err != nil || len(got) != 2 || got["name"] != "a" || got["region"] != "eu-central-1" {
 		t.Errorf("values: %v, %v", got, err)
+	}
+}
+
+func TestRegion(t *testing.T) {
+	t.Parallel()
+	for example, want := range map[string]string{"small": "", "large": "us-east-1"} { // that of small is a value
+		directory := filepath.Join(t.TempDir(), "prod")
+		if err := infra.Write(directory, example); err != nil {
+			t.Fatal(err)
+		}
+		if got, err := infra.Region(directory); err != nil || got != want {
+			t.Errorf("%s: %q, %v", example, got, err)
+		}
 	}
 }

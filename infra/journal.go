@@ -2,6 +2,7 @@ package infra
 
 import (
 	"bufio"
+	"crypto/rand"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -28,6 +29,7 @@ const (
 // A record is a line of a journal, .plans/NAME/journal.jsonl. It is on disk before anybody is told.
 type record struct {
 	Time    time.Time `json:"time"`
+	Run     string    `json:"run"`  // of which apply it is
 	What    string    `json:"what"` // begin, start, done, failed, error, end
 	Address string    `json:"address,omitempty"`
 	Action  string    `json:"action,omitempty"`
@@ -41,6 +43,7 @@ type record struct {
 // A journal is written while a plan is applied.
 type journal struct {
 	file *os.File
+	run  string
 	err  error // the first one
 }
 
@@ -49,7 +52,10 @@ func openJournal(directory string) (*journal, error) {
 	if err != nil {
 		return nil, err
 	}
-	j := &journal{file: f}
+	j := &journal{file: f, run: rand.Text()}
+	if _, err := f.WriteString("\n"); err != nil { // a crash may have cut the last line
+		return nil, errors.Join(err, f.Close())
+	}
 	host, _ := os.Hostname() // "" tells that it is not known
 	j.write(record{Time: time.Now().UTC(), What: "begin", Host: host, PID: os.Getpid()})
 	return j, j.err
@@ -57,6 +63,7 @@ func openJournal(directory string) (*journal, error) {
 
 // write appends a record. A disk that is full does not end an apply: what is under way would be lost. The error is kept.
 func (j *journal) write(r record) {
+	r.Run = j.run
 	line, err := json.Marshal(r)
 	if err == nil {
 		_, err = j.file.Write(append(line, '\n'))
@@ -103,7 +110,10 @@ func (d *Deployment) report(s *Saved, recorded map[string]string) (*Report, erro
 	if err != nil || len(records) == 0 {
 		return nil, err
 	}
-	r := &Report{Plan: s.Name, Result: CutOff, Began: records[0].Time, Last: records[len(records)-1].Time, Host: records[0].Host, PID: records[0].PID}
+	r := &Report{
+		Plan: s.Name, Result: CutOff, Began: records[0].Time, Last: records[len(records)-1].Time, Host: records[0].Host, PID: records[0].PID,
+		Done: []Step{}, Unrecorded: []Step{}, Failed: []Step{}, Unknown: []Step{}, Left: []Step{}, Errors: []string{}, Next: []string{},
+	}
 	last := map[string]record{}
 	for _, x := range records {
 		switch x.What {
@@ -131,7 +141,8 @@ func (d *Deployment) report(s *Saved, recorded map[string]string) (*Report, erro
 		r.Total += len(actions)
 		for _, a := range actions {
 			step := Step{Address: c.Address, Action: a}
-			x, begun := last[c.Address+" "+string(a)]
+			plain, _, _ := strings.Cut(c.Address, " (deposed ") // terraform's events do not tell it apart
+			x, begun := last[plain+" "+string(a)]
 			step.ID = x.ID
 			id, there := recorded[c.Address]
 			switch {
@@ -152,12 +163,12 @@ func (d *Deployment) report(s *Saved, recorded map[string]string) (*Report, erro
 			}
 		}
 	}
-	r.next(d)
+	r.next(d, s.Destroy)
 	return r, nil
 }
 
 // next works out how to go on.
-func (r *Report) next(d *Deployment) {
+func (r *Report) next(d *Deployment, destroy bool) {
 	dir := " --dir " + d.Directory
 	say := func(format string, args ...any) { r.Next = append(r.Next, fmt.Sprintf(format, args...)) }
 	switch r.Result {
@@ -191,10 +202,15 @@ func (r *Report) next(d *Deployment) {
 	if len(r.Failed) > 0 || len(r.Errors) > 0 {
 		say("Mend what the errors name.")
 	}
+	if destroy {
+		say("Destroy again, that has what is left: taskfleet infra destroy%s", dir)
+		return
+	}
 	say("Plan again, that has what is left: taskfleet infra plan%s", dir)
 }
 
-// readJournal reads the records of the last apply. A last line that is not whole is left out: a crash has cut it.
+// readJournal reads the records of the last apply that has begun with a resource, or of the last one if none has: while one is
+// at work others may try, and find the state locked. A line that is not whole is left out: a crash has cut it.
 func readJournal(path string) ([]record, error) {
 	f, err := os.Open(path)
 	if errors.Is(err, fs.ErrNotExist) {
@@ -203,20 +219,31 @@ func readJournal(path string) ([]record, error) {
 		return nil, err
 	}
 	defer f.Close()
-	var all []record
+	var runs [][]record
+	byRun := map[string]int{}
 	lines := bufio.NewScanner(f)
 	lines.Buffer(nil, 1<<20)
-	for n := 1; lines.Scan(); n++ {
+	for lines.Scan() {
 		var r record
 		if err := json.Unmarshal(lines.Bytes(), &r); err != nil {
 			continue
 		}
-		if r.What == "begin" {
-			all = nil
+		i, known := byRun[r.Run]
+		if !known {
+			i = len(runs)
+			byRun[r.Run], runs = i, append(runs, nil)
 		}
-		all = append(all, r)
+		runs[i] = append(runs[i], r)
 	}
-	return all, lines.Err()
+	if err := lines.Err(); err != nil || len(runs) == 0 {
+		return nil, err
+	}
+	for _, run := range slices.Backward(runs) {
+		if slices.ContainsFunc(run, func(r record) bool { return r.What == "start" }) {
+			return run, nil
+		}
+	}
+	return runs[len(runs)-1], nil
 }
 
 // warnOfLost tells of applies that were cut off and have made what the state does not know. Those before the last apply

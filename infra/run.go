@@ -14,6 +14,8 @@ import (
 	"time"
 
 	"github.com/hashicorp/terraform-exec/tfexec"
+
+	"github.com/taskfleet/taskfleet/infra/plan"
 )
 
 // An event is a line of terraform's machine-readable output, as far as we need it.
@@ -187,11 +189,11 @@ func (d *Deployment) watch(see func(event), run func(io.Writer) error) ([]Diagno
 		if json.Unmarshal(line, &e) != nil {
 			return // not of the protocol: a warning about the command line's configuration, say
 		}
-		if e.Diagnostic != nil {
-			said = append(said, *e.Diagnostic)
-		}
 		if see != nil {
 			see(e)
+		}
+		if e.Diagnostic != nil {
+			said = append(said, *e.Diagnostic)
 		}
 	}
 	defer d.tf.SetStdout(io.Discard)
@@ -216,12 +218,17 @@ func (w *lineWriter) Write(p []byte) (int, error) {
 	}
 }
 
-// prepare makes terraform ready for the directory: backend, modules, providers.
+// prepare makes terraform ready for the directory, unless an apply has left there what the state does not know.
 func (d *Deployment) prepare(ctx context.Context, o ...tfexec.InitOption) error {
 	if path := filepath.Join(d.Directory, "errored.tfstate"); exists(path) {
 		return fmt.Errorf("%s holds what an apply has done and could not write to the state: nothing else is done before it is there. "+
 			"Run: %s -chdir=%s state push errored.tfstate, then remove the file", path, d.Program, d.Directory)
 	}
+	return d.init(ctx, o...)
+}
+
+// init has terraform look at backend, modules and providers.
+func (d *Deployment) init(ctx context.Context, o ...tfexec.InitOption) error {
 	if d.reattach != nil {
 		o = append(o, tfexec.Reattach(d.reattach))
 	}
@@ -248,6 +255,9 @@ func (d *Deployment) state(ctx context.Context) (position, map[string]string, er
 	}
 	return parseState([]byte(text))
 }
+
+// templates quotes what would begin a template in HCL, as terraform does in addresses.
+var templates = strings.NewReplacer("${", "$${", "%{", "%%{")
 
 // parseState reads a state, which is empty before the first apply.
 func parseState(text []byte) (at position, ids map[string]string, err error) {
@@ -282,13 +292,14 @@ func parseState(text []byte) (at position, ids map[string]string, err error) {
 			}
 			switch index := i.Index.(type) {
 			case string:
-				address += fmt.Sprintf("[%q]", index)
+				address += fmt.Sprintf("[%q]", templates.Replace(index))
 			case float64:
 				address += fmt.Sprintf("[%d]", int(index))
 			}
-			if i.Deposed == "" {
-				ids[address] = fmt.Sprint(i.Attributes.ID)
+			if i.Deposed != "" {
+				address += plan.Deposed(i.Deposed)
 			}
+			ids[address] = fmt.Sprint(i.Attributes.ID)
 		}
 	}
 	return s.position, ids, nil

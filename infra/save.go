@@ -37,12 +37,13 @@ type Saved struct {
 	Program    string            `json:"program"`
 	Version    string            `json:"version"`
 	State      position          `json:"state"`
-	Files      map[string]string `json:"files"` // digests of the configuration, by path relative to the deployment
+	Files      map[string]string `json:"files,omitempty"` // digests of the configuration, by path relative to the deployment
 	Judgement
 
 	Plan *plan.Plan `json:"-"`
 
 	directory string
+	file      []byte // of plan.tfplan, as the digest was found right
 }
 
 // PlanOptions say what is planned.
@@ -183,6 +184,11 @@ func (d *Deployment) planTo(ctx context.Context, path, doing string, options ...
 	if err := os.Chmod(path, 0o600); err != nil {
 		return nil, err
 	}
+	return d.planJSON(ctx, path)
+}
+
+// planJSON is what terraform says of the file of a plan.
+func (d *Deployment) planJSON(ctx context.Context, path string) ([]byte, error) {
 	// The library returns what it has understood of the JSON; we want all of it.
 	var text bytes.Buffer
 	d.tf.SetStdout(&text)
@@ -229,7 +235,7 @@ func (d *Deployment) Saved(name string) (*Saved, error) {
 	if is := s.Plan.Seal(file); is != s.Digest {
 		return nil, &RefusedError{fmt.Sprintf("the files of plan %s were altered after it was made: their digest is %s, it was %s", name, is, s.Digest)}
 	}
-	s.Deployment = d.word(s.Plan)
+	s.Deployment, s.file = d.word(s.Plan), file
 	return s, nil
 }
 
@@ -283,13 +289,16 @@ func (d *Deployment) check(ctx context.Context, s *Saved) error {
 	if s.Program != d.Program || s.Version != d.Version {
 		return &RefusedError{fmt.Sprintf("plan %s was made by %s %s, and this is %s %s", s.Name, s.Program, s.Version, d.Program, d.Version)}
 	}
-	var outside []string
+	// Which of them have values of variables is not recorded: those that are not found otherwise.
+	var also []string
 	for name := range s.Files {
-		if filepath.IsAbs(name) {
-			outside = append(outside, name)
+		if path := filepath.Join(d.Directory, name); filepath.IsAbs(name) {
+			also = append(also, name)
+		} else if filepath.IsLocal(name) && exists(path) { // those of modules elsewhere are found
+			also = append(also, path)
 		}
 	}
-	now, err := d.files(outside)
+	now, err := d.files(also)
 	if err != nil {
 		return &RefusedError{fmt.Sprintf("plan %s is stale: %v", s.Name, err)}
 	}
@@ -337,10 +346,18 @@ const (
 // bucket for states.
 func (d *Deployment) files(also []string) (map[string]string, error) {
 	files := map[string]string{}
+	// Links are followed, as terraform does.
+	home, err := filepath.EvalSymlinks(d.Directory)
+	if err != nil {
+		return nil, fmt.Errorf("read the configuration: %w", err)
+	}
 	add := func(path string) error {
-		name, err := filepath.Rel(d.Directory, path)
-		if err != nil || strings.HasPrefix(name, "..") && slices.Contains(also, path) {
-			name = path
+		name := path
+		for _, root := range []string{home, d.Directory} {
+			if inside, err := filepath.Rel(root, path); err == nil && (filepath.IsLocal(inside) || !slices.Contains(also, path)) {
+				name = inside
+				break
+			}
 		}
 		f, err := os.Open(path)
 		if err != nil {
@@ -363,23 +380,29 @@ func (d *Deployment) files(also []string) (map[string]string, error) {
 	}
 	walk := func(root string) error {
 		return filepath.WalkDir(root, func(path string, e fs.DirEntry, err error) error {
-			switch name := e.Name(); {
-			case err != nil:
+			if err != nil {
 				return err
-			case e.IsDir() && path != root && (strings.HasPrefix(name, ".") || filepath.Dir(path) == d.Directory && (name == stateDirectory || name == policy.Folder)):
+			}
+			regular := e.Type().IsRegular()
+			if e.Type()&fs.ModeSymlink != 0 {
+				info, err := os.Stat(path)
+				regular = err == nil && info.Mode().IsRegular() // a link to nothing is not read by terraform either
+			}
+			switch name := e.Name(); {
+			case e.IsDir() && path != root && (strings.HasPrefix(name, ".") || filepath.Dir(path) == home && (name == stateDirectory || name == policy.Folder)):
 				return fs.SkipDir
-			case !e.Type().IsRegular(), slices.Contains([]string{".md", ".txt", ".log", ".out"}, filepath.Ext(name)), strings.Contains(name, ".tfstate"),
+			case !regular, slices.Contains([]string{".md", ".txt", ".log", ".out"}, filepath.Ext(name)), strings.Contains(name, ".tfstate"),
 				strings.HasPrefix(name, ".") && name != ".terraform.lock.hcl", name == policy.File, name == cost.File:
 				return nil
 			}
 			return add(path)
 		})
 	}
-	roots, err := d.modules()
+	roots, err := d.modules(home)
 	if err != nil {
 		return nil, err
 	}
-	for _, root := range append([]string{d.Directory}, roots...) {
+	for _, root := range append([]string{home}, roots...) {
 		if err := walk(root); err != nil {
 			return nil, fmt.Errorf("read the configuration: %w", err)
 		}
@@ -396,8 +419,8 @@ func (d *Deployment) files(also []string) (map[string]string, error) {
 	return files, nil
 }
 
-// modules are the directories of modules that are outside the deployment, which terraform init has written down.
-func (d *Deployment) modules() ([]string, error) {
+// modules are the directories of modules that are outside the deployment's, home, as terraform init has written them down.
+func (d *Deployment) modules(home string) ([]string, error) {
 	text, err := os.ReadFile(filepath.Join(d.Directory, ".terraform", "modules", "modules.json"))
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, nil
@@ -414,7 +437,12 @@ func (d *Deployment) modules() ([]string, error) {
 		if !filepath.IsAbs(path) {
 			path = filepath.Join(d.Directory, path)
 		}
-		if inside, err := filepath.Rel(d.Directory, path); err != nil || strings.HasPrefix(inside, "..") {
+		if path, err = filepath.EvalSymlinks(path); errors.Is(err, fs.ErrNotExist) {
+			continue // it was a module's once
+		} else if err != nil {
+			return nil, err
+		}
+		if inside, err := filepath.Rel(home, path); err != nil || strings.HasPrefix(inside, "..") {
 			roots = append(roots, path)
 		}
 	}

@@ -95,7 +95,8 @@ func (d *Deployment) Import(ctx context.Context, address, id string, varFiles []
 // Unlock looks who holds the lock of the state, and takes it away if confirm has no error. The result is nil if nobody
 // holds it. Whoever is at work with it would go on and spoil the state: confirm has to be somebody who knows.
 func (d *Deployment) Unlock(ctx context.Context, confirm func(*LockedError) error) (*LockedError, error) {
-	if err := d.prepare(ctx); err != nil {
+	// Not prepare: the lock may be what keeps errored.tfstate from being pushed.
+	if err := d.init(ctx); err != nil {
 		return nil, err
 	}
 	// What takes the lock and changes nothing: of a resource that is not there, a mark is taken away.

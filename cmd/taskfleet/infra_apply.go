@@ -6,7 +6,9 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"os/signal"
 	"strings"
+	"syscall"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -65,7 +67,10 @@ func (f *infraFlags) apply(cmd *cobra.Command, d *infra.Deployment, name string,
 		progress = cmd.ErrOrStderr()
 	}
 	o.Progress = progressTo(progress)
-	r, err := d.Apply(cmd.Context(), name, o)
+	// A terminal that goes away is an interrupt: without that it would kill, and leave what is under way unknown.
+	ctx, stop := signal.NotifyContext(cmd.Context(), syscall.SIGHUP)
+	defer stop()
+	r, err := d.Apply(ctx, name, o)
 	if f.json && r != nil {
 		if printErr := printJSON(out, r); printErr != nil {
 			err = errors.Join(err, printErr)

@@ -65,7 +65,9 @@ type planReport struct {
 func (f *infraFlags) tell(cmd *cobra.Command, s *infra.Saved, r *infra.Report) error {
 	out := cmd.OutOrStdout()
 	if f.json {
-		return printJSON(out, planReport{s, s.Plan, r})
+		shown := *s
+		shown.Files = nil // whoever has the digest of a file with a secret can try what it is
+		return printJSON(out, planReport{&shown, s.Plan, r})
 	}
 	fmt.Fprintf(out, "Plan %s of %s, %s, by %s %s\n\n", s.Name, s.Deployment, s.Created.Format("2006-01-02 15:04 UTC"), s.Program, s.Version)
 	if err := s.Text(out, widthOf(out), colourful(out)); err != nil {
@@ -80,13 +82,12 @@ func (f *infraFlags) tell(cmd *cobra.Command, s *infra.Saved, r *infra.Report) e
 	case s.Policy.Refused():
 	case s.Plan.Empty():
 		fmt.Fprintln(out, "Nothing is to be done.")
+	case s.Destroy:
+		fmt.Fprintf(out, "Next    taskfleet infra destroy --dir %s plans that anew, and does it\n", f.directory)
 	default:
 		word := ""
 		if len(s.Plan.Destroys(true)) > 0 {
 			word = " --destroy-protected " + s.Deployment
-			if s.Destroy {
-				word = " --destroy-protected NAME"
-			}
 		}
 		fmt.Fprintf(out, "Next    taskfleet infra apply --dir %s %s --digest %s%s\n", f.directory, s.Name, s.Digest, word)
 	}
@@ -134,6 +135,9 @@ func (f *infraFlags) list(cmd *cobra.Command, d *infra.Deployment) error {
 	if f.json {
 		if plans == nil {
 			plans = []*infra.Saved{}
+		}
+		for _, p := range plans {
+			p.Files = nil
 		}
 		return printJSON(out, plans)
 	}

@@ -33,12 +33,16 @@ run it again with the same values. No state is ever overwritten.`,
 			if err != nil {
 				return err
 			}
+			home, err := infra.Region(flags.directory)
+			if err != nil {
+				return err
+			}
 			for _, v := range []struct {
 				to    *string
 				found string
 				flag  string
 			}{
-				{&b.Name, cmp.Or(values["deployment"], values["name"]), "--name"}, {&b.Region, values["region"], "--region"}, {&b.Account, values["account_id"], "--account"},
+				{&b.Name, cmp.Or(values["deployment"], values["name"]), "--name"}, {&b.Region, cmp.Or(values["region"], home), "--region"}, {&b.Account, values["account_id"], "--account"},
 			} {
 				if *v.to = cmp.Or(*v.to, v.found); *v.to == "" {
 					return usagef("%s is missing, and %s does not say it", v.flag, filepath.Join(flags.directory, "terraform.tfvars"))
@@ -68,7 +72,7 @@ run it again with the same values. No state is ever overwritten.`,
 	}
 	flags.add(cmd)
 	cmd.Flags().StringVar(&b.Name, "name", "", "`name` of the deployment (default: what terraform.tfvars says)")
-	cmd.Flags().StringVar(&b.Region, "region", "", "AWS `region` of the bucket (default: what terraform.tfvars says)")
+	cmd.Flags().StringVar(&b.Region, "region", "", "AWS `region` of the bucket (default: what terraform.tfvars says, or the region of provider \"aws\" in providers.tf)")
 	cmd.Flags().StringVar(&b.Account, "account", "", "`id` of the AWS account (default: what terraform.tfvars says)")
 	cmd.Flags().StringVar(&b.Bucket, "bucket", "", "`name` of the bucket (default: bucket_prefix of terraform.tfvars, with -state)")
 	cmd.Flags().BoolVarP(&yes, "yes", "y", false, "do not ask before making the bucket")
@@ -227,8 +231,11 @@ the states stays; it is a deployment of its own, in state/.`,
 			}
 			errOut := cmd.ErrOrStderr()
 			if s.Plan.Empty() {
-				_, err := fmt.Fprintln(errOut, "there is nothing to destroy: the state has no resources")
-				return err
+				fmt.Fprintln(errOut, "there is nothing to destroy: the state has no resources")
+				if flags.json {
+					return printJSON(cmd.OutOrStdout(), map[string]any{"plan": s.Name, "result": infra.Applied, "total": 0})
+				}
+				return nil
 			}
 			if err := s.Plan.Text(errOut, widthOf(errOut), colourful(errOut)); err != nil {
 				return err
@@ -250,7 +257,7 @@ the states stays; it is a deployment of its own, in state/.`,
 			if word != s.Deployment {
 				return fmt.Errorf("--destroy-protected %s is not the name of the deployment: it is %s. Nothing was done", word, s.Deployment)
 			}
-			return flags.apply(cmd, d, s.Name, infra.ApplyOptions{Digest: s.Digest, Word: word, Confirm: func(*infra.Saved) error { return nil }})
+			return flags.apply(cmd, d, s.Name, infra.ApplyOptions{Digest: s.Digest, Word: word, Destroy: true, Confirm: func(*infra.Saved) error { return nil }})
 		},
 	}
 	flags.add(cmd)

@@ -11,6 +11,7 @@ import (
 	"path/filepath"
 	"regexp"
 	"strings"
+	"syscall"
 	"testing"
 )
 
@@ -28,9 +29,11 @@ func infraDeployment(t *testing.T, hcl string) string {
 	if testing.Short() {
 		t.Skip("it runs terraform")
 	}
-	if _, err := exec.LookPath("terraform"); err != nil {
+	if program := os.Getenv("TASKFLEET_TEST_TERRAFORM"); program != "" {
+		t.Setenv("PATH", filepath.Dir(program)+string(filepath.ListSeparator)+os.Getenv("PATH"))
+	} else if _, err := exec.LookPath("terraform"); err != nil {
 		if _, err := exec.LookPath("tofu"); err != nil {
-			t.Fatal("terraform or tofu must be on PATH")
+			t.Fatal("terraform or tofu must be on PATH, or named by TASKFLEET_TEST_TERRAFORM")
 		}
 	}
 	directory := filepath.Join(t.TempDir(), "prod")
@@ -45,7 +48,7 @@ func infraDeployment(t *testing.T, hcl string) string {
 
 var digestText = regexp.MustCompile(`sha256:[0-9a-f]{64}`)
 
-func TestInfraFromPlanToDestroy(t *testing.T) {
+func TestTerraformFromPlanToDestroy(t *testing.T) {
 	const hcl = `
 variable "name" { default = "taskfleet-test" }
 variable "password" {
@@ -108,7 +111,7 @@ output "password" {
 	if err := json.Unmarshal([]byte(text[strings.Index(text, "{"):strings.LastIndex(text, "}")+1]), &report); err != nil {
 		t.Fatalf("%v in\n%s", err, text)
 	}
-	if len(report.Plan.Changes) != 2 {
+	if len(report.Plan.Changes) != 2 || strings.Contains(text, `"files"`) {
 		t.Errorf("the second plan: %+v", report)
 	}
 	contains(must(1, "apply", "--dir", dir, "second", "--digest", report.Digest), "nobody can be asked here, and --yes is not given", "!! destroy terraform_data.a")
@@ -117,9 +120,44 @@ output "password" {
 	contains(must(1, "destroy", "--dir", dir), "--destroy-protected taskfleet-test is not given", "2 to destroy")
 	contains(must(1, "destroy", "--dir", dir, "--destroy-protected", "prod"), "it is taskfleet-test")
 	contains(must(0, "destroy", "--dir", dir, "--destroy-protected", "taskfleet-test"), "applied plan destroy-")
-	contains(must(0, "destroy", "--dir", dir), "nothing to destroy")
+	contains(must(0, "destroy", "--dir", dir, "--json"), "nothing to destroy", `"total": 0`)
 	if i := strings.Index(all, "hunter2"); i >= 0 {
 		t.Errorf("the password was printed: %s", all[max(0, i-200):i+20])
+	}
+}
+
+// TestInfraApplySurvivesItsTerminal: when that goes away, what is under way is waited for, as after Ctrl-C.
+func TestTerraformApplySurvivesItsTerminal(t *testing.T) {
+	dir := infraDeployment(t, `
+resource "terraform_data" "a" {
+  provisioner "local-exec" { command = "echo >fifo; exec sleep 600" }
+}
+resource "terraform_data" "b" { depends_on = [terraform_data.a] }
+`)
+	fifo := filepath.Join(dir, "fifo")
+	if out, err := exec.CommandContext(t.Context(), "mkfifo", fifo).CombinedOutput(); err != nil {
+		t.Fatalf("mkfifo: %v, %s", err, out)
+	}
+	code, planned, errOut := driveInfra(t, "plan", "--dir", dir, "first")
+	if code != exitOK {
+		t.Fatal(errOut)
+	}
+	go func() {
+		if _, err := os.ReadFile(fifo); err != nil {
+			t.Error(err)
+			return
+		}
+		self, err := os.FindProcess(os.Getpid())
+		if err == nil {
+			err = self.Signal(syscall.SIGHUP)
+		}
+		if err != nil {
+			t.Error(err)
+		}
+	}()
+	code, out, errOut := driveInfra(t, "apply", "--dir", dir, "first", "--digest", digestText.FindString(planned))
+	if code != exitFailed || !strings.Contains(out, "interrupted after") || !strings.Contains(out, "not begun (1)") || !strings.Contains(errOut, "the apply was interrupted") {
+		t.Errorf("exits with %d: %s%s", code, out, errOut)
 	}
 }
 

@@ -48,9 +48,18 @@ func (r *redactor) learnAt(v, secret any, depth int) {
 	}
 }
 
+// hide replaces what was learnt in a text.
+func (r *redactor) hide(text string) string {
+	for _, v := range r.values {
+		text = strings.ReplaceAll(text, v, hidden)
+	}
+	return text
+}
+
 // differences lists the attributes that a change touches.
 func (r *redactor) differences(c *tfjson.Change) []Attribute {
 	d := differ{r: r}
+	d.list = []Attribute{}
 	d.walk(nil, "", c.Before, c.After, c.AfterUnknown, c.BeforeSensitive, c.AfterSensitive)
 	return d.list
 }

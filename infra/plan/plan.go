@@ -44,15 +44,15 @@ const (
 
 // A Plan is what applying a saved plan would do.
 type Plan struct {
-	Terraform string    `json:"terraform"` // the version that made it
-	Name      string    `json:"name"`      // of the deployment: its variable deployment, or name; "" without either
-	Changes   []Change  `json:"changes"`   // by module, then address
-	Drift     []Change  `json:"drift"`     // what has changed since the last apply, by other hands
-	Outputs   []Output  `json:"outputs"`   // those that change, by name
-	Unchanged int       `json:"unchanged"` // resources that stay as they are
-	Digest    string    `json:"digest"`    // see Seal; "" before
-	content   [32]byte  // of the JSON, normalised
-	_         [0]func() // not comparable
+	Terraform string   `json:"terraform"` // the version that made it
+	Name      string   `json:"name"`      // of the deployment: its variable deployment, or name; "" without either
+	Changes   []Change `json:"changes"`   // by module, then address
+	Drift     []Change `json:"drift"`     // what has changed since the last apply, by other hands
+	Outputs   []Output `json:"outputs"`   // those that change, by name
+	Unchanged int      `json:"unchanged"` // resources that stay as they are
+	Digest    string   `json:"digest"`    // see Seal; "" before
+	content   [32]byte // of the JSON, normalised
+	hide      func(string) string
 }
 
 // A Change is what becomes of one resource. Secrets in it are replaced.
@@ -69,7 +69,7 @@ type Change struct {
 
 	Destructive bool   `json:"destructive"`     // what is there now is destroyed
 	Protected   bool   `json:"protected"`       // it holds what cannot be made again
-	Holds       string `json:"holds,omitempty"` // database, bucket or key, if it is protected
+	Holds       string `json:"holds,omitempty"` // database, bucket, key or file system, if it is protected
 
 	Before     any         `json:"before,omitempty"`
 	After      any         `json:"after,omitempty"` // without what is known after apply only
@@ -96,12 +96,17 @@ type Output struct {
 	Attributes []Attribute `json:"attributes"`
 }
 
-// protected are the types whose loss is the loss of data.
+// protected are the types whose loss is the loss of data: those of the rule protected, in package policy, and one more kind of key.
 var protected = map[string]string{
 	"aws_db_instance":              "database",
 	"aws_rds_cluster":              "database",
+	"aws_rds_global_cluster":       "database",
+	"aws_docdb_cluster":            "database",
+	"aws_neptune_cluster":          "database",
 	"aws_dynamodb_table":           "database",
+	"aws_efs_file_system":          "file system",
 	"aws_s3_bucket":                "bucket",
+	"aws_s3_directory_bucket":      "bucket",
 	"aws_kms_key":                  "key",
 	"aws_kms_replica_key":          "key",
 	"aws_kms_external_key":         "key",
@@ -122,7 +127,10 @@ func Read(from io.Reader) (*Plan, error) {
 	if err := json.Unmarshal(text, &raw); err != nil {
 		return nil, fmt.Errorf("this is not a plan's JSON, as terraform show -json PLAN writes it: %w", err)
 	}
-	p := &Plan{Terraform: raw.TerraformVersion}
+	if n := len(raw.ActionInvocations) + len(raw.DeferredChanges); n > 0 {
+		return nil, fmt.Errorf("the plan runs actions or defers changes (%d), which nobody would see here: take the action blocks out of the configuration", n)
+	}
+	p := &Plan{Terraform: raw.TerraformVersion, Changes: []Change{}, Drift: []Change{}, Outputs: []Output{}}
 	if p.content, err = normal(text); err != nil {
 		return nil, err
 	}
@@ -132,6 +140,7 @@ func Read(from io.Reader) (*Plan, error) {
 		}
 	}
 	r := secretsOf(&raw)
+	p.hide = r.hide
 	for _, rc := range raw.ResourceChanges {
 		c, err := r.change(rc)
 		if err != nil {
@@ -200,6 +209,8 @@ func secretsOf(p *tfjson.Plan) *redactor {
 			}
 		}
 	}
+	// One may have another in it.
+	slices.SortFunc(r.values, func(a, b string) int { return len(b) - len(a) })
 	return r
 }
 
@@ -229,6 +240,12 @@ func (p *Plan) Seal(file []byte) string {
 	p.Digest = "sha256:" + hex.EncodeToString(h.Sum(nil))
 	return p.Digest
 }
+
+// Hide replaces in a text what the plan knows as secret: what providers say of it has no marks.
+func (p *Plan) Hide(text string) string { return p.hide(text) }
+
+// Deposed is how the address of what a replacement has left behind ends.
+func Deposed(key string) string { return " (deposed " + key + ")" }
 
 // Destroys are the changes that destroy what is there; if onlyProtected, those of them that hold data.
 func (p *Plan) Destroys(onlyProtected bool) []Change {
@@ -262,7 +279,7 @@ func (r *redactor) change(rc *tfjson.ResourceChange) (Change, error) {
 		Before: r.redact(rc.Change.Before, rc.Change.BeforeSensitive, ""), After: r.redact(rc.Change.After, rc.Change.AfterSensitive, ""),
 	}
 	if rc.DeposedKey != "" {
-		c.Address += " (deposed " + rc.DeposedKey + ")"
+		c.Address += Deposed(rc.DeposedKey)
 		c.Reason = "an earlier replacement has left it behind"
 	}
 	if rc.PreviousAddress != rc.Address {

@@ -263,3 +263,28 @@ func FuzzRead(f *testing.F) {
 		}
 	})
 }
+
+// TestWhatCannotBeShownIsRefused: an apply would do it, and nobody would have seen it.
+func TestWhatCannotBeShownIsRefused(t *testing.T) {
+	t.Parallel()
+	for _, more := range []string{`"action_invocations":[{"address":"action.aws_lambda_invoke.a","type":"aws_lambda_invoke","name":"a"}]`, `"deferred_changes":[{"reason":"unknown"}]`} {
+		if _, err := plan.Read(strings.NewReader(`{"format_version":"1.2",` + more + `}`)); err == nil || !strings.Contains(err.Error(), "nobody would see") {
+			t.Errorf("%s: %v", more, err)
+		}
+	}
+}
+
+func TestHide(t *testing.T) {
+	t.Parallel()
+	p, err := plan.Read(strings.NewReader(`{
+		"format_version": "1.2",
+		"variables": {"short": {"value": "hunter2-is"}, "long": {"value": "hunter2-is-secret"}},
+		"configuration": {"root_module": {"variables": {"short": {"sensitive": true}, "long": {"sensitive": true}}}}
+	}`))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got := p.Hide("password hunter2-is-secret is too short"); got != "password (secret) is too short" {
+		t.Errorf("hidden: %q", got)
+	}
+}

@@ -10,7 +10,7 @@ import data.taskfleet.plan
 
 kinds := {
 	"aws_db_instance": "database", "aws_rds_cluster": "database", "aws_s3_bucket": "bucket", "aws_kms_key": "key",
-	"aws_kms_replica_key": "key", "aws_kms_external_key": "key", "aws_dynamodb_table": "database", "aws_docdb_cluster": "database",
+	"aws_kms_replica_key": "key", "aws_kms_external_key": "key", "aws_kms_replica_external_key": "key", "aws_dynamodb_table": "database", "aws_docdb_cluster": "database",
 	"aws_neptune_cluster": "database", "aws_rds_global_cluster": "database", "aws_s3_directory_bucket": "bucket", "aws_efs_file_system": "file system",
 }
 
