@@ -11,6 +11,7 @@ import (
 	"strconv"
 	"strings"
 
+	"github.com/agnivade/levenshtein"
 	yaml "go.yaml.in/yaml/v3"
 )
 
@@ -242,7 +243,10 @@ func suggest(name string, known []string) string {
 	slices.Sort(known)
 	best, distance := "", 3
 	for _, k := range known {
-		if d := editDistance(name, k); d < distance {
+		if len(name) > 64 || len(k) > 64 {
+			continue
+		}
+		if d := levenshtein.ComputeDistance(name, k); d < distance {
 			best, distance = k, d
 		}
 	}
@@ -256,28 +260,6 @@ func suggest(name string, known []string) string {
 		return fmt.Sprintf("there are %s and %d more", strings.Join(known[:maxNamed], ", "), len(known)-maxNamed)
 	}
 	return "there are " + strings.Join(known, ", ")
-}
-
-func editDistance(a, b string) int {
-	if len(a) > 64 || len(b) > 64 {
-		return math.MaxInt
-	}
-	row := make([]int, len(b)+1)
-	for j := range row {
-		row[j] = j
-	}
-	for i := range len(a) {
-		diagonal := row[0]
-		row[0]++
-		for j := range len(b) {
-			cost := 1
-			if a[i] == b[j] {
-				cost = 0
-			}
-			diagonal, row[j+1] = row[j+1], min(row[j+1]+1, row[j]+1, diagonal+cost)
-		}
-	}
-	return row[len(b)]
 }
 
 // number reads a JSON number out of a plain YAML scalar.

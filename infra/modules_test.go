@@ -14,6 +14,8 @@ import (
 	"testing"
 
 	"github.com/taskfleet/taskfleet/infra/stub"
+
+	"github.com/taskfleet/taskfleet/infra/statetest"
 )
 
 // This is about the HCL: modules and deployments go through everything that terraform does with them, on the stand-in for
@@ -30,7 +32,7 @@ type workbench struct {
 
 func newWorkbench(t *testing.T) *workbench {
 	t.Helper()
-	w := &workbench{T: t, program: program(t), directory: t.TempDir()}
+	w := &workbench{T: t, program: statetest.Terraform(t), directory: t.TempDir()}
 	for _, name := range []string{"modules", "live"} {
 		copyTree(t, name, filepath.Join(w.directory, name))
 	}
@@ -149,7 +151,7 @@ func directories(t *testing.T, parent string) []string {
 func TestFormat(t *testing.T) {
 	t.Parallel()
 	for _, directory := range []string{"modules", "live"} {
-		command := exec.CommandContext(t.Context(), program(t), "fmt", "-check", "-diff", "-recursive", "-no-color", directory)
+		command := exec.CommandContext(t.Context(), statetest.Terraform(t), "fmt", "-check", "-diff", "-recursive", "-no-color", directory)
 		config := filepath.Join(t.TempDir(), "terraform.rc")
 		if err := os.WriteFile(config, nil, 0o600); err != nil {
 			t.Fatal(err)

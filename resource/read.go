@@ -17,6 +17,7 @@ import (
 	"strconv"
 	"strings"
 
+	"github.com/agnivade/levenshtein"
 	yaml "go.yaml.in/yaml/v3"
 
 	"github.com/taskfleet/taskfleet/timestamp"
@@ -479,7 +480,10 @@ func suggest(name string, known []string) string {
 	slices.Sort(known)
 	best, distance := "", 3
 	for _, k := range known {
-		if d := editDistance(strings.ToLower(name), strings.ToLower(k)); d < distance {
+		if len(name) > 64 {
+			break
+		}
+		if d := levenshtein.ComputeDistance(strings.ToLower(name), strings.ToLower(k)); d < distance {
 			best, distance = k, d
 		}
 	}
@@ -487,29 +491,6 @@ func suggest(name string, known []string) string {
 		return "did you mean " + best + "?"
 	}
 	return "there are " + strings.Join(known, ", ")
-}
-
-// editDistance is how many letters have to be changed, added or left out.
-func editDistance(a, b string) int {
-	if len(a) > 64 {
-		return math.MaxInt
-	}
-	row := make([]int, len(b)+1)
-	for j := range row {
-		row[j] = j
-	}
-	for i := range len(a) {
-		diagonal := row[0]
-		row[0]++
-		for j := range len(b) {
-			change := diagonal
-			if a[i] != b[j] {
-				change++
-			}
-			diagonal, row[j+1] = row[j+1], min(change, row[j]+1, row[j+1]+1)
-		}
-	}
-	return row[len(b)]
 }
 
 func sortedKeys[V any](m map[string]V) []string { return slices.Sorted(maps.Keys(m)) }

@@ -13,6 +13,8 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+
+	"github.com/taskfleet/taskfleet/infra/statetest"
 )
 
 // driveInfra runs taskfleet infra, where nobody can be asked anything.
@@ -26,16 +28,7 @@ func driveInfra(t *testing.T, args ...string) (code int, out, errOut string) {
 // infraDeployment is a deployment that needs nobody.
 func infraDeployment(t *testing.T, hcl string) string {
 	t.Helper()
-	if testing.Short() {
-		t.Skip("it runs terraform")
-	}
-	if program := os.Getenv("TASKFLEET_TEST_TERRAFORM"); program != "" {
-		t.Setenv("PATH", filepath.Dir(program)+string(filepath.ListSeparator)+os.Getenv("PATH"))
-	} else if _, err := exec.LookPath("terraform"); err != nil {
-		if _, err := exec.LookPath("tofu"); err != nil {
-			t.Fatal("terraform or tofu must be on PATH, or named by TASKFLEET_TEST_TERRAFORM")
-		}
-	}
+	t.Setenv("PATH", filepath.Dir(statetest.Terraform(t))+string(filepath.ListSeparator)+os.Getenv("PATH"))
 	directory := filepath.Join(t.TempDir(), "prod")
 	if err := os.MkdirAll(directory, 0o755); err != nil {
 		t.Fatal(err)

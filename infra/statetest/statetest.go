@@ -1,5 +1,5 @@
 // Package statetest lends tests a bucket for terraform's states, locks included, without AWS: the project's own S3
-// gateway, which answers a PUT with If-None-Match as S3 does.
+// gateway, which answers a PUT with If-None-Match as S3 does. It also finds the terraform that tests run.
 package statetest
 
 import (
@@ -8,6 +8,8 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"os"
+	"os/exec"
 	"strings"
 	"testing"
 	"time"
@@ -17,6 +19,21 @@ import (
 
 	"github.com/taskfleet/taskfleet/blob/blobtest"
 )
+
+// Terraform is the terraform, or tofu, that tests run: the one that TASKFLEET_TEST_TERRAFORM names, or the one on PATH.
+func Terraform(t testing.TB) (path string) {
+	t.Helper()
+	if path := os.Getenv("TASKFLEET_TEST_TERRAFORM"); path != "" {
+		return path
+	}
+	for _, name := range []string{"terraform", "tofu"} {
+		if path, err := exec.LookPath(name); err == nil {
+			return path
+		}
+	}
+	t.Fatal("terraform or tofu must be on PATH, or named by TASKFLEET_TEST_TERRAFORM; make test installs one")
+	return ""
+}
 
 // A Backend is a bucket, and how to reach it.
 type Backend struct {

@@ -12,18 +12,7 @@ import (
 // TestLocks has the real program use the bucket: a state is written, a lock that somebody else holds stops it, tells who
 // that is, and can be broken.
 func TestLocks(t *testing.T) {
-	if testing.Short() {
-		t.Skip("runs terraform")
-	}
-	program := os.Getenv("TASKFLEET_TEST_TERRAFORM")
-	for _, name := range []string{"terraform", "tofu"} {
-		if path, err := exec.LookPath(name); program == "" && err == nil {
-			program = path
-		}
-	}
-	if program == "" {
-		t.Fatal("terraform or tofu must be on PATH")
-	}
+	program := Terraform(t)
 	b := Start(t)
 	directory := t.TempDir()
 	configuration := b.Config("a/terraform.tfstate") + `

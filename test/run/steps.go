@@ -189,7 +189,7 @@ func place(name string) int {
 // raceTests are short ones where a test can be: those that do the same many times over. The detector sees that two
 // accesses are not ordered when it has seen both, however they fell. SQLite itself, translated from C, goes without the
 // detector: it shares no memory with us but what it copies, and every step of its virtual machine would be looked at,
-// which takes two thirds of the time. Only this package can: one with generic code of others in it would give the whole
+// which takes three fifths of the time of index's tests. Only this package can: one with generic code of others in it would give the whole
 // program instances, of sync.Map for example, in which the detector sees no order.
 func (c *checkout) raceTests(ctx context.Context, out io.Writer) error {
 	return c.with("TASKFLEET_TEST_DATABASES=sqlite", "CGO_ENABLED=1").goCommand(ctx, out,
