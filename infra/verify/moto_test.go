@@ -6,13 +6,16 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
+	"net"
 	"os"
 	"slices"
 	"strings"
 	"sync/atomic"
+	"syscall"
 	"testing"
 
 	"github.com/aws/aws-sdk-go-v2/aws"
+	"github.com/aws/aws-sdk-go-v2/aws/retry"
 	awshttp "github.com/aws/aws-sdk-go-v2/aws/transport/http"
 	"github.com/aws/aws-sdk-go-v2/credentials"
 	"github.com/aws/aws-sdk-go-v2/service/ec2"
@@ -67,7 +70,7 @@ func newEstate(t *testing.T, region string) *estate {
 	if url == "" {
 		t.Fatal("TASKFLEET_TEST_MOTO is not set: run `make test`, which installs moto, starts it and says where it is")
 	}
-	conf := aws.Config{HTTPClient: awshttp.NewBuildableClient(), Region: region, Retryer: func() aws.Retryer { return aws.NopRetryer{} }, BaseEndpoint: &url, Credentials: credentials.NewStaticCredentialsProvider("test", "test", "")}
+	conf := aws.Config{HTTPClient: awshttp.NewBuildableClient(), Region: region, Retryer: onceMore, BaseEndpoint: &url, Credentials: credentials.NewStaticCredentialsProvider("test", "test", "")}
 	e := &estate{
 		t: t, ctx: t.Context(), conf: conf, deployment: fmt.Sprintf("verify-%08x", rand.Uint32()), region: region, // moto remembers earlier runs
 		ec2: ec2.NewFromConfig(conf), ecs: ecs.NewFromConfig(conf), elb: elb.NewFromConfig(conf), iam: iam.NewFromConfig(conf), kms: kms.NewFromConfig(conf),
@@ -83,6 +86,15 @@ func newEstate(t *testing.T, region string) *estate {
 		e.subnets = append(e.subnets, *s.Subnet.SubnetId)
 	}
 	return e
+}
+
+// onceMore has a call be made again if moto has closed the connection over its answer, which it does now and then, and for nothing else.
+func onceMore() aws.Retryer {
+	return retry.NewStandard(func(o *retry.StandardOptions) {
+		o.Retryables = []retry.IsErrorRetryable{retry.IsErrorRetryableFunc(func(err error) aws.Ternary {
+			return aws.BoolTernary(errors.Is(err, net.ErrClosed) || errors.Is(err, syscall.ECONNRESET))
+		})}
+	})
 }
 
 func must[T any](v T, err error) func(*testing.T) T {
