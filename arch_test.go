@@ -24,12 +24,12 @@ var layers = []struct {
 	{"kit", []string{"api", "event", "store", "blob", "loop", "seal", "schedule", "monitor"}, false},
 	{"client", []string{"client"}, false},
 	{"services", []string{"auth", "queue", "provisioner", "worker", "index", "hooks", "secrets", "purgecache", "object", "notify", "mirror", "credentials"}, true},
-	{"surface", []string{"cmd", "graph", "resource", "project", "infra", "bench", "references", "examples", "test"}, false},
+	{"surface", []string{"cmd", "graph", "resource", "project", "infra", "stacks", "deploy", "packaging", "bench", "references", "examples", "test"}, false},
 }
 
 // homes are the only places that may import an SDK.
 var homes = []struct{ sdk, home, reason string }{
-	{"github.com/aws/aws-sdk-go-v2", "blob provisioner/aws worker/ec2 auth/aws notify/ses seal/kms credentials/aws infra/verify infra/statetest", "S3 is behind blob, EC2 behind provisioner/aws, the instance that a worker runs on behind worker/ec2, STS behind auth/aws, SES behind notify/ses, KMS behind seal/kms, whose keys are rotated behind credentials/aws; infra/verify reads an account back, and infra/statetest lends tests a bucket"},
+	{"github.com/aws/aws-sdk-go-v2", "blob provisioner/aws worker/ec2 auth/aws notify/ses seal/kms credentials/aws infra/verify infra/statetest stacks/platform", "S3 is behind blob, EC2 behind provisioner/aws, the instance that a worker runs on behind worker/ec2, STS behind auth/aws, SES behind notify/ses, KMS behind seal/kms, whose keys are rotated behind credentials/aws; infra/verify reads an account back, infra/statetest lends tests a bucket, and stacks/platform rolls releases out"},
 	{"github.com/versity/versitygw", "blob/gateway", "the S3 gateway is behind blob/gateway"},
 	{"github.com/jackc/pgx", "store credentials/postgres", "databases are behind store, but for those whose passwords are rotated"},
 	{"modernc.org/sqlite", "store", "databases are behind store"},
@@ -39,7 +39,12 @@ var homes = []struct{ sdk, home, reason string }{
 	{"github.com/getsentry/sentry-go", "monitor", "reports go to Sentry from monitor"},
 	{"github.com/hashicorp/terraform-exec", "infra", "terraform is behind infra"},
 	{"github.com/hashicorp/hc-install", "infra", "terraform is behind infra"},
-	{"github.com/hashicorp/terraform-plugin-go", "infra/stub", "the stand-in for the AWS provider is the only provider yet"},
+	{"github.com/hashicorp/terraform-plugin-go", "infra/stub infra/provider", "the stand-in for the AWS provider, and the provider taskfleet"},
+	{"github.com/hashicorp/terraform-plugin-framework", "infra/provider", "the provider taskfleet is all that is written with it"},
+	{"github.com/pulumi", "stacks", "Pulumi is behind stacks"},
+	{"github.com/signalfx/signalfx-go", "credentials/signalfx stacks/monitoring", "tokens are rotated by credentials/signalfx, dashboards made by stacks/monitoring"},
+	{"github.com/google/go-containerregistry", "packaging", "images are made by packaging"},
+	{"github.com/CycloneDX/cyclonedx-go", "packaging", "lists of what is in an image are written by packaging"},
 	{"github.com/open-policy-agent/opa", "infra/policy", "plans are judged by infra/policy"},
 	{"github.com/spf13/cobra", "cmd", "commands are in cmd/taskfleet"},
 	{"github.com/santhosh-tekuri/jsonschema", "api worker hooks", "methods' schemas are checked by api, payloads' by worker and hooks"},

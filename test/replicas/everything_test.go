@@ -9,8 +9,8 @@ import (
 	"time"
 )
 
-// few is how many tasks it takes to have something on its way whatever breaks, in about a minute.
-const few = 4000
+// few is how many tasks it takes to have something on its way whatever breaks, in half a minute or so.
+const few = 2000
 
 // TestEverythingAtOnce has all faults happen side by side. TASKFLEET_TEST_LONG, a number of tasks such as 100000, makes it
 // a long one.

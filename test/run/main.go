@@ -15,12 +15,14 @@
 //
 // The tests learn where things are from the environment:
 //
+//	TASKFLEET_TEST_BINARY     the program under test, built
 //	TASKFLEET_TEST_POSTGRES   URL of a PostgreSQL database in which a test may create schemas and databases
 //	TASKFLEET_TEST_DATABASES  the databases to test on: "sqlite,postgres" unless set
 //	TASKFLEET_TEST_NODE       the node executable, of the version the official JavaScript client asks for
 //	TASKFLEET_TEST_PYTHON     the python executable that can import the official Python client
 //	TASKFLEET_TEST_MOTO       URL of moto
 //	TASKFLEET_TEST_TERRAFORM  the terraform or tofu executable
+//	TASKFLEET_TEST_PULUMI     the pulumi executable
 //	TASKFLEET_TEST_RABBITMQ   URL of a RabbitMQ, which a test may even kill, as it is started again
 //	TASKFLEET_TEST_RABBITMQ_MANAGEMENT  URL of its management API, with one who may do everything
 //	TASKFLEET_TEST_RABBITMQ_DIRECTORY  where there are "pid", with its process id, and "ctl", which is rabbitmqctl for it
@@ -45,6 +47,7 @@ import (
 	"time"
 
 	"github.com/taskfleet/taskfleet/test/postgres"
+	"github.com/taskfleet/taskfleet/test/server"
 )
 
 const usage = `usage: run test | check | bench | postgres | rabbitmq
@@ -104,6 +107,15 @@ func test(ctx context.Context, c *checkout) error {
 	if err != nil {
 		return err
 	}
+	directory, err := os.MkdirTemp("", "taskfleet-binary-")
+	if err != nil {
+		return err
+	}
+	defer os.RemoveAll(directory)
+	binary, err := server.Build(ctx, directory)
+	if err != nil {
+		return err
+	}
 	database, err := postgres.Start(ctx, tools.postgres, postgres.Disposable...)
 	if err != nil {
 		return err
@@ -126,11 +138,13 @@ func test(ctx context.Context, c *checkout) error {
 	}
 	defer another.stop()
 	c.env = []string{
+		"TASKFLEET_TEST_BINARY=" + binary,
 		"TASKFLEET_TEST_POSTGRES=" + database.URL,
 		"TASKFLEET_TEST_NODE=" + tools.node,
 		"TASKFLEET_TEST_PYTHON=" + tools.python,
 		"TASKFLEET_TEST_MOTO=" + imitation.url,
 		"TASKFLEET_TEST_TERRAFORM=" + tools.terraform,
+		"TASKFLEET_TEST_PULUMI=" + tools.pulumi,
 		"TASKFLEET_TEST_S3_ENDPOINT=" + imitation.url, "TASKFLEET_TEST_S3_IMITATION=true",
 		"TASKFLEET_TEST_S3_ACCESS_KEY_ID=test", "TASKFLEET_TEST_S3_SECRET_ACCESS_KEY=test",
 	}

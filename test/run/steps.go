@@ -16,8 +16,9 @@ import (
 
 const module = "github.com/taskfleet/taskfleet"
 
-// raced are the packages in which goroutines share memory: on SQLite they are tested under the race detector, and on
-// PostgreSQL without it, since a race is in our code, not in the database's.
+// raced are the packages in which goroutines share memory: they are tested under the race detector, on SQLite. Those that
+// have to do with the database are tested on PostgreSQL as well, without the detector, since a race is in our code, not in
+// the database's.
 var raced = []string{
 	"./mirror/...", // these take longest
 	"./queue/...",
@@ -60,8 +61,8 @@ var alone = []string{
 	"^TestConformance$/./^many-objects-are-listed-and-deleted-in-pages$",
 }
 
-// haveAlone are the raced packages with such tests, where these have to do with the database.
-var haveAlone = []string{"./hooks", "./index", "./mirror", "./provisioner", "./queue", "./schedule"}
+// haveAlone are the raced packages with such tests.
+var haveAlone = []string{"./blob/blobtest", "./blob/gateway", "./hooks", "./index", "./mirror", "./provisioner", "./queue", "./schedule"}
 
 // A checkout is the source tree under test, and what its tests are told through the environment.
 type checkout struct {
@@ -118,7 +119,7 @@ func (c *checkout) vet(ctx context.Context, out io.Writer) error {
 
 // first are the packages whose tests take longest. They begin first, so that none of them is left over when all others
 // have ended, with a processor that has nothing to do.
-var first = []string{module + "/mirror", module + "/queue", module + "/provisioner", module + "/blob/gateway"}
+var first = []string{module + "/mirror", module + "/queue", module + "/provisioner", module + "/blob/gateway", module + "/infra"}
 
 // allUnitTests are all but those under test/, which run the built binary, and what needs terraform, on every database that
 // is asked for.
@@ -130,18 +131,22 @@ func (c *checkout) allUnitTests(ctx context.Context, out io.Writer) error {
 	return c.goCommand(ctx, out, testCommand([]string{"-skip", "^TestTerraform"}, packages)...)
 }
 
-// unitTests are those that raceTests does not run: of raced packages on PostgreSQL, and those that are alone on SQLite;
-// of all others on both.
+// unitTests are those that raceTests does not run: of raced packages those on PostgreSQL, and those that are alone on
+// SQLite; of all others on both.
 func (c *checkout) unitTests(ctx context.Context, out io.Writer) error {
 	all, err := c.packages(ctx, "./...")
 	if err != nil {
 		return err
 	}
-	twice, err := c.packages(ctx, raced...)
+	once, err := c.packages(ctx, raced...)
 	if err != nil {
 		return err
 	}
-	others := slices.DeleteFunc(all, func(name string) bool { return slices.Contains(twice, name) })
+	others := slices.DeleteFunc(all, func(name string) bool { return slices.Contains(once, name) })
+	twice, err := c.onDatabases(ctx, once)
+	if err != nil {
+		return err
+	}
 	var wrong []error
 	for _, run := range []struct {
 		databases       string
@@ -160,6 +165,23 @@ func (c *checkout) unitTests(ctx context.Context, out io.Writer) error {
 // testCommand is for what was vetted before, and for programs that nobody debugs: linking them is a third quicker so.
 func testCommand(flags, packages []string) []string {
 	return slices.Concat([]string{"test", "-vet=off", "-ldflags=-s -w", "-p", "3", "-timeout", "30m"}, flags, packages)
+}
+
+// onDatabases are those of packages whose tests are run on one database or another, which package storetest gives them.
+func (c *checkout) onDatabases(ctx context.Context, packages []string) (those []string, err error) {
+	list := exec.CommandContext(ctx, "go", append([]string{"list", "-f", "{{.ImportPath}} {{join .TestImports \" \"}} {{join .XTestImports \" \"}}"}, packages...)...)
+	list.Dir, list.Stderr = c.root, os.Stderr
+	out, err := list.Output()
+	if err != nil {
+		return nil, fmt.Errorf("go list: %w", err)
+	}
+	for line := range strings.Lines(string(out)) {
+		if fields := strings.Fields(line); slices.Contains(fields[1:], module+"/store/storetest") {
+			those = append(those, fields[0])
+		}
+	}
+	slices.SortStableFunc(those, func(a, b string) int { return place(a) - place(b) })
+	return those, nil
 }
 
 // packages are those of patterns, but for what is under test/ and what is to be left out.

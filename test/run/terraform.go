@@ -65,25 +65,10 @@ func isRecentTerraform(ctx context.Context, path string) bool {
 	return err == nil && oldestTerraform.Check(found.Core())
 }
 
-// buildTofu builds tofu into a directory. It needs a module of its own, since that of OpenTofu replaces a library, which
-// `go install` does not do for a module that is not the main one.
+// buildTofu builds tofu into a directory.
 func buildTofu(ctx context.Context, directory string) (path string, err error) {
-	module, err := os.MkdirTemp("", "taskfleet-tofu-")
-	if err != nil {
-		return "", err
-	}
-	defer os.RemoveAll(module)
-	mod := fmt.Sprintf("module tools\n\ngo 1.25\n\nrequire github.com/opentofu/opentofu v%s\n\n"+
-		"replace github.com/hashicorp/hcl/v2 v2.20.1 => github.com/opentofu/hcl/v2 v2.20.2-0.20251021132045-587d123c2828\n", tofuVersion)
-	if err := os.WriteFile(filepath.Join(module, "go.mod"), []byte(mod), 0o644); err != nil {
-		return "", err
-	}
 	path = filepath.Join(directory, "tofu")
-	build := exec.CommandContext(ctx, "go", "build", "-mod=mod", "-trimpath", "-ldflags=-s -w", "-o", path+".new", "github.com/opentofu/opentofu/cmd/tofu")
-	build.Dir = module
-	build.Env = append(os.Environ(), "CGO_ENABLED=0")
-	if _, err := output(build); err != nil {
-		return "", err
-	}
-	return path, os.Rename(path+".new", path)
+	return path, buildProgram(ctx, path, "github.com/opentofu/opentofu/cmd/tofu",
+		fmt.Sprintf("require github.com/opentofu/opentofu v%s\n\n"+
+			"replace github.com/hashicorp/hcl/v2 v2.20.1 => github.com/opentofu/hcl/v2 v2.20.2-0.20251021132045-587d123c2828", tofuVersion), "")
 }

@@ -25,12 +25,13 @@ type tools struct {
 	moto      string // executable
 	rabbitmq  string // directory that stands for the root of a system with RabbitMQ
 	terraform string // executable: terraform or tofu
+	pulumi    string // executable
 }
 
 // install finds the tools, and installs what is missing: from the system's packages PostgreSQL, Python and a C compiler
 // (for the race detector), and into the checkout the official clients, the Node that runs one of them, and moto. Node
 // comes as a Python package, in the one version that the JavaScript client asks for; that of the system may be too old
-// for it. Terraform is taken from PATH if it is there.
+// for it. Terraform and Pulumi are taken from PATH if they are there.
 func install(ctx context.Context, root string) (tools, error) {
 	var t tools
 	var missing []string
@@ -68,6 +69,9 @@ func install(ctx context.Context, root string) (tools, error) {
 		return tools{}, err
 	}
 	if t.terraform, err = installTerraform(ctx, root); err != nil {
+		return tools{}, err
+	}
+	if t.pulumi, err = installPulumi(ctx); err != nil {
 		return tools{}, err
 	}
 	t.node, t.python, err = installClients(ctx, root, t.python)

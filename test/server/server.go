@@ -44,10 +44,13 @@ type Server struct {
 	err     error // how it ended
 }
 
-// Build compiles the binary into directory.
+// Build compiles the binary into directory. `make test` has compiled it once, for all tests, and says where it is.
 func Build(ctx context.Context, directory string) (binary string, err error) {
+	if binary := os.Getenv("TASKFLEET_TEST_BINARY"); binary != "" {
+		return binary, nil
+	}
 	binary = filepath.Join(directory, "taskfleet")
-	build := exec.CommandContext(ctx, "go", "build", "-o", binary, "github.com/taskfleet/taskfleet/cmd/taskfleet")
+	build := exec.CommandContext(ctx, "go", "build", "-ldflags=-s -w", "-o", binary, "github.com/taskfleet/taskfleet/cmd/taskfleet")
 	if out, err := build.CombinedOutput(); err != nil {
 		return "", fmt.Errorf("%s: %w\n%s", build, err, out)
 	}
