@@ -7,13 +7,16 @@ BINARY   = ./bin/taskfleet
 
 .DEFAULT_GOAL := help
 
-.PHONY: up build test check bench postgres rabbitmq generate clean help
+.PHONY: up build image provider test check bench postgres rabbitmq generate clean help
 
 up: build ## build, start a whole platform on 127.0.0.1:8080 and run examples/self on it; Ctrl-C stops it
 	@exec $(BINARY) up
 
 build: ## build ./bin/taskfleet
 	@CGO_ENABLED=0 $(GO) build -trimpath -o $(BINARY) ./cmd/taskfleet
+
+provider: ## build ./bin/terraform-provider-taskfleet
+	@CGO_ENABLED=0 $(GO) build -trimpath -o ./bin/terraform-provider-taskfleet ./cmd/terraform-provider-taskfleet
 
 test: $(RUN) ## everything: formatting, vet, all tests on SQLite and PostgreSQL, race detector, official clients, crashes, EC2
 	@exec $(RUN) test

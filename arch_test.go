@@ -41,6 +41,7 @@ var homes = []struct{ sdk, home, reason string }{
 	{"github.com/hashicorp/hc-install", "infra", "terraform is behind infra"},
 	{"github.com/hashicorp/terraform-plugin-go", "infra/stub infra/provider", "the stand-in for the AWS provider, and the provider taskfleet"},
 	{"github.com/hashicorp/terraform-plugin-framework", "infra/provider", "the provider taskfleet is all that is written with it"},
+	{"github.com/hashicorp/hcl", "infra/provider", "HCL is written by infra/provider alone"},
 	{"github.com/pulumi", "stacks", "Pulumi is behind stacks"},
 	{"github.com/signalfx/signalfx-go", "credentials/signalfx stacks/monitoring", "tokens are rotated by credentials/signalfx, dashboards made by stacks/monitoring"},
 	{"github.com/google/go-containerregistry", "packaging", "images are made by packaging"},

@@ -15,8 +15,8 @@ import (
 	"github.com/hashicorp/hc-install/releases"
 )
 
-// oldestTerraform is the first whose state in S3 is locked without a database. OpenTofu has the same from its 1.10 on.
-var oldestTerraform = version.MustConstraints(version.NewConstraint(">= 1.10.0"))
+// oldestTerraform is the first that has arguments which are only written, as the provider taskfleet has them.
+var oldestTerraform = version.MustConstraints(version.NewConstraint(">= 1.11.0"))
 
 // tofuVersion is built where no terraform can be had.
 const tofuVersion = "1.12.6"

@@ -1,0 +1,617 @@
+package provider
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"runtime"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+
+	"github.com/hashicorp/terraform-plugin-framework/providerserver"
+	"github.com/hashicorp/terraform-plugin-go/tfprotov6"
+	"github.com/hashicorp/terraform-plugin-testing/config"
+	acceptance "github.com/hashicorp/terraform-plugin-testing/helper/resource"
+	"github.com/hashicorp/terraform-plugin-testing/plancheck"
+	"github.com/hashicorp/terraform-plugin-testing/terraform"
+
+	"github.com/taskfleet/taskfleet/client"
+	"github.com/taskfleet/taskfleet/cred"
+	"github.com/taskfleet/taskfleet/resource"
+	"github.com/taskfleet/taskfleet/test/server"
+)
+
+var scratch string // of all tests, until the end
+
+func TestMain(m *testing.M) {
+	var err error
+	if scratch, err = os.MkdirTemp("", "taskfleet-provider-"); err != nil {
+		panic(err)
+	}
+	status := m.Run()
+	if running != nil {
+		err = running.Kill()
+	}
+	if err := errors.Join(err, os.RemoveAll(scratch)); err != nil {
+		panic(err)
+	}
+	os.Exit(status)
+}
+
+var running *server.Server // the platform, once a test has asked for it
+
+// started is the platform of all tests, and who may do everything there.
+var started = sync.OnceValues(func() (c *client.Client, err error) {
+	binary, err := server.Build(context.Background(), scratch)
+	if err != nil {
+		return nil, err
+	}
+	if running, err = server.Start(context.Background(), server.Options{Binary: binary, Data: filepath.Join(scratch, "data"), CheckOutput: true}); err != nil {
+		return nil, err
+	}
+	return client.New(client.Options{RootURL: running.RootURL, Credentials: cred.Credentials{ClientID: running.ClientID, AccessToken: running.AccessToken}})
+})
+
+// A cli is a terraform or a tofu.
+type cli struct{ name, path, host string }
+
+// clis are those that there are: the one that TASKFLEET_TEST_TERRAFORM names, or one on PATH, and a tofu beside it.
+func clis(t *testing.T) (all []cli) {
+	t.Helper()
+	for _, path := range []string{os.Getenv("TASKFLEET_TEST_TERRAFORM"), "terraform", "tofu", "../../.tools/terraform/tofu"} {
+		path, err := exec.LookPath(path)
+		if err != nil {
+			continue
+		}
+		if path, err = filepath.Abs(path); err != nil {
+			t.Fatal(err)
+		}
+		c := cli{"terraform", path, "registry.terraform.io"}
+		if strings.HasPrefix(filepath.Base(path), "tofu") {
+			c = cli{"tofu", path, "registry.opentofu.org"}
+		}
+		if !slices.ContainsFunc(all, func(other cli) bool { return other.name == c.name }) {
+			all = append(all, c)
+		}
+	}
+	if len(all) == 0 {
+		t.Fatal("terraform or tofu must be on PATH, or named by TASKFLEET_TEST_TERRAFORM; make test installs one")
+	}
+	return all
+}
+
+// each runs f with each of the clis, in an environment that has the platform in it.
+func each(t *testing.T, f func(t *testing.T, with cli, c *client.Client)) {
+	c, err := started()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, with := range clis(t) {
+		t.Run(with.name, func(t *testing.T) {
+			settings := filepath.Join(t.TempDir(), "cli.tfrc") // one of the machine's is not to count
+			if err := os.WriteFile(settings, nil, 0o600); err != nil {
+				t.Fatal(err)
+			}
+			t.Setenv("TF_CLI_CONFIG_FILE", settings)
+			t.Setenv("CHECKPOINT_DISABLE", "1")
+			t.Setenv("TF_ACC", "1")
+			t.Setenv("TF_ACC_TERRAFORM_PATH", with.path)
+			t.Setenv("TF_ACC_PROVIDER_HOST", with.host)
+			t.Setenv("TF_ACC_PROVIDER_NAMESPACE", "taskfleet")
+			for _, variable := range running.Environment() {
+				name, value, _ := strings.Cut(variable, "=")
+				t.Setenv(name, value)
+			}
+			t.Setenv("TASKCLUSTER_CERTIFICATE", "")
+			f(t, with, c)
+		})
+	}
+}
+
+var factories = map[string]func() (tfprotov6.ProviderServer, error){"taskfleet": providerserver.NewProtocol6WithError(New("test"))}
+
+// export is all that a platform has, values of secrets included, as a file has it.
+func export(t *testing.T, c *client.Client) string {
+	t.Helper()
+	all, err := resource.List(t.Context(), c, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	values, err := all.WithValues(t.Context(), c)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var out bytes.Buffer
+	if err := errors.Join(all.Without(resource.Secrets).Write(&out), values.Write(&out)); err != nil {
+		t.Fatal(err)
+	}
+	return out.String()
+}
+
+// apply makes a platform have what a set says.
+func apply(t *testing.T, c *client.Client, s *resource.Set) {
+	t.Helper()
+	d, err := s.Diff(t.Context(), c)
+	if err == nil {
+		err = d.Apply(t.Context(), c, nil)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
+// The example is there twice. A platform that was empty is the same after either, and after all is destroyed it is as it was.
+func TestTerraformAndYAMLLeadToTheSame(t *testing.T) {
+	const key = `{"key":"hunter2<&>"}`
+	each(t, func(t *testing.T, _ cli, c *client.Client) {
+		before := export(t, c)
+		example, err := os.ReadFile("../../examples/terraform/main.tf")
+		if err != nil {
+			t.Fatal(err)
+		}
+		wanted, err := resource.Load(nil, "../../examples/terraform/resources.yml")
+		if err != nil {
+			t.Fatal(err)
+		}
+		names := []string{}
+		for _, d := range wanted.Definitions {
+			names = append(names, resource.ID(d.Kind, regexp.QuoteMeta(d.Name)))
+		}
+		if err := wanted.ReadValues(func(string) (string, bool) { return key, true }); err != nil {
+			t.Fatal(err)
+		}
+		apply(t, c, wanted)
+		byYAML := export(t, c)
+
+		nothing := &resource.Set{}
+		for _, name := range names {
+			p, err := resource.ParsePattern(name)
+			if err != nil {
+				t.Fatal(err)
+			}
+			nothing.Managed = append(nothing.Managed, p)
+		}
+		apply(t, c, nothing)
+		if after := export(t, c); after != before || byYAML == before {
+			t.Fatalf("there was\n%s\nthen\n%s\nand then\n%s", before, byYAML, after)
+		}
+
+		acceptance.Test(t, acceptance.TestCase{
+			ProtoV6ProviderFactories: factories,
+			Steps: []acceptance.TestStep{{
+				Config:          string(example),
+				ConfigVariables: config.Variables{"nightly_key": config.StringVariable(key)},
+				Check: func(*terraform.State) error {
+					if byHCL := export(t, c); byHCL != byYAML {
+						t.Errorf("by YAML there is\n%s\nand by HCL\n%s", byYAML, byHCL)
+					}
+					return nil
+				},
+			}},
+			CheckDestroy: func(*terraform.State) error {
+				if after := export(t, c); after != before {
+					t.Errorf("there was\n%s\nand after destroy\n%s", before, after)
+				}
+				return nil
+			},
+		})
+	})
+}
+
+const header = `
+terraform {
+  required_providers {
+    taskfleet = { source = "taskfleet/taskfleet" }
+  }
+}
+`
+
+// one is a thing of each kind, spelled in ways in which the platform does not spell it.
+const one = header + `
+resource "taskfleet_role" "x" {
+  role_id     = "terraform:role"
+  description = "It is <b>& more"
+  scopes      = ["b:x", "a:x", "b:x"]
+}
+resource "taskfleet_client" "x" {
+  client_id = "terraform/client"
+  scopes    = [for role in [taskfleet_role.x.role_id] : "assume:${role}"]
+  expires   = "2035-01-31T13:00:00+01:00"
+  disabled  = true
+}
+resource "taskfleet_secret" "x" {
+  name    = "terraform/secret"
+  value   = "{\"b\": 1.0, \"a\": \"hunter2 <&>\"}"
+  expires = "2036-01-01T00:00:00Z"
+}
+resource "taskfleet_worker_pool" "x" {
+  worker_pool_id = "terraform/pool"
+  provider_id    = "local"
+  owner          = "a@example.com"
+  email_on_error = true
+  config         = <<-EOT
+    {"maxCapacity": 2.0, "workerConfig": {"idleTimeoutSecs": 3e1}}
+  EOT
+}
+resource "taskfleet_hook" "x" {
+  hook_id        = "terraform/hook/one"
+  name           = "<Nightly>"
+  description    = "lines\n"
+  owner          = "a@example.com"
+  email_on_error = false
+  schedule       = ["0 0 3 * * *", "0 0 1 * * *"]
+  bindings       = [
+    { exchange = "exchange/taskcluster-queue/v1/task-failed", routing_key_pattern = "route.x" },
+    { exchange = "exchange/taskcluster-queue/v1/task-completed", routing_key_pattern = "#" },
+  ]
+  task           = jsonencode({ "$if" = "a < b", then = { n = 1.50, none = null } })
+  trigger_schema = "{\"type\":\"object\"}"
+}
+resource "taskfleet_denylist_address" "x" {
+  address = "email/Terraform@Example.com"
+}
+`
+
+// ids are of the things of one.
+var ids = map[*kind]string{
+	roles: "terraform:role", clients: "terraform/client", secrets: "terraform/secret", workerPools: "terraform/pool", hooks: "terraform/hook/one",
+	denylist: "email/Terraform@Example.com",
+}
+
+// there is one as the platform has it.
+var there = map[*kind]string{
+	roles:       `{"description":"It is <b>& more","scopes":["a:x","b:x"]}`,
+	clients:     `{"description":"","scopes":["assume:terraform:role"],"expires":"2035-01-31T12:00:00.000Z","deleteOnExpiration":false,"disabled":true}`,
+	secrets:     `{"expires":"2036-01-01T00:00:00.000Z","value":{"a":"hunter2 <&>","b":1}}`,
+	workerPools: `{"providerId":"local","description":"","owner":"a@example.com","emailOnError":true,"config":{"maxCapacity":2,"workerConfig":{"idleTimeoutSecs":30}}}`,
+	hooks: `{"name":"<Nightly>","description":"lines\n","owner":"a@example.com","emailOnError":false,"schedule":["0 0 3 * * *","0 0 1 * * *"],` +
+		`"bindings":[{"exchange":"exchange/taskcluster-queue/v1/task-failed","routingKeyPattern":"route.x"},{"exchange":"exchange/taskcluster-queue/v1/task-completed","routingKeyPattern":"#"}],` +
+		`"task":{"$if":"a < b","then":{"n":1.5,"none":null}},"triggerSchema":{"type":"object"}}`,
+	denylist: `{}`,
+}
+
+// documents are what is there of one.
+func documents(t *testing.T, c *client.Client) map[*kind]string {
+	t.Helper()
+	out := map[*kind]string{}
+	for k, name := range ids {
+		d, err := k.Read(t.Context(), c, name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		out[k] = string(d)
+	}
+	return out
+}
+
+// planned expects what is to be done with all of one, but for those in other.
+func planned(action plancheck.ResourceActionType, other map[*kind]plancheck.ResourceActionType) acceptance.ConfigPlanChecks {
+	var checks acceptance.ConfigPlanChecks
+	for _, k := range kinds {
+		does := action
+		if a, ok := other[k]; ok {
+			does = a
+		}
+		checks.PreApply = append(checks.PreApply, plancheck.ExpectResourceAction(k.typeName+".x", does))
+	}
+	return checks
+}
+
+// The acceptance tests look by themselves after each step whether the next plan is empty.
+func TestTerraformLivesOfAllKinds(t *testing.T) {
+	each(t, func(t *testing.T, _ cli, c *client.Client) {
+		expect := func(want map[*kind]string) acceptance.TestCheckFunc {
+			return func(*terraform.State) error {
+				is := documents(t, c)
+				for k := range ids {
+					if is[k] != want[k] {
+						t.Errorf("the %s is\n%s\nwant\n%s", k.Noun(), is[k], want[k])
+					}
+					if is[k] == "" {
+						continue
+					}
+					all, err := members(json.RawMessage(is[k]))
+					if err != nil {
+						t.Fatal(err)
+					}
+					for member := range all {
+						if !slices.ContainsFunc(k.attributes, func(a attribute) bool { return a.member == member }) {
+							t.Errorf("there is no attribute of a %s for %s", k.Noun(), member)
+						}
+					}
+				}
+				return nil
+			}
+		}
+		// Behind its back everything is changed, but for the address, which is deleted: it cannot be changed.
+		meddle := func() {
+			for k, name := range ids {
+				d := strings.NewReplacer(`"description":""`, `"description":"other"`, `& more`, `meddled`, "hunter2", "hunter3", `"lines\n"`, `""`, `"disabled":true`, `"disabled":false`, `"value":{`, `"value":{"c":2,`).Replace(there[k])
+				err := k.Update(t.Context(), c, name, json.RawMessage(d))
+				if k == denylist {
+					err = k.Delete(t.Context(), c, name)
+				}
+				if err != nil || k != denylist && d == there[k] {
+					t.Fatal(k.Noun(), err, d)
+				}
+			}
+		}
+		remove := func() {
+			for k, name := range ids {
+				if err := k.Delete(t.Context(), c, name); err != nil {
+					t.Fatal(err)
+				}
+			}
+		}
+		respelled := strings.NewReplacer(`["b:x", "a:x", "b:x"]`, `["a:x", "b:x"]`, "13:00:00+01:00", "12:00:00Z", "3e1", "30", `1.0, \"a\"`, `1, \"a\"`, "Terraform@", "terraform@",
+			`jsonencode({ "$if" = "a < b", then = { n = 1.50, none = null } })`, `"{\"then\":{\"none\":null, \"n\": 15e-1}, \"$if\":\"a < b\"}"`).Replace(one)
+
+		// Each argument another one. What is left out is its default, or stays as it is.
+		const two = header + `
+resource "taskfleet_role" "x" {
+  role_id = "terraform:role"
+}
+resource "taskfleet_client" "x" {
+  client_id            = "terraform/client"
+  description          = "other"
+  scopes               = []
+  delete_on_expiration = true
+}
+resource "taskfleet_secret" "x" {
+  name             = "terraform/secret"
+  value_wo         = jsonencode({ a = "hunter4" })
+  value_wo_version = 1
+}
+resource "taskfleet_worker_pool" "x" {
+  worker_pool_id = "terraform/pool"
+  description    = "other"
+  provider_id    = "local"
+  owner          = "b@example.com"
+  config         = jsonencode({ maxCapacity = 3 })
+}
+resource "taskfleet_hook" "x" {
+  hook_id = "terraform/hook/one"
+  name    = "other"
+  owner   = "b@example.com"
+  task    = jsonencode({})
+}
+resource "taskfleet_denylist_address" "x" {
+  address = "slack-channel/terraform"
+}
+data "taskfleet_role" "x" {
+  role_id = taskfleet_role.x.role_id
+}
+data "taskfleet_worker_pool" "x" {
+  worker_pool_id = taskfleet_worker_pool.x.worker_pool_id
+}
+ephemeral "taskfleet_secret" "x" {
+  name = taskfleet_secret.x.name
+}
+resource "taskfleet_secret" "copy" {
+  name             = "terraform/copy"
+  value_wo         = ephemeral.taskfleet_secret.x.value
+  value_wo_version = 1
+}
+`
+		then := map[*kind]string{
+			roles:       `{"description":"","scopes":[]}`,
+			clients:     `{"description":"other","scopes":[],"expires":"3000-01-01T00:00:00.000Z","deleteOnExpiration":true,"disabled":true}`,
+			secrets:     `{"expires":"2036-01-01T00:00:00.000Z","value":{"a":"hunter4"}}`,
+			workerPools: `{"providerId":"local","description":"other","owner":"b@example.com","emailOnError":false,"config":{"maxCapacity":3}}`,
+			hooks:       `{"name":"other","description":"","owner":"b@example.com","emailOnError":true,"schedule":[],"bindings":[],"task":{},"triggerSchema":{"additionalProperties":false,"type":"object"}}`,
+		}
+		steps := []acceptance.TestStep{
+			{Config: one, Check: expect(there), ConfigPlanChecks: planned(plancheck.ResourceActionCreate, nil)},
+			{Config: respelled, PlanOnly: true},
+			{Config: one, PreConfig: meddle, Check: expect(there), ConfigPlanChecks: planned(plancheck.ResourceActionUpdate, map[*kind]plancheck.ResourceActionType{denylist: plancheck.ResourceActionCreate})},
+			{Config: one, PreConfig: remove, Check: expect(there), ConfigPlanChecks: planned(plancheck.ResourceActionCreate, nil)},
+		}
+		for _, k := range kinds {
+			step := acceptance.TestStep{ResourceName: k.typeName + ".x", ImportState: true, ImportStateId: ids[k], ImportStateVerify: true, ImportStateVerifyIdentifierAttribute: k.id.name}
+			switch k {
+			case clients: // what may be left out is not looked at
+				step.ImportStateVerifyIgnore = []string{"disabled", "expires"}
+			case secrets:
+				step.ImportStateVerifyIgnore = []string{"value", "expires"}
+			case workerPools: // these are spelled otherwise
+				step.ImportStateVerifyIgnore = []string{"config"}
+			case hooks:
+				step.ImportStateVerifyIgnore = []string{"task"}
+			}
+			steps = append(steps, step)
+		}
+		steps = append(steps, acceptance.TestStep{
+			Config:           two,
+			ConfigPlanChecks: planned(plancheck.ResourceActionUpdate, map[*kind]plancheck.ResourceActionType{denylist: plancheck.ResourceActionReplace}),
+			Check: acceptance.ComposeTestCheckFunc(expect(then),
+				acceptance.TestCheckResourceAttr("data.taskfleet_role.x", "scopes.#", "0"),
+				acceptance.TestCheckResourceAttr("data.taskfleet_worker_pool.x", "config", `{"maxCapacity":3}`),
+				func(s *terraform.State) error {
+					copied, err := secrets.Read(t.Context(), c, "terraform/copy")
+					if err != nil || !strings.Contains(string(copied), `{"a":"hunter4"}`) {
+						t.Errorf("the copy of the secret is %s, %v", copied, err)
+					}
+					if text := fmt.Sprint(s); strings.Contains(text, "hunter") {
+						t.Errorf("the secret is in the state:\n%s", text)
+					}
+					return nil
+				}),
+		})
+		acceptance.Test(t, acceptance.TestCase{
+			ProtoV6ProviderFactories: factories,
+			Steps:                    steps,
+			CheckDestroy: func(*terraform.State) error {
+				return expect(map[*kind]string{denylist: ""})(nil)
+			},
+		})
+	})
+}
+
+// What is there already is not taken over, but can be imported, which changes nothing.
+func TestTerraformTakesNothingOverInSilence(t *testing.T) {
+	each(t, func(t *testing.T, _ cli, c *client.Client) {
+		text := one
+		for _, line := range []string{`value   = "{\"b\": 1.0, \"a\": \"hunter2 <&>\"}"`, `expires = "2036-01-01T00:00:00Z"`, "disabled  = true"} {
+			text = strings.Replace(text, line, "", 1)
+		}
+		imports := text
+		for _, k := range kinds {
+			imports += fmt.Sprintf("import {\n to = %s.x\n id = %q\n}\n", k.typeName, ids[k])
+		}
+		create := func() {
+			for _, k := range kinds {
+				document := strings.Replace(there[k], `,"disabled":true`, "", 1)
+				if k == secrets {
+					document = `{"value":{"mine":true}}`
+				}
+				if err := k.Kind.Create(t.Context(), c, ids[k], json.RawMessage(document)); err != nil {
+					t.Fatal(err)
+				}
+			}
+		}
+		acceptance.Test(t, acceptance.TestCase{
+			ProtoV6ProviderFactories: factories,
+			Steps: []acceptance.TestStep{
+				{Config: text, PreConfig: create, ExpectError: regexp.MustCompile(`is\s+there\s+already`)},
+				{Config: imports, ConfigPlanChecks: planned(plancheck.ResourceActionNoop, nil)},
+			},
+		})
+	})
+}
+
+// The program as it is built and installed, with terraform's log as talkative as it can be.
+func TestTerraformHasTheProgramAndTellsNobodySecrets(t *testing.T) {
+	program := filepath.Join(scratch, "terraform-provider-taskfleet")
+	if out, err := exec.CommandContext(t.Context(), "go", "build", "-o", program, "-ldflags", "-s -w -X main.version=0.0.1", "../../cmd/terraform-provider-taskfleet").CombinedOutput(); err != nil {
+		t.Fatalf("%v\n%s", err, out)
+	}
+	if out, err := exec.CommandContext(t.Context(), program, "--version").Output(); err != nil || string(out) != "0.0.1\n" {
+		t.Errorf("its version is %q, %v", out, err)
+	}
+	const kept, unkept, worse = "planted-and-kept", "planted-and-unkept", "planted-in-what-is-wrong"
+	each(t, func(t *testing.T, with cli, c *client.Client) {
+		dir := t.TempDir()
+		mirror := filepath.Join(dir, "mirror", with.host, "taskfleet", "taskfleet", "0.0.1", runtime.GOOS+"_"+runtime.GOARCH)
+		settings, log := filepath.Join(dir, "cli.tfrc"), filepath.Join(dir, "log")
+		t.Setenv("TF_CLI_CONFIG_FILE", settings)
+		t.Setenv("TF_LOG", "TRACE")
+		t.Setenv("TF_LOG_PATH", log)
+		write := func(file, text string) {
+			if err := os.WriteFile(filepath.Join(dir, file), []byte(text), 0o600); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if err := os.MkdirAll(mirror, 0o755); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.Link(program, filepath.Join(mirror, filepath.Base(program))); err != nil {
+			t.Fatal(err)
+		}
+		write("cli.tfrc", fmt.Sprintf("provider_installation {\n  filesystem_mirror { path = %q }\n}\n", filepath.Join(dir, "mirror")))
+		write("main.tf", header+`
+variable "unkept" {
+  type      = string
+  sensitive = true
+  ephemeral = true
+}
+resource "taskfleet_secret" "kept" {
+  name  = "terraform/kept"
+  value = jsonencode({ key = "`+kept+`" })
+}
+resource "taskfleet_secret" "unkept" {
+  name             = "terraform/unkept"
+  value_wo         = var.unkept
+  value_wo_version = 1
+}
+`)
+		t.Setenv("TF_VAR_unkept", `{"key": "`+unkept+`"}`)
+		all := []string{unkept, kept, worse, running.AccessToken}
+		has := func(what, text string, secrets ...string) {
+			t.Helper()
+			for _, secret := range secrets {
+				if strings.Contains(text, secret) {
+					t.Errorf("%s has %s in it:\n%s", what, secret, text)
+				}
+			}
+		}
+		run := func(fails bool, args ...string) string {
+			t.Helper()
+			cmd := exec.CommandContext(t.Context(), with.path, args...)
+			cmd.Dir = dir
+			out, err := cmd.CombinedOutput()
+			if fails == (err == nil) {
+				t.Fatalf("%s: %v\n%s", args, err, out)
+			}
+			return string(out)
+		}
+		example, err := filepath.Abs("../../examples/terraform")
+		if err != nil {
+			t.Fatal(err)
+		}
+		run(false, "fmt", "-check", "-diff", example)
+		run(false, "init", "-no-color")
+		// What is wrong is told, not what it is.
+		t.Setenv("TF_VAR_unkept", `{"key": "`+worse+`"`)
+		wrong := run(true, "plan", "-no-color")
+		has("an error", wrong, all...)
+		if !strings.Contains(wrong, "it is not JSON, as byte") {
+			t.Errorf("the error is\n%s", wrong)
+		}
+		t.Setenv("TF_VAR_unkept", `{"key": "`+unkept+`"}`)
+		has("a plan", run(false, "plan", "-no-color", "-out", "plan"), all...)
+		has("a saved plan", run(false, "show", "-no-color", "plan"), all...)
+		if text := run(false, "show", "-json", "plan"); !strings.Contains(text, kept) {
+			t.Errorf("a saved plan has not even what it has to have:\n%s", text)
+		} else {
+			has("a saved plan", text, unkept, running.AccessToken)
+		}
+		has("an apply", run(false, "apply", "-no-color", "plan"), all...)
+		read := func(file string) string {
+			text, err := os.ReadFile(file)
+			if err != nil {
+				t.Fatal(err)
+			}
+			return string(text)
+		}
+		if text := read(filepath.Join(dir, "terraform.tfstate")); !strings.Contains(text, kept) {
+			t.Errorf("the state has not even what it has to have:\n%s", text)
+		} else {
+			has("the state", text, unkept, running.AccessToken)
+		}
+		// What is there is taken over, by the program as those have it who change it.
+		odd := `terraform:odd "${x}" %{y}`
+		if err := roles.Kind.Create(t.Context(), c, odd, json.RawMessage(`{"scopes":["a"]}`)); err != nil {
+			t.Fatal(err)
+		}
+		defer roles.Kind.Delete(t.Context(), c, odd)
+		out, err := exec.CommandContext(t.Context(), program, "--imports", "Secret=terraform/.*", "Role=terraform:.*").Output()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := os.Mkdir(filepath.Join(dir, "imported"), 0o755); err != nil {
+			t.Fatal(err)
+		}
+		write("imported/main.tf", header+string(out))
+		write("cli.tfrc", fmt.Sprintf("provider_installation {\n  dev_overrides { \"taskfleet/taskfleet\" = %q }\n}\n", filepath.Dir(program)))
+		imported := run(false, "-chdir=imported", "plan", "-no-color", "-generate-config-out=generated.tf")
+		if !strings.Contains(imported, "Plan: 3 to import, 0 to add, 0 to change, 0 to destroy.") {
+			t.Errorf("the plan of what is imported is\n%s\nby\n%s", imported, out)
+		}
+		has("a plan", imported, all...)
+
+		has("a destroy", run(false, "destroy", "-no-color", "-auto-approve"), all...)
+		text := read(log)
+		if !strings.Contains(text, "provider.terraform-provider-taskfleet") {
+			t.Error("the log has nothing of the provider")
+		}
+		has("the log", text, all...)
+	})
+}
