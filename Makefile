@@ -15,6 +15,9 @@ up: build ## build, start a whole platform on 127.0.0.1:8080 and run examples/se
 build: ## build ./bin/taskfleet
 	@CGO_ENABLED=0 $(GO) build -trimpath -o $(BINARY) ./cmd/taskfleet
 
+image: ## build the container image in ./bin/image, without Docker; IMAGE="--push REF --sign-key FILE" goes on to it
+	@$(GO) run ./packaging/image $(IMAGE)
+
 provider: ## build ./bin/terraform-provider-taskfleet
 	@CGO_ENABLED=0 $(GO) build -trimpath -o ./bin/terraform-provider-taskfleet ./cmd/terraform-provider-taskfleet
 

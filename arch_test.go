@@ -48,7 +48,7 @@ var homes = []struct{ sdk, home, reason string }{
 	{"github.com/CycloneDX/cyclonedx-go", "packaging", "lists of what is in an image are written by packaging"},
 	{"github.com/open-policy-agent/opa", "infra/policy", "plans are judged by infra/policy"},
 	{"github.com/spf13/cobra", "cmd", "commands are in cmd/taskfleet"},
-	{"github.com/santhosh-tekuri/jsonschema", "api worker hooks", "methods' schemas are checked by api, payloads' by worker and hooks"},
+	{"github.com/santhosh-tekuri/jsonschema", "api worker hooks infra packaging", "methods' schemas are checked by api, payloads' by worker and hooks, the manifest by infra"},
 }
 
 type listed struct {

@@ -121,14 +121,14 @@ func (c *checkout) vet(ctx context.Context, out io.Writer) error {
 // have ended, with a processor that has nothing to do.
 var first = []string{module + "/mirror", module + "/queue", module + "/provisioner", module + "/blob/gateway", module + "/infra"}
 
-// allUnitTests are all but those under test/, which run the built binary, and what needs terraform or pulumi, on every
-// database that is asked for.
+// allUnitTests are all but those under test/, which run the built binary, and what needs terraform, pulumi or a
+// C compiler, on every database that is asked for.
 func (c *checkout) allUnitTests(ctx context.Context, out io.Writer) error {
 	packages, err := c.packages(ctx, "./...")
 	if err != nil {
 		return err
 	}
-	return c.goCommand(ctx, out, testCommand([]string{"-skip", "^Test(Terraform|Pulumi)"}, packages)...)
+	return c.goCommand(ctx, out, testCommand([]string{"-skip", "^Test(Terraform|Pulumi|TheProgramRunsFromTheImage)"}, packages)...)
 }
 
 // unitTests are those that raceTests does not run: of raced packages those on PostgreSQL, and those that are alone on

@@ -28,8 +28,8 @@ type tools struct {
 	pulumi    string // executable
 }
 
-// install finds the tools, and installs what is missing: from the system's packages PostgreSQL, Python and a C compiler
-// (for the race detector), and into the checkout the official clients, the Node that runs one of them, and moto. Node
+// install finds the tools, and installs what is missing: from the system's packages PostgreSQL, Python, sqlite3 (for
+// the guide to backups) and a C compiler (for the race detector), and into the checkout the official clients, the Node that runs one of them, and moto. Node
 // comes as a Python package, in the one version that the JavaScript client asks for; that of the system may be too old
 // for it. Terraform and Pulumi are taken from PATH if they are there.
 func install(ctx context.Context, root string) (tools, error) {
@@ -43,6 +43,9 @@ func install(ctx context.Context, root string) (tools, error) {
 		if t.python = findPython(ctx); t.python == "" {
 			missing = append(missing, "python3-venv")
 		}
+		if _, err := exec.LookPath("sqlite3"); err != nil {
+			missing = append(missing, "sqlite3")
+		}
 		if !hasCompiler(ctx) {
 			missing = append(missing, "gcc", "libc6-dev")
 		}
@@ -53,7 +56,7 @@ func install(ctx context.Context, root string) (tools, error) {
 		}
 		if find(); len(missing) > 0 {
 			return tools{}, fmt.Errorf("apt-get has installed what was asked for, and still this is not found: %s.\n"+
-				"PostgreSQL is looked for on PATH and in /usr/lib/postgresql, version %d or newer; python3 on PATH and in /usr/bin, with its venv module; gcc on PATH",
+				"PostgreSQL is looked for on PATH and in /usr/lib/postgresql, version %d or newer; python3 on PATH and in /usr/bin, with its venv module; gcc and sqlite3 on PATH",
 				strings.Join(missing, " "), postgres.Oldest)
 		}
 	}

@@ -1,0 +1,670 @@
+package main
+
+import (
+	"archive/tar"
+	"bytes"
+	"context"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/x509"
+	"encoding/json"
+	"encoding/pem"
+	"errors"
+	"io"
+	"io/fs"
+	"log"
+	"math/big"
+	"net/http/httptest"
+	"os"
+	"os/exec"
+	"path"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-containerregistry/pkg/name"
+	ociregistry "github.com/google/go-containerregistry/pkg/registry"
+	v1 "github.com/google/go-containerregistry/pkg/v1"
+	"github.com/google/go-containerregistry/pkg/v1/layout"
+	"github.com/google/go-containerregistry/pkg/v1/mutate"
+	"github.com/google/go-containerregistry/pkg/v1/random"
+	"github.com/google/go-containerregistry/pkg/v1/remote"
+	"github.com/google/go-containerregistry/pkg/v1/validate"
+	"github.com/santhosh-tekuri/jsonschema/v6"
+)
+
+// whole builds all of taskfleet. It is linked statically with the C library, not built without it, as a release is: so it is made of
+// what other tests have compiled, and takes seconds.
+func whole(t *testing.T) string {
+	t.Helper()
+	return compiled(t, "github.com/taskfleet/taskfleet/cmd/taskfleet", "-linkmode=external -extldflags=-static", "CGO_ENABLED=1")
+}
+
+func compiled(t *testing.T, pkg, flags, env string) string {
+	t.Helper()
+	to := filepath.Join(t.TempDir(), "program")
+	cmd := exec.CommandContext(t.Context(), "go", "build", "-ldflags=-s -w "+flags, "-o", to, pkg)
+	cmd.Env = append(os.Environ(), env, "GOOS=linux", "GOARCH=amd64")
+	if out, err := cmd.CombinedOutput(); err != nil {
+		t.Fatalf("%s: %v\n%s", cmd, err, out)
+	}
+	return to
+}
+
+// small returns the small program for both platforms. That for arm64 is the other with another name of the machine in its head.
+func small(t *testing.T) []binary {
+	t.Helper()
+	amd64 := compiled(t, "./testdata/small", "", "CGO_ENABLED=0")
+	program, err := os.ReadFile(amd64)
+	if err != nil {
+		t.Fatal(err)
+	}
+	program[18], program[19] = 0xb7, 0
+	arm64 := filepath.Join(t.TempDir(), "arm64")
+	if err := os.WriteFile(arm64, program, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	var all []binary
+	for platform, path := range map[string]string{"linux/amd64": amd64, "linux/arm64": arm64} {
+		b, err := openBinary(path, platform)
+		if err != nil {
+			t.Fatal(err)
+		}
+		all = append(all, b)
+	}
+	slices.SortFunc(all, func(a, b binary) int { return strings.Compare(a.platform.String(), b.platform.String()) })
+	return all
+}
+
+var someRoots = roots{pem: []byte("certificates\n"), from: "pkg:golang/" + rootsModule + "@" + rootsVersion}
+
+func made(t *testing.T, s spec) *image {
+	t.Helper()
+	s.work = t.TempDir()
+	m, err := assemble(t.Context(), s)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return m
+}
+
+func newKey(t *testing.T) *ecdsa.PrivateKey {
+	t.Helper()
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return key
+}
+
+func digestOf(t *testing.T, of interface{ Digest() (v1.Hash, error) }) v1.Hash {
+	t.Helper()
+	d, err := of.Digest()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return d
+}
+
+// only returns the image for the only, or the first, platform.
+func only(t *testing.T, index v1.ImageIndex) v1.Image {
+	t.Helper()
+	manifest, err := index.IndexManifest()
+	if err != nil {
+		t.Fatal(err)
+	}
+	i, err := index.Image(manifest.Manifests[0].Digest)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return i
+}
+
+// contents are all entries of an image's file system, by their paths.
+func contents(t *testing.T, i v1.Image) (map[string]*tar.Header, map[string][]byte) {
+	t.Helper()
+	headers, bodies := map[string]*tar.Header{}, map[string][]byte{}
+	stream := mutate.Extract(i)
+	defer stream.Close()
+	archive := tar.NewReader(stream)
+	for {
+		h, err := archive.Next()
+		if errors.Is(err, io.EOF) {
+			return headers, bodies
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		at := strings.TrimSuffix(h.Name, "/")
+		if headers[at] = h; h.Typeflag == tar.TypeReg {
+			if bodies[at], err = io.ReadAll(archive); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+}
+
+// The whole program, in an image as it is released.
+func TestTheProgramRunsFromTheImage(t *testing.T) {
+	program, err := openBinary(whole(t), "linux/amd64")
+	if err != nil {
+		t.Fatal(err)
+	}
+	certificates, err := mozillaRoots(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	m := made(t, spec{binaries: []binary{program}, version: "1.2.3", roots: certificates})
+	i := only(t, m.index)
+	headers, bodies := contents(t, i)
+	config, err := i.ConfigFile()
+	if err != nil {
+		t.Fatal(err)
+	}
+
+	t.Run("the entry is on PATH and runs", func(t *testing.T) {
+		if !slices.Equal(config.Config.Entrypoint, []string{"taskfleet"}) || len(config.Config.Cmd) != 0 {
+			t.Errorf("entry %q, command %q", config.Config.Entrypoint, config.Config.Cmd)
+		}
+		found := ""
+		for _, v := range config.Config.Env {
+			for directory := range strings.SplitSeq(strings.TrimPrefix(v, "PATH="), ":") {
+				at := path.Join(directory, "taskfleet")[1:]
+				if h := headers[at]; h != nil && h.Mode&0o111 == 0o111 && found == "" {
+					found = at
+				}
+			}
+		}
+		if found == "" {
+			t.Fatalf("no taskfleet on %q", config.Config.Env)
+		}
+		unpacked := filepath.Join(t.TempDir(), "taskfleet")
+		if err := os.WriteFile(unpacked, bodies[found], 0o755); err != nil {
+			t.Fatal(err)
+		}
+		out, err := exec.CommandContext(t.Context(), unpacked, "version").CombinedOutput()
+		if err != nil || !strings.HasPrefix(string(out), "taskfleet ") || !strings.Contains(string(out), program.info.GoVersion) {
+			t.Errorf("taskfleet version: %v\n%s", err, out)
+		}
+	})
+	t.Run("nobody is root, and nothing is there that is not needed", func(t *testing.T) {
+		if config.Config.User != "10001:10001" {
+			t.Errorf("user %q", config.Config.User)
+		}
+		for at, h := range headers {
+			mode := fs.FileMode(h.Mode)
+			if h.Mode&0o6000 != 0 {
+				t.Errorf("%s is set-uid or set-gid: %o", at, h.Mode)
+			}
+			if mode&0o002 != 0 && at != "tmp" {
+				t.Errorf("anybody may write %s: %o", at, h.Mode)
+			}
+			if h.Typeflag == tar.TypeReg && mode&0o111 != 0 && at != programPath {
+				t.Errorf("%s is a program", at)
+			}
+		}
+		if h := headers["tmp"]; h == nil || h.Mode != 0o1777 {
+			t.Errorf("/tmp is %+v", h)
+		}
+		if h := headers[dataPath]; h == nil || h.Mode != 0o700 || h.Uid != userID || "/"+dataPath != config.Config.WorkingDir {
+			t.Errorf("the data directory is %+v, and the working directory %s", h, config.Config.WorkingDir)
+		}
+		if !strings.Contains(string(bodies["etc/passwd"]), "\nnonroot:x:10001:10001:") {
+			t.Errorf("/etc/passwd has %s", bodies["etc/passwd"])
+		}
+	})
+	t.Run("authorities are known", func(t *testing.T) {
+		count := 0
+		for block, rest := pem.Decode(bodies["etc/ssl/certs/ca-certificates.crt"]); block != nil; block, rest = pem.Decode(rest) {
+			c, err := x509.ParseCertificate(block.Bytes)
+			if err != nil || !c.IsCA {
+				t.Errorf("%v: %v", c, err)
+			}
+			count++
+		}
+		if count < 100 || !bytes.Equal(bodies["etc/ssl/certs/ca-certificates.crt"], certificates.pem) {
+			t.Errorf("%d certificates", count)
+		}
+	})
+	t.Run("the bill lists what is linked", func(t *testing.T) {
+		schemaAccepts(t, m.bills[0].text)
+		var list struct {
+			Metadata   struct{ Component struct{ Version string } }
+			Components []struct {
+				Name, Version, PURL string
+				Properties          []struct{ Name, Value string }
+			}
+		}
+		if err := json.Unmarshal(m.bills[0].text, &list); err != nil {
+			t.Fatal(err)
+		}
+		if list.Metadata.Component.Version != "1.2.3" {
+			t.Errorf("the program's version is %q", list.Metadata.Component.Version)
+		}
+		listed := map[string]string{}
+		for _, c := range list.Components {
+			listed[c.Name] = c.Version
+			if c.PURL != "pkg:golang/"+c.Name+"@"+strings.Replace(c.Version, "+", "%2B", 1) {
+				t.Errorf("%s: %s", c.Name, c.PURL)
+			}
+		}
+		// As the go command sees it, not as our own code does.
+		out, err := exec.CommandContext(t.Context(), "go", "version", "-m", program.path).Output()
+		if err != nil {
+			t.Fatal(err)
+		}
+		linked := 0
+		for line := range strings.Lines(string(out)) {
+			if f := strings.Fields(line); len(f) > 2 && f[0] == "dep" {
+				if linked++; listed[f[1]] != f[2] {
+					t.Errorf("%s %s is linked, and %q is in the bill", f[1], f[2], listed[f[1]])
+				}
+			}
+		}
+		if linked < 50 || len(list.Components) != linked+2 || listed["github.com/jackc/pgx/v5"] == "" || listed["std"] == "" || listed[rootsModule] == "" {
+			t.Errorf("%d modules are linked, %d parts are in the bill", linked, len(list.Components))
+		}
+	})
+}
+
+// schemaAccepts holds a bill of materials against the schema that comes with the library.
+func schemaAccepts(t *testing.T, text []byte) {
+	t.Helper()
+	out, err := exec.CommandContext(t.Context(), "go", "list", "-m", "-f", "{{.Dir}}", "github.com/CycloneDX/cyclonedx-go").Output()
+	if err != nil {
+		t.Fatal(err)
+	}
+	compiler := jsonschema.NewCompiler()
+	compiler.UseLoader(schemas(filepath.Join(strings.TrimSpace(string(out)), "schema")))
+	schema, err := compiler.Compile("http://cyclonedx.org/schema/bom-1.6.schema.json")
+	if err != nil {
+		t.Fatal(err)
+	}
+	document, err := jsonschema.UnmarshalJSON(bytes.NewReader(text))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := schema.Validate(document); err != nil {
+		t.Error(err)
+	}
+}
+
+// schemas are files of a folder, by URLs that end with their names. That of signatures in JSON, which our bills do not have, is not
+// among them.
+type schemas string
+
+func (s schemas) Load(url string) (any, error) {
+	if strings.HasPrefix(path.Base(url), "jsf-") {
+		return map[string]any{"definitions": map[string]any{"signature": map[string]any{}}}, nil
+	}
+	file, err := os.Open(filepath.Join(string(s), path.Base(url)))
+	if err != nil {
+		return nil, err
+	}
+	defer file.Close()
+	return jsonschema.UnmarshalJSON(file)
+}
+
+func TestTheSameSourcesMakeTheSameImage(t *testing.T) {
+	binaries := small(t)
+	at := time.Date(2026, 5, 4, 3, 2, 1, 0, time.UTC)
+	key := newKey(t)
+	directories := [2]string{filepath.Join(t.TempDir(), "image"), filepath.Join(t.TempDir(), "image")}
+	for _, d := range directories {
+		m := made(t, spec{binaries: binaries, version: "1.2.3", created: at, roots: someRoots})
+		if err := m.sign(key, name.Repository{}); err != nil {
+			t.Fatal(err)
+		}
+		if err := m.write(d); err != nil {
+			t.Fatal(err)
+		}
+	}
+	files := func(root string) map[string]string {
+		all := map[string]string{}
+		err := filepath.WalkDir(filepath.Dir(root), func(at string, e fs.DirEntry, err error) error {
+			if err != nil || e.IsDir() {
+				return err
+			}
+			text, err := os.ReadFile(at)
+			all[strings.TrimPrefix(at, filepath.Dir(root))] = string(text)
+			return err
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return all
+	}
+	one, two := files(directories[0]), files(directories[1])
+	if len(one) != len(two) || len(one) < 20 {
+		t.Errorf("%d files, then %d", len(one), len(two))
+	}
+	for at := range one {
+		if one[at] != two[at] {
+			t.Errorf("%s is not the same", at)
+		}
+	}
+	for _, platform := range []string{"amd64", "arm64"} {
+		schemaAccepts(t, []byte(one["/image.linux-"+platform+".cdx.json"]))
+	}
+
+	later := made(t, spec{binaries: binaries, version: "1.2.3", created: at.Add(time.Second), roots: someRoots})
+	index, err := layout.ImageIndexFromPath(directories[0])
+	if err != nil {
+		t.Fatal(err)
+	}
+	manifest, err := index.IndexManifest()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if first := manifest.Manifests[0].Digest; first == digestOf(t, later.index) {
+		t.Error("the time is not in the image")
+	}
+}
+
+// aRegistry runs one in this process, with or without the API for what is attached.
+func aRegistry(t *testing.T, referrers bool) string {
+	t.Helper()
+	server := httptest.NewServer(ociregistry.New(ociregistry.WithReferrersSupport(referrers), ociregistry.Logger(log.New(io.Discard, "", 0))))
+	t.Cleanup(server.Close)
+	return strings.TrimPrefix(server.URL, "http://")
+}
+
+func TestPushed(t *testing.T) {
+	binaries := small(t)
+	for name, referrers := range map[string]bool{"to a registry that lists what is attached": true, "to one that does not": false} {
+		t.Run(name, func(t *testing.T) { pushed(t, binaries, aRegistry(t, referrers)) })
+	}
+}
+
+func pushed(t *testing.T, binaries []binary, host string) {
+	key := newKey(t)
+	tag, err := name.NewTag(host + "/fleet/taskfleet:1.2.3")
+	if err != nil {
+		t.Fatal(err)
+	}
+	m := made(t, spec{binaries: binaries, version: "1.2.3", roots: someRoots})
+	if err := errors.Join(m.sign(key, tag.Repository), m.push(t.Context(), tag)); err != nil {
+		t.Fatal(err)
+	}
+
+	index, err := remote.Index(tag)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := validate.Index(index); err != nil {
+		t.Error(err)
+	}
+	manifest, err := index.IndexManifest()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for i, want := range []string{"linux/amd64", "linux/arm64"} {
+		if d := manifest.Manifests[i]; d.Platform.String() != want {
+			t.Errorf("platform %d is %s", i, d.Platform)
+		}
+		one, err := remote.Image(tag, remote.WithPlatform(binaries[i].platform))
+		if err != nil {
+			t.Fatal(err)
+		}
+		config, err := one.ConfigFile()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if config.Architecture != strings.TrimPrefix(want, "linux/") || config.Config.Labels["org.opencontainers.image.version"] != "1.2.3" ||
+			config.Config.Labels["org.opencontainers.image.source"] != sources {
+			t.Errorf("%s: %s, labels %v", want, config.Architecture, config.Config.Labels)
+		}
+		if _, bodies := contents(t, one); !bytes.Contains(bodies[programPath], []byte("\xff Go buildinf:")) {
+			t.Errorf("%s: the program is not there", want)
+		}
+	}
+
+	check := func(where string, key *ecdsa.PrivateKey) (string, error) {
+		from, err := openSource(t.Context(), where)
+		if err != nil {
+			t.Fatal(err)
+		}
+		var out bytes.Buffer
+		err = verify(from, &key.PublicKey, &out)
+		return out.String(), err
+	}
+	out, err := check(tag.String(), key)
+	if err != nil || strings.Count(out, "bill of materials sha256:") != 2 || !strings.HasPrefix(out, digestOf(t, m.index).String()+" is signed") {
+		t.Errorf("verify: %v\n%s", err, out)
+	}
+	if _, err := check(tag.String(), newKey(t)); err == nil || !strings.Contains(err.Error(), "no signature by this key") {
+		t.Errorf("verify with another key: %v", err)
+	}
+
+	// A second key signs the same: both count.
+	second := newKey(t)
+	if err := errors.Join(m.sign(second, tag.Repository), m.push(t.Context(), tag), m.push(t.Context(), tag)); err != nil {
+		t.Fatal(err)
+	}
+	for _, k := range []*ecdsa.PrivateKey{key, second} {
+		if _, err := check(tag.String(), k); err != nil {
+			t.Error(err)
+		}
+	}
+	signatures, err := remote.Image(tag.Tag(signatureTag(digestOf(t, m.index))))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if layers, err := signatures.Layers(); err != nil || len(layers) != 2 {
+		t.Errorf("%d signatures, %v: pushing again must not add another", len(layers), err)
+	}
+
+	// Somebody puts another image in its place, with the signature of this one.
+	other, err := random.Index(100, 1, 1)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := errors.Join(remote.WriteIndex(tag, other), remote.Write(tag.Tag(signatureTag(digestOf(t, other))), signatures)); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := check(tag.String(), key); err == nil || !strings.Contains(err.Error(), "of something else") {
+		t.Errorf("verify of an image with the signature of another: %v", err)
+	}
+	// And one without any.
+	if other, err = random.Index(100, 1, 1); err != nil {
+		t.Fatal(err)
+	}
+	if err := remote.WriteIndex(tag, other); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := check(tag.String(), key); err == nil || !strings.Contains(err.Error(), "is not signed") {
+		t.Errorf("verify of an image without signature: %v", err)
+	}
+}
+
+func TestUponABase(t *testing.T) {
+	host := aRegistry(t, true)
+	base, err := random.Image(100, 2)
+	if err != nil {
+		t.Fatal(err)
+	}
+	was, err := base.ConfigFile()
+	if err != nil {
+		t.Fatal(err)
+	}
+	config := was.DeepCopy()
+	config.OS, config.Architecture = "linux", "amd64"
+	config.Config.Env = []string{"PATH=/opt/bin:/usr/local/bin", "LANG=C"}
+	config.Config.Labels = map[string]string{"vendor": "example", "org.opencontainers.image.title": "base"}
+	if base, err = mutate.ConfigFile(base, config); err != nil {
+		t.Fatal(err)
+	}
+	tag, err := name.NewTag(host + "/base:1")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := remote.Write(tag, base); err != nil {
+		t.Fatal(err)
+	}
+	m := made(t, spec{binaries: small(t)[:1], base: tag.String()})
+	i := only(t, m.index)
+	layers, err := i.Layers()
+	if err != nil || len(layers) != 3 {
+		t.Fatalf("%d layers, %v", len(layers), err)
+	}
+	got, err := i.ConfigFile()
+	if err != nil {
+		t.Fatal(err)
+	}
+	c := got.Config
+	if !slices.Equal(c.Env, config.Config.Env) || c.User != "10001:10001" || c.Labels["vendor"] != "example" || c.Labels["org.opencontainers.image.title"] != "taskfleet" ||
+		c.Labels["org.opencontainers.image.base.name"] != tag.String() {
+		t.Errorf("%+v", c)
+	}
+	if headers, _ := contents(t, i); headers[programPath] == nil || headers["etc/passwd"] != nil {
+		t.Error("upon a base there is to be the program, and nothing of our own base")
+	}
+}
+
+func TestADirectoryThatWasChanged(t *testing.T) {
+	key := newKey(t)
+	m := made(t, spec{binaries: small(t), roots: someRoots})
+	if err := m.sign(key, name.Repository{}); err != nil {
+		t.Fatal(err)
+	}
+	directory := filepath.Join(t.TempDir(), "image")
+	write := func() {
+		if err := errors.Join(replaceable(directory), m.write(directory)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	look := func() error {
+		from, err := openSource(t.Context(), directory)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return verify(from, &key.PublicKey, io.Discard)
+	}
+	write()
+	if err := look(); err != nil {
+		t.Fatal(err)
+	}
+	layers, err := only(t, m.index).Layers()
+	if err != nil {
+		t.Fatal(err)
+	}
+	signatures, err := m.signatures[digestOf(t, m.index)].Layers()
+	if err != nil {
+		t.Fatal(err)
+	}
+	bill, err := m.bills[0].manifest.Layers()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for what, blob := range map[string]v1.Layer{"a layer of the program": layers[1], "what is signed": signatures[0], "a bill of materials": bill[0]} {
+		write()
+		at := filepath.Join(directory, "blobs", "sha256", digestOf(t, blob).Hex)
+		text, err := os.ReadFile(at)
+		if err != nil {
+			t.Fatal(err)
+		}
+		text[len(text)/2] ^= 1
+		if err := os.WriteFile(at, text, 0o644); err != nil {
+			t.Fatal(err)
+		}
+		if err := look(); err == nil {
+			t.Errorf("%s was changed, and verify says it is as it was signed", what)
+		}
+	}
+}
+
+func TestWhatIsRefused(t *testing.T) {
+	folder := t.TempDir()
+	write := func(name, text string) string {
+		at := filepath.Join(folder, name)
+		if err := os.WriteFile(at, []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		return at
+	}
+	pemOf := func(kind string, der []byte) string {
+		return string(pem.EncodeToMemory(&pem.Block{Type: kind, Bytes: der}))
+	}
+	other, err := ecdsa.GenerateKey(elliptic.P384(), rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	wide, err := x509.MarshalPKCS8PrivateKey(other)
+	if err != nil {
+		t.Fatal(err)
+	}
+	write("mine.txt", "not an image")
+	for _, c := range []struct{ args, says string }{
+		{"--output " + folder, "holds something else than an image"},
+		{"--push registry.example.com/UPPER", "--push"},
+		{"--version 1'2", "--version"},
+		{"--sign-key " + filepath.Join(folder, "missing"), "no such file"},
+		{"--sign-key " + write("encrypted.pem", pemOf("ENCRYPTED SIGSTORE PRIVATE KEY", []byte("x"))), "is encrypted"},
+		{"--sign-key " + write("wide.pem", pemOf("PRIVATE KEY", wide)), "another curve"},
+		{"--sign-key " + write("nothing.pem", "nothing"), "there is no private key"},
+		{"--certificates " + write("none.pem", "nothing"), "there is no certificate"},
+		{"--certificates " + write("one.pem", string(someAuthority(t))) + " --platforms linux/386", "not one of linux/amd64, linux/arm64"},
+		{"--nonsense", "not defined"},
+		{"nonsense", "is not a flag"},
+		{"verify --key x", "needs --key FILE and one image"},
+		{"verify --key " + write("nokey.pem", "nothing") + " image", "there is no public key"},
+	} {
+		args := strings.Fields(c.args)
+		if args[0] != "verify" && args[0] != "--output" {
+			args = append(args, "--output", filepath.Join(folder, "new"))
+		}
+		if err := run(context.Background(), args, io.Discard, io.Discard); err == nil || !strings.Contains(err.Error(), c.says) {
+			t.Errorf("%s: %v; want an error with %q", c.args, err, c.says)
+		}
+	}
+	t.Setenv("SOURCE_DATE_EPOCH", "yesterday")
+	if err := run(context.Background(), nil, io.Discard, io.Discard); err == nil || !strings.Contains(err.Error(), "SOURCE_DATE_EPOCH") {
+		t.Error(err)
+	}
+	if _, err := openBinary(small(t)[0].path, "linux/arm64"); err == nil || !strings.Contains(err.Error(), "not for linux/arm64") {
+		t.Errorf("a program for another platform: %v", err)
+	}
+}
+
+// The key comes from a file or from the environment, in both forms that openssl writes.
+func TestKeys(t *testing.T) {
+	key := newKey(t)
+	sec1, err := x509.MarshalECPrivateKey(key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	pkcs8, err := x509.MarshalPKCS8PrivateKey(key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	parameters := pem.EncodeToMemory(&pem.Block{Type: "EC PARAMETERS", Bytes: []byte{6, 8, 0x2a, 0x86, 0x48, 0xce, 0x3d, 3, 1, 7}})
+	file := filepath.Join(t.TempDir(), "key.pem")
+	if err := os.WriteFile(file, append(parameters, pem.EncodeToMemory(&pem.Block{Type: "EC PRIVATE KEY", Bytes: sec1})...), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if got, err := signingKey(file); err != nil || !got.Equal(key) {
+		t.Errorf("from a file: %v", err)
+	}
+	if got, err := signingKey(""); got != nil || err != nil {
+		t.Errorf("from nowhere: %v", err)
+	}
+	t.Setenv(keyVariable, string(pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: pkcs8})))
+	if got, err := signingKey(""); err != nil || !got.Equal(key) {
+		t.Errorf("from the environment: %v", err)
+	}
+}
+
+// someAuthority is a certificate in PEM.
+func someAuthority(t *testing.T) []byte {
+	t.Helper()
+	key := newKey(t)
+	template := &x509.Certificate{SerialNumber: big.NewInt(1), IsCA: true, BasicConstraintsValid: true, NotAfter: time.Now().Add(time.Hour)}
+	der, err := x509.CreateCertificate(rand.Reader, template, template, key.Public(), key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der})
+}
