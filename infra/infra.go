@@ -12,6 +12,7 @@
 //	apply.go      a saved plan is applied
 //	journal.go    what an apply has done, on disk before anybody is told, and what that means after a crash
 //	state.go      outputs, drift, imports, locks
+//	manifest.go   what the deployment hands on to stacks
 //	bootstrap.go  the bucket for states
 //
 // # What is relied upon

@@ -176,6 +176,9 @@ func TestModules(t *testing.T) {
 			w.destroyed()
 			example := filepath.Join(module, "examples", "complete")
 			w.applied(example)
+			if name == "service" {
+				w.released(example)
+			}
 			w.must(example, "destroy", "-no-color", "-auto-approve", "-refresh=false")
 			w.destroyed()
 		})
@@ -194,6 +197,9 @@ func TestDeployments(t *testing.T) {
 				w.write(strings.TrimSuffix(example, ".example"), w.read(example))
 			}
 			w.applied(directory)
+			if name != "state" {
+				w.manifest(directory)
+			}
 			// Three regions are three times the resources, and terraform's graph takes time by their square or worse: to
 			// destroy them would take longer than all the rest.
 			if name != "example-large" {

@@ -24,6 +24,7 @@ func Examples() []string { return []string{"small", "large"} }
 // gitignore keeps out of a repository what has secrets in it, and what terraform makes anew.
 const gitignore = `# Saved plans and states have secrets in them.
 .plans/
+.deploy/
 *.tfstate
 *.tfstate.*
 *.tfplan

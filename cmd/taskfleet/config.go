@@ -60,7 +60,14 @@ type Config struct {
 
 	databaseFile string // where Database was read from, and changes
 
-	file string // where it was read from
+	file  string // where it was read from
+	text  []byte
+	parts []configPart // of a directory, instead of the text
+}
+
+// A configPart is one file of a directory of configuration.
+type configPart struct {
+	file string
 	text []byte
 }
 
@@ -87,7 +94,8 @@ type S3Config struct {
 
 func (s S3Config) embedded() bool { return s.Endpoint == "" && s.Region == "" }
 
-const configDoc = `A configuration file is YAML; every entry may be left out:
+const configDoc = `A configuration file is YAML; every entry may be left out. Instead of a file, --config may name a directory: all files *.yml in
+it are read, and each entry at the top is in one of them.
 
   data: .taskfleet                  # database, artifacts, logs, credentials
   listen: 127.0.0.1:8080
@@ -248,7 +256,7 @@ type configFlags struct {
 func (f *configFlags) add(set *pflag.FlagSet) {
 	d := defaultConfig()
 	f.set = set
-	set.StringVar(&f.file, "config", "", "configuration file (see taskfleet config --help)")
+	set.StringVar(&f.file, "config", "", "configuration file, or directory of files *.yml (see taskfleet config --help)")
 	set.StringVar(&f.values.Data, "data", d.Data, "directory for database, artifacts, logs and credentials")
 	set.StringVar(&f.values.Listen, "listen", d.Listen, "address of the API, host:port; port 0 takes a free one")
 	set.StringVar(&f.values.RootURL, "root-url", "", "how clients reach the API (default http://LISTEN)")
@@ -279,16 +287,70 @@ func (f *configFlags) load() (Config, error) {
 	return c, c.check()
 }
 
-// read fills in what a file says. Unknown entries are errors with their line;
-// not with its text, as that and the lines around it may hold secrets.
+// read fills in what a file says, or the files of a directory.
 func (c *Config) read(file string) error {
+	if info, err := os.Stat(file); err == nil && info.IsDir() {
+		return c.readDirectory(file)
+	}
 	text, err := os.ReadFile(file)
 	if err != nil {
 		return fmt.Errorf("reading the configuration: %w", err)
 	}
 	c.file, c.text = file, text
-	if len(bytes.TrimSpace(text)) == 0 {
-		return nil
+	return c.decode(file, text)
+}
+
+// readDirectory fills in what its files *.yml say, in the order of their names. An entry at the top is in one
+// of them: two would make it hard to tell what counts.
+func (c *Config) readDirectory(directory string) error {
+	c.file = directory
+	entries, err := os.ReadDir(directory)
+	if err != nil {
+		return fmt.Errorf("reading the configuration: %w", err)
+	}
+	at := map[string]string{}
+	for _, e := range entries {
+		file := filepath.Join(directory, e.Name())
+		if filepath.Ext(file) != ".yml" || strings.HasPrefix(e.Name(), ".") {
+			continue
+		}
+		text, err := os.ReadFile(file)
+		if err != nil {
+			return fmt.Errorf("reading the configuration: %w", err)
+		}
+		c.parts = append(c.parts, configPart{file, text})
+		if err := c.decode(file, text); err != nil {
+			return err
+		}
+		top, err := topOf(text)
+		if err != nil {
+			return fmt.Errorf("configuration %s: %s", file, yaml.FormatError(err, false, false))
+		}
+		for _, entry := range top {
+			name := fmt.Sprint(entry.Key)
+			if at[name] != "" {
+				return fmt.Errorf("configuration %s: %s is in %s and in %s; it must be in one of them", directory, name, at[name], file)
+			}
+			at[name] = file
+		}
+	}
+	if len(c.parts) == 0 {
+		return fmt.Errorf("reading the configuration: no file *.yml is in the directory %s", directory)
+	}
+	return nil
+}
+
+// topOf are the entries at the top of a text.
+func topOf(text []byte) (top yaml.MapSlice, err error) {
+	err = yaml.Unmarshal(text, &top)
+	return top, err
+}
+
+// decode fills in what the text of a file says. Unknown entries are errors with their line; not
+// with its text, as that and the lines around it may hold secrets.
+func (c *Config) decode(file string, text []byte) error {
+	if top, err := topOf(text); err == nil && len(top) == 0 {
+		return nil // to decode comments alone would empty what there is
 	}
 	if err := yaml.NewDecoder(bytes.NewReader(text), yaml.Strict()).Decode(c); err != nil {
 		return fmt.Errorf("configuration %s: %s", file, yaml.FormatError(err, false, false))
@@ -400,8 +462,10 @@ func (c *Config) mistake(path, message string) error {
 	}
 	where := c.file
 	if p, err := yaml.PathString("$." + path); err == nil {
-		if entry, err := p.ReadNode(bytes.NewReader(c.text)); err == nil { // else it is not in the file
-			where = fmt.Sprintf("%s:%d", c.file, entry.GetToken().Position.Line)
+		for _, part := range append([]configPart{{c.file, c.text}}, c.parts...) {
+			if entry, err := p.ReadNode(bytes.NewReader(part.text)); err == nil { // else it is not in the file
+				where = fmt.Sprintf("%s:%d", part.file, entry.GetToken().Position.Line)
+			}
 		}
 	}
 	return fmt.Errorf("%s: %s", where, message)
@@ -458,7 +522,7 @@ func newConfigCommand() *cobra.Command {
 	check := &cobra.Command{
 		Use: "check", Short: "Check a configuration without starting anything",
 		Long:    "Reads the configuration as taskfleet serve would and says what is wrong with it, with the line.\n\n" + configDoc,
-		Example: "  taskfleet config check --config taskfleet.yml",
+		Example: "  taskfleet config check --config taskfleet.yml\n  taskfleet config check --config /etc/taskfleet/conf.d",
 		Args:    cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			c, err := flags.load()

@@ -39,3 +39,42 @@ func TestAMistakeInTheConfigurationIsToldWithItsLineAndWithoutSecrets(t *testing
 		}
 	}
 }
+
+func TestADirectoryOfConfigurationIsMergedByItsEntries(t *testing.T) {
+	directory := t.TempDir()
+	f := configFlags{}
+	f.add(pflag.NewFlagSet("", pflag.ContinueOnError))
+	f.file = directory
+	write := func(name, text string) {
+		t.Helper()
+		if err := os.WriteFile(filepath.Join(directory, name), []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	fails := func(wants ...string) {
+		t.Helper()
+		_, err := f.load()
+		for _, want := range wants {
+			if err == nil || !strings.Contains(err.Error(), want) || strings.Contains(err.Error(), "hunter2") {
+				t.Errorf("%v, want %s", err, want)
+			}
+		}
+	}
+	fails("no file *.yml is in the directory " + directory)
+	write("a.yml", "rootUrl: https://tasks.example.com\ns3: {region: eu-central-1}\n")
+	write("b.yml", "# A comment.\nmetricsToken: hunter2\nlogLevel: debug\n")
+	write("c.yml", "# Nothing.\n")
+	write("d.yml", "")
+	write("e.yaml", "lissten: this is another kind of file")
+	write(".f.yml", "lissten: this is being written")
+	c, err := f.load()
+	if err != nil || c.RootURL != "https://tasks.example.com" || c.S3.Region != "eu-central-1" || c.S3.Bucket != "artifacts" || c.MetricsToken != "hunter2" || c.LogLevel != "debug" {
+		t.Errorf("%v, %+v", err, c)
+	}
+	write("c.yml", "logFormat: loud\n")
+	fails(filepath.Join(directory, "c.yml") + ":1: logFormat is")
+	write("c.yml", "lissten: here\n")
+	fails(filepath.Join(directory, "c.yml")+": [1:1]", `unknown field "lissten"`)
+	write("c.yml", "metricsToken: hunter2\n")
+	fails("metricsToken is in " + filepath.Join(directory, "b.yml") + " and in " + filepath.Join(directory, "c.yml"))
+}

@@ -81,17 +81,32 @@ run it again with the same values. No state is ever overwritten.`,
 
 func newInfraOutputCommand() *cobra.Command {
 	var flags infraFlags
+	var manifest bool
+	var file string
 	cmd := &cobra.Command{
-		Use: "output [NAME]", Short: "Print what the deployment hands on: its outputs, such as the manifest",
+		Use: "output [NAME]", Short: "Print what the deployment hands on: its outputs, and the manifest",
 		Long: `Prints the outputs of the state, as JSON: all by name, or the value of one. Those that are marked as sensitive are left out,
-and refused by name.`,
+and refused by name.
+
+With --manifest it prints the manifest, which is what taskfleet stacks reads: the output of that name, checked, with the
+version of the state that it is of. Secrets are named in it, never shown. Write it anew after each apply.`,
 		Example: `  taskfleet infra output --dir prod
-  taskfleet infra output --dir prod manifest > manifest.json`,
+  taskfleet infra output --dir prod deploy_role_arn
+  taskfleet infra output --dir prod --manifest -o prod/manifest.json`,
 		Args: cobra.MaximumNArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
+			switch {
+			case manifest && len(args) > 0:
+				return usagef("--manifest is one output by itself: leave %s out", args[0])
+			case file != "" && !manifest:
+				return usagef("-o is for --manifest; other outputs are printed")
+			}
 			d, err := flags.open(cmd)
 			if err != nil {
 				return err
+			}
+			if manifest {
+				return printManifest(cmd, d, file, flags.json)
 			}
 			outputs, err := d.Outputs(cmd.Context())
 			if err != nil {
@@ -131,7 +146,30 @@ and refused by name.`,
 		},
 	}
 	flags.add(cmd)
+	cmd.Flags().BoolVar(&manifest, "manifest", false, "the manifest, for taskfleet stacks")
+	cmd.Flags().StringVarP(&file, "output", "o", "", "`file` to write the manifest into, instead of printing it")
 	return cmd
+}
+
+// printManifest prints the manifest of a deployment, or writes it into a file and says so.
+func printManifest(cmd *cobra.Command, d *infra.Deployment, file string, asJSON bool) error {
+	out := cmd.OutOrStdout()
+	if file == "" {
+		m, err := d.Manifest(cmd.Context())
+		if err != nil {
+			return err
+		}
+		return printJSON(out, m)
+	}
+	m, err := d.WriteManifest(cmd.Context(), file)
+	if err != nil {
+		return err
+	}
+	if asJSON {
+		return printJSON(out, map[string]any{"file": file, "deployment": m.Deployment, "state": m.State})
+	}
+	_, err = fmt.Fprintf(out, "wrote %s: %s, version %d of its state\n", file, printable(m.Deployment), m.State.Serial)
+	return err
 }
 
 func newInfraImportCommand() *cobra.Command {

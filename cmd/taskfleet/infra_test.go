@@ -14,6 +14,7 @@ import (
 	"syscall"
 	"testing"
 
+	"github.com/taskfleet/taskfleet/infra"
 	"github.com/taskfleet/taskfleet/infra/statetest"
 )
 
@@ -55,6 +56,18 @@ output "password" {
   value     = var.password
   sensitive = true
 }
+output "manifest" {
+  value = {
+    version = 1, deployment = "test", root_url = "https://tasks.example.com", account_id = "123456789012", service_region = "eu-central-1"
+    regions = { eu-central-1 = { vpc_id = "vpc-1", subnet_ids = ["subnet-1"], worker_security_group_id = "sg-1", launch_template_id = "lt-1"
+    worker_instance_profile_arn = "arn:aws:iam::123456789012:instance-profile/w" } }
+    cluster_name = "test", service_name = "test", task_definition_arn = "arn:aws:ecs:eu-central-1:123456789012:task-definition/test:1"
+    configuration_sections    = ["data"]
+    configuration_secret_arns = { for s in ["platform", "mirror", "schedules"] : s => "arn:aws:secretsmanager:eu-central-1:123456789012:secret:${s}" }
+    server_secret_arn         = "arn:aws:secretsmanager:eu-central-1:123456789012:secret:server"
+    metrics_secret_arn        = "arn:aws:secretsmanager:eu-central-1:123456789012:secret:metrics"
+  }
+}
 `
 	dir := infraDeployment(t, hcl)
 	all := ""
@@ -88,6 +101,14 @@ output "password" {
 	contains(must(0, "output", "--dir", dir), "password = (secret)")
 	contains(must(1, "output", "--dir", dir, "password"), "is secret")
 	contains(must(1, "output", "--dir", dir, "nothing"), "there is no output nothing")
+	file := filepath.Join(t.TempDir(), "manifest.json")
+	contains(must(0, "output", "--dir", dir, "--manifest", "-o", file), "wrote "+file+": test, version ")
+	if m, err := infra.ReadManifest(file); err != nil || m.ServiceName != "test" || m.State.Lineage == "" {
+		t.Errorf("%v, %+v", err, m)
+	}
+	contains(must(0, "output", "--dir", dir, "--manifest"), `"cluster_name": "test"`, `"lineage": `)
+	contains(must(1, "output", "--dir", dir, "--manifest", "a"), "leave a out")
+	contains(must(1, "output", "--dir", dir, "-o", file), "-o is for --manifest")
 	contains(must(0, "unlock", "--dir", dir), "is not locked")
 	contains(must(1, "import", "--dir", dir, "terraform_data.c", "x"), "terraform_data.c")
 

@@ -265,10 +265,22 @@ func (r *reload) readDatabaseFile(c *Config) error {
 	}
 	var s serverSecret
 	if json.Unmarshal(secret, &s) != nil || !strings.HasPrefix(s.URL, "postgres") {
-		return fmt.Errorf("database: %s must hold postgres://USER:PASSWORD@HOST/DATABASE, or JSON with that as its member url", name)
+		return fmt.Errorf("database: %s must hold postgres://USER:PASSWORD@HOST/DATABASE, or JSON with that as its member url, and username and password if others are to log in", name)
 	}
-	c.databaseFile, c.Database = name, s.URL
+	c.databaseFile, c.Database = name, s.withLogin()
 	return nil
+}
+
+// withLogin is the URL with the username and the password that stand beside it, if they do: those of the URL may be of before.
+// It is not parsed, as there may be several hosts in it.
+func (s serverSecret) withLogin() string {
+	scheme, rest, ok := strings.Cut(s.URL, "://")
+	if s.Username == "" || !ok {
+		return s.URL
+	}
+	hosts, _, _ := strings.Cut(rest, "/")
+	rest = rest[strings.LastIndex(hosts, "@")+1:]
+	return scheme + "://" + url.UserPassword(s.Username, s.Password).String() + "@" + rest
 }
 
 // readBrokerFile reads the URL of RabbitMQ where it is in a file.

@@ -343,3 +343,22 @@ func TestThePlatformAsksItselfWhereItsErrorsGo(t *testing.T) {
 		t.Errorf("what came is %s", all)
 	}
 }
+
+// An agent that keeps the file up to date may change the username and the password alone, and leave the URL of the first day.
+func TestWhoLogsInToTheDatabaseStandsBesideItsURL(t *testing.T) {
+	file := filepath.Join(t.TempDir(), "database.json")
+	for text, want := range map[string]string{
+		"postgres://first:old@db.example.com/taskfleet": "postgres://first:old@db.example.com/taskfleet",
+		`{"url": "postgres://first:old@db.example.com:5432/taskfleet?sslmode=verify-full", "username": "now", "password": "n/@:w %"}`: "postgres://now:n%2F%40%3Aw%20%25@db.example.com:5432/taskfleet?sslmode=verify-full",
+		`{"url": "postgres://a.example.com,b.example.com/taskfleet", "username": "now", "password": "new"}`:                           "postgres://now:new@a.example.com,b.example.com/taskfleet",
+		`{"url": "postgres://first:old@db.example.com/a@b"}`:                                                                          "postgres://first:old@db.example.com/a@b",
+	} {
+		if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		c := Config{Database: "file:" + file}
+		if err := newReload().readDatabaseFile(&c); err != nil || c.Database != want || c.databaseFile != file {
+			t.Errorf("%s: %v, %s", text, err, c.Database)
+		}
+	}
+}

@@ -159,7 +159,7 @@ func Read(from io.Reader) (*Plan, error) {
 		if err != nil {
 			return nil, err
 		}
-		if c.Action != NoOp {
+		if c.Action != NoOp && !c.foreign() {
 			c.Destructive = false // that is what has happened, not what is to
 			p.Drift = append(p.Drift, c)
 		}
@@ -183,6 +183,22 @@ func Read(from io.Reader) (*Plan, error) {
 		p.Outputs = append(p.Outputs, o)
 	}
 	return p, nil
+}
+
+// elsewhere are attributes that are others' to change, and that the modules have terraform ignore: no drift.
+var elsewhere = map[string][]string{
+	"aws_ecs_service":           {"desired_count", "task_definition"}, // autoscaling; releases by package stacks
+	"aws_appautoscaling_target": {"max_capacity", "min_capacity"},     // package stacks
+}
+
+// foreign leaves out of what has changed what is others' to change, and tells whether that was all.
+func (c *Change) foreign() bool {
+	theirs := elsewhere[c.Type]
+	if theirs == nil || c.Action != Update {
+		return false
+	}
+	c.Attributes = slices.DeleteFunc(c.Attributes, func(a Attribute) bool { return slices.Contains(theirs, a.Path) })
+	return len(c.Attributes) == 0
 }
 
 // secretsOf collects what is marked as sensitive anywhere in a plan.

@@ -288,3 +288,20 @@ func TestHide(t *testing.T) {
 		t.Errorf("hidden: %q", got)
 	}
 }
+
+func TestWhatIsOthersToChangeIsNoDrift(t *testing.T) {
+	drift := func(kind, before, after string) string {
+		return `{"address": "` + kind + `.a", "mode": "managed", "type": "` + kind + `", "name": "a", "change": {"actions": ["update"], "before": ` + before + `, "after": ` + after + `}}`
+	}
+	p, err := plan.Read(strings.NewReader(`{"format_version": "1.2", "terraform_version": "1.11.4", "resource_drift": [` + strings.Join([]string{
+		drift("aws_ecs_service", `{"desired_count": 2, "task_definition": "a:1", "name": "a"}`, `{"desired_count": 5, "task_definition": "a:9", "name": "a"}`),
+		drift("aws_appautoscaling_target", `{"min_capacity": 1, "max_capacity": 2, "role_arn": "a"}`, `{"min_capacity": 3, "max_capacity": 9, "role_arn": "b"}`),
+		drift("aws_lb", `{"desired_count": 2}`, `{"desired_count": 5}`),
+	}, ",") + `]}`))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(p.Drift) != 2 || p.Drift[0].Type != "aws_appautoscaling_target" || len(p.Drift[0].Attributes) != 1 || p.Drift[0].Attributes[0].Path != "role_arn" || p.Drift[1].Type != "aws_lb" {
+		t.Errorf("drift: %+v", p.Drift)
+	}
+}

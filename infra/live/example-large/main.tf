@@ -29,6 +29,7 @@ locals {
         instanceProfiles = var.worker_profiles ? [for r in local.names : local.regions[r].workers.instance_profile_name] : []
       }
     }
+    }, var.mirror_in_stacks ? {} : {
     mirror = merge(local.mirror_config, {
       home           = local.home
       regions        = [for r in local.mirror : { name = r, bucket = local.regions[r].mirror_bucket }]
@@ -143,12 +144,15 @@ module "database" {
   deletion_protection       = var.deletion_protection
 }
 
-# Secrets that people put values into; Terraform does not know them.
+# Secrets that stacks put values into, or people; Terraform does not know them.
 resource "aws_secretsmanager_secret" "this" {
   #checkov:skip=CKV2_AWS_57:Seal keys and tokens are replaced by the platform's own ways (docs/security.md)
   for_each = {
-    server  = "What replicas share: taskfleet config secrets prints it"
-    metrics = "Bearer token of /metrics"
+    server                  = "What replicas share: taskfleet config secrets prints it"
+    metrics                 = "Bearer token of /metrics"
+    configuration-platform  = "Sections of the server's configuration: stack platform"
+    configuration-mirror    = "Sections of the server's configuration: stack mirror"
+    configuration-schedules = "Sections of the server's configuration: stack schedules"
   }
 
   name_prefix = "${var.deployment}/${each.key}-"
@@ -235,7 +239,7 @@ module "service" {
   artifact_bucket = module.artifacts.bucket
   configuration   = local.configuration
 
-  secret_configuration_arns = var.secret_configuration_arns
+  secret_configuration_arns = concat([for s in ["platform", "mirror", "schedules"] : aws_secretsmanager_secret.this["configuration-${s}"].arn], var.secret_configuration_arns)
 
   server_secret_arn   = aws_secretsmanager_secret.this["server"].arn
   metrics_secret_arn  = aws_secretsmanager_secret.this["metrics"].arn

@@ -125,6 +125,17 @@ variable "configuration" {
   }
 }
 
+variable "mirror_in_stacks" {
+  description = "Whether the section mirror is configured by stacks, with home, regions and trustedProxies, and not here."
+  type        = bool
+  default     = false
+
+  validation {
+    condition     = !var.mirror_in_stacks || !contains(keys(var.configuration), "mirror")
+    error_message = "configuration must be without mirror if mirror_in_stacks is true: it is configured there."
+  }
+}
+
 variable "secret_configuration_arns" {
   description = "Secrets with entries of the configuration that hold secrets, as in module service. They are encrypted with the key of the home region, or AWS's own."
   type        = list(string)

@@ -130,12 +130,15 @@ module "database" {
   deletion_protection       = var.deletion_protection
 }
 
-# Secrets that people put values into; Terraform does not know them.
+# Secrets that stacks put values into, or people; Terraform does not know them.
 resource "aws_secretsmanager_secret" "this" {
   #checkov:skip=CKV2_AWS_57:Seal keys and tokens are replaced by the platform's own ways (docs/security.md)
   for_each = {
-    server  = "What replicas share: taskfleet config secrets prints it"
-    metrics = "Bearer token of /metrics"
+    server                  = "What replicas share: taskfleet config secrets prints it"
+    metrics                 = "Bearer token of /metrics"
+    configuration-platform  = "Sections of the server's configuration: stack platform"
+    configuration-mirror    = "Sections of the server's configuration: stack mirror"
+    configuration-schedules = "Sections of the server's configuration: stack schedules"
   }
 
   name_prefix = "${var.deployment}/${each.key}-"
@@ -177,9 +180,12 @@ module "service" {
   max_replicas = var.service.max_replicas
   environment  = { GOMEMLIMIT = "${floor(var.service.memory * 0.8)}MiB" }
 
-  root_url            = local.root_url
-  artifact_bucket     = module.artifacts.bucket
-  configuration       = local.configuration
+  root_url        = local.root_url
+  artifact_bucket = module.artifacts.bucket
+  configuration   = local.configuration
+
+  secret_configuration_arns = [for s in ["platform", "mirror", "schedules"] : aws_secretsmanager_secret.this["configuration-${s}"].arn]
+
   server_secret_arn   = aws_secretsmanager_secret.this["server"].arn
   metrics_secret_arn  = aws_secretsmanager_secret.this["metrics"].arn
   secret_kms_key_arns = [module.kms.key_arn]

@@ -33,12 +33,18 @@ output "manifest" {
     service_name    = module.service.service_name
     log_group       = module.service.log_group
     alarm_topic_arn = module.observability.topic_arn
+
+    task_definition_arn       = module.service.task_definition_arn
+    configuration_sections    = module.service.configuration_sections
+    configuration_secret_arns = { for s in ["platform", "mirror", "schedules"] : s => aws_secretsmanager_secret.this["configuration-${s}"].arn }
+    server_secret_arn         = aws_secretsmanager_secret.this["server"].arn
+    metrics_secret_arn        = aws_secretsmanager_secret.this["metrics"].arn
   }
 }
 
 output "secrets_to_fill" {
   description = "Secrets that need a value before the server starts: README.md says how."
-  value       = { for k, s in aws_secretsmanager_secret.this : k => s.arn }
+  value       = { for k in ["server", "metrics"] : k => aws_secretsmanager_secret.this[k].arn }
 }
 
 output "deploy_role_arn" {

@@ -136,15 +136,22 @@ locals {
           # Also those that RDS makes for the master user, whose values it cannot read.
           Sid      = "Secrets"
           Effect   = "Allow"
-          Action   = ["secretsmanager:CreateSecret", "secretsmanager:DeleteSecret", "secretsmanager:PutSecretValue", "secretsmanager:RotateSecret", "secretsmanager:TagResource", "secretsmanager:UntagResource", "secretsmanager:UpdateSecret", "secretsmanager:UpdateSecretVersionStage"]
+          Action   = ["secretsmanager:CreateSecret", "secretsmanager:DeleteSecret", "secretsmanager:RotateSecret", "secretsmanager:TagResource", "secretsmanager:UntagResource", "secretsmanager:UpdateSecret", "secretsmanager:UpdateSecretVersionStage"]
           Resource = [for s in ["${var.name}/*", "rds!*"] : "arn:${var.partition}:secretsmanager:*:${var.account_id}:secret:${s}"]
         },
         {
-          # Terraform itself made these, and looks whether they are what it put there.
-          Sid      = "SecretsOfTheBroker"
+          # Terraform itself made the broker's, stacks the configuration, and both look whether they are what was put there.
+          Sid      = "ReadWhatWasWritten"
           Effect   = "Allow"
-          Action   = ["secretsmanager:GetSecretValue"]
-          Resource = ["arn:${var.partition}:secretsmanager:*:${var.account_id}:secret:${var.name}/broker*"]
+          Action   = ["secretsmanager:GetSecretValue", "secretsmanager:PutSecretValue"]
+          Resource = [for s in ["broker", "configuration-"] : "arn:${var.partition}:secretsmanager:*:${var.account_id}:secret:${var.name}/${s}*"]
+        },
+        {
+          # Stacks make these up if they have no value, and do not read them.
+          Sid      = "FillSecrets"
+          Effect   = "Allow"
+          Action   = ["secretsmanager:PutSecretValue"]
+          Resource = [for s in ["server-", "metrics-"] : "arn:${var.partition}:secretsmanager:*:${var.account_id}:secret:${var.name}/${s}*"]
         },
         {
           Sid       = "Brokers"
@@ -209,6 +216,21 @@ locals {
         )
       },
       {
+        # Migrations of the database: a task of the service's definition, in its cluster.
+        Sid       = "RunTasks"
+        Effect    = "Allow"
+        Action    = ["ecs:RunTask"]
+        Resource  = ["arn:${var.partition}:ecs:*:${var.account_id}:task-definition/${var.name}:*"]
+        Condition = { ArnLike = { "ecs:cluster" = "arn:${var.partition}:ecs:*:${var.account_id}:cluster/${var.name}" } }
+      },
+      {
+        Sid       = "ListTasks"
+        Effect    = "Allow"
+        Action    = ["ecs:ListTasks"]
+        Resource  = ["*"] # AWS has none for tasks on Fargate
+        Condition = { ArnLike = { "ecs:cluster" = "arn:${var.partition}:ecs:*:${var.account_id}:cluster/${var.name}" } }
+      },
+      {
         # Versions of definitions, targets of scaling and certificates have no names of ours.
         Sid    = "ServiceWithoutNames"
         Effect = "Allow"
@@ -245,11 +267,18 @@ locals {
           Resource = values(local.named)
         },
         {
+          Sid       = "GiveRolesToTasks"
+          Effect    = "Allow"
+          Action    = ["iam:PassRole"]
+          Resource  = [for r in ["execution", "task"] : "${local.iam}:role/${var.name}-${r}"]
+          Condition = { StringEquals = { "iam:PassedToService" = "ecs-tasks.amazonaws.com" } }
+        },
+        {
           Sid       = "GiveRolesToServices"
           Effect    = "Allow"
           Action    = ["iam:PassRole"]
           Resource  = [local.named.roles]
-          Condition = { StringEquals = { "iam:PassedToService" = ["ecs-tasks.amazonaws.com", "ec2.amazonaws.com", "vpc-flow-logs.amazonaws.com", "monitoring.rds.amazonaws.com"] } }
+          Condition = { StringEquals = { "iam:PassedToService" = ["ec2.amazonaws.com", "vpc-flow-logs.amazonaws.com", "monitoring.rds.amazonaws.com"] } }
         },
         {
           Sid       = "RolesOfServices"

@@ -6,8 +6,7 @@ locals {
 
   database_place = format("%s:%d/%s?sslmode=verify-full&sslrootcert=%s", var.database.host, var.database.port, var.database.name, "/etc/taskfleet/secrets/rds-ca.pem")
 
-  # Entries a line, so that more can be added at the end.
-  configuration = yamlencode(merge(var.configuration, {
+  settings = merge(var.configuration, {
     data        = "/var/lib/taskfleet"
     listen      = "0.0.0.0:${local.port}"
     rootUrl     = var.root_url
@@ -15,7 +14,8 @@ locals {
     secretsFile = "/etc/taskfleet/secrets/server.json"
     s3          = { region = coalesce(var.artifact_bucket_region, var.region), bucket = var.artifact_bucket }
     logFormat   = "json"
-  }))
+  })
+  configuration = yamlencode(local.settings)
 
   files = merge(var.secret_files, { "server.json" = var.server_secret_arn })
 
@@ -276,8 +276,6 @@ resource "aws_ecs_task_definition" "this" {
         REFRESH_SECONDS    = tostring(var.refresh_seconds)
       }) : { name = k, value = v }]
 
-      secrets = [for k in ["username", "password"] : { name = "DATABASE_${upper(k)}", valueFrom = "${var.database.secret_arn}:${k}::" }]
-
       mountPoints = [
         { sourceVolume = "configuration", containerPath = "/etc/taskfleet", readOnly = false },
         { sourceVolume = "data", containerPath = "/var/lib/taskfleet", readOnly = false },
@@ -313,7 +311,7 @@ resource "aws_ecs_task_definition" "this" {
       user                   = local.owner
       readonlyRootFilesystem = true
       entryPoint             = ["taskfleet"]
-      command                = ["serve", "--config", "/etc/taskfleet/taskfleet.yml"]
+      command                = ["serve", "--config", "/etc/taskfleet/conf.d"]
 
       # A replica gives its leases back and lets calls end, which takes seconds, a minute at most.
       stopTimeout = 90
@@ -394,7 +392,12 @@ resource "aws_ecs_service" "this" {
   tags = merge(var.tags, { Name = var.name })
 
   lifecycle {
-    ignore_changes = [desired_count] # autoscaling has the say
+    ignore_changes = [
+      desired_count, # autoscaling has the say
+      # Releases have: a revision of this definition with another image, which package stacks rolls out. Otherwise each
+      # apply would take the release back.
+      task_definition,
+    ]
   }
 
   depends_on = [
@@ -411,6 +414,10 @@ resource "aws_appautoscaling_target" "this" {
   min_capacity       = var.min_replicas
   max_capacity       = var.max_replicas
   tags               = merge(var.tags, { Name = var.name })
+
+  lifecycle {
+    ignore_changes = [min_capacity, max_capacity] # these are to begin with; package stacks changes them
+  }
 }
 
 resource "aws_appautoscaling_policy" "cpu" {
@@ -510,7 +517,7 @@ resource "aws_iam_role_policy" "execution" {
           Sid      = "ReadSecretsOfTheStart"
           Effect   = "Allow"
           Action   = ["secretsmanager:GetSecretValue"]
-          Resource = [var.metrics_secret_arn, var.database.secret_arn]
+          Resource = [var.metrics_secret_arn]
         },
       ],
       length(local.repositories) == 0 ? [] : [

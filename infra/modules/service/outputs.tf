@@ -33,6 +33,16 @@ output "service_name" {
   value       = aws_ecs_service.this.name
 }
 
+output "task_definition_arn" {
+  description = "What releases are made of: the task definition, with the image to begin with."
+  value       = aws_ecs_task_definition.this.arn
+}
+
+output "configuration_sections" {
+  description = "Sections of the server's configuration that are set here, and that no secret of secret_configuration_arns may have."
+  value       = sort(keys(local.settings))
+}
+
 output "task_role_arn" {
   description = "Role of the server."
   value       = aws_iam_role.task.arn

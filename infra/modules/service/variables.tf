@@ -129,7 +129,7 @@ variable "deletion_protection" {
 # What runs.
 
 variable "image" {
-  description = "Image of the server, by digest or by a tag that does not move. It has the program taskfleet on its PATH and needs nothing else."
+  description = "Image of the server to begin with, by digest or by a tag that does not move. It has the program taskfleet on its PATH and needs nothing else. Releases by stacks replace it."
   type        = string
 
   validation {
@@ -191,7 +191,7 @@ variable "memory" {
 }
 
 variable "min_replicas" {
-  description = "Replicas that there are at least. With two, a restart or a lost zone goes unnoticed."
+  description = "Replicas that there are at least, to begin with: stacks changes them. With two, a restart or a lost zone goes unnoticed."
   type        = number
   default     = 2
 
@@ -202,7 +202,7 @@ variable "min_replicas" {
 }
 
 variable "max_replicas" {
-  description = "Replicas that there are at most. Each may have 17 connections to the database."
+  description = "Replicas that there are at most, to begin with: stacks changes them. Each may have 17 connections to the database."
   type        = number
   default     = 6
 
@@ -274,7 +274,7 @@ variable "configuration" {
 }
 
 variable "secret_configuration_arns" {
-  description = "Secrets with more entries of the configuration as YAML: those that hold secrets and take no file for them, such as notify, auth and clients. They have none that configuration has. They are read when a replica starts."
+  description = "Secrets with more sections of the configuration as YAML, such as notify, auth and clients: each section is in one of them, or in configuration. They are read when a replica starts. One without a value adds nothing."
   type        = list(string)
   default     = []
 

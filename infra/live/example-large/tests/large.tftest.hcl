@@ -95,6 +95,14 @@ mock_provider "aws" {
 run "three_regions" {
   command = plan
 
+  variables {
+    mirror_in_stacks = true
+  }
+
+  assert {
+    condition     = contains(output.manifest.configuration_sections, "providers") && !contains(output.manifest.configuration_sections, "mirror")
+    error_message = "The mirror is configured here and in stacks."
+  }
   assert {
     condition     = toset(keys(output.manifest.regions)) == toset(["us-east-1", "us-west-2", "eu-central-1"]) && output.manifest.version == 1
     error_message = "The manifest lacks a region."

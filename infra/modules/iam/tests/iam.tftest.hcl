@@ -173,8 +173,17 @@ run "github_deploys_and_cannot_raise_itself" {
   }
   assert {
     condition = alltrue(flatten([for p in aws_iam_policy.deploy : [for s in jsondecode(p.policy).Statement :
-    s.Resource == ["arn:aws:secretsmanager:*:123456789012:secret:taskfleet-test/broker*"] if contains(s.Action, "secretsmanager:GetSecretValue")]]))
+    s.Resource == [for n in ["broker", "configuration-"] : "arn:aws:secretsmanager:*:123456789012:secret:taskfleet-test/${n}*"] if contains(s.Action, "secretsmanager:GetSecretValue")]]))
     error_message = "Deploying can read secrets that it did not make."
+  }
+  assert {
+    condition = alltrue(flatten([for p in aws_iam_policy.deploy : [for s in jsondecode(p.policy).Statement :
+    s.Resource == [for n in ["execution", "task"] : "arn:aws:iam::123456789012:role/taskfleet-test-${n}"] if contains(flatten([try(s.Condition.StringEquals["iam:PassedToService"], [])]), "ecs-tasks.amazonaws.com")]]))
+    error_message = "Deploying can give other roles than the server's to tasks."
+  }
+  assert {
+    condition     = one([for s in jsondecode(aws_iam_policy.deploy["service"].policy).Statement : s if contains(s.Action, "ecs:RunTask")]).Condition.ArnLike["ecs:cluster"] == "arn:aws:ecs:*:123456789012:cluster/taskfleet-test"
+    error_message = "Deploying can run tasks elsewhere."
   }
   # A machine that had the provisioner's tag would be ended by it.
   assert {

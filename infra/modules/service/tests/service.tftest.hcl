@@ -49,7 +49,7 @@ run "the_server_is_configured_by_files" {
   # Applied, as definitions of tasks are known only then.
 
   assert {
-    condition     = jsondecode(aws_ecs_task_definition.this.container_definitions)[1].command == ["serve", "--config", "/etc/taskfleet/taskfleet.yml"]
+    condition     = jsondecode(aws_ecs_task_definition.this.container_definitions)[1].command == ["serve", "--config", "/etc/taskfleet/conf.d"]
     error_message = "The server is not told its configuration."
   }
   assert {
@@ -58,6 +58,10 @@ run "the_server_is_configured_by_files" {
       rootUrl = "https://tasks.example.com", s3 = { bucket = "example-artifacts", region = "eu-central-1" }, secretsFile = "/etc/taskfleet/secrets/server.json"
     })
     error_message = "The configuration is another."
+  }
+  assert {
+    condition     = output.configuration_sections == tolist(["data", "database", "listen", "logFormat", "rootUrl", "s3", "secretsFile"]) && output.task_definition_arn == aws_ecs_task_definition.this.arn
+    error_message = "What is built on the service is told of another configuration, or of another template."
   }
   assert {
     condition     = { for e in jsondecode(aws_ecs_task_definition.this.container_definitions)[0].environment : e.name => e.value }["DATABASE_PLACE"] == "db.example.com:5432/taskfleet?sslmode=verify-full&sslrootcert=/etc/taskfleet/secrets/rds-ca.pem"

@@ -1,0 +1,250 @@
+package platform
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	"github.com/goccy/go-yaml/ast"
+	"github.com/goccy/go-yaml/parser"
+)
+
+// ConfigurationSpec is the spec of taskfleet:platform:Configuration: a part of the servers' configuration, in a secret or in a file.
+// Servers read it when they start.
+type ConfigurationSpec struct {
+	Document string `json:"document"` // YAML, some sections of the configuration. All of it is secret, as there may be secrets in it
+
+	// Reserved are sections that are configured elsewhere, and that it may not have: configuration_sections of the manifest, and those of other
+	// documents.
+	Reserved []string `json:"reserved,omitempty"`
+}
+
+type configuration struct {
+	ConfigurationSpec
+	Version string `json:"version,omitempty"` // of the secret, or the digest of the file
+}
+
+const (
+	largestSecret = 65536 // bytes, of Secrets Manager
+
+	// nothing is what is left in a secret, which cannot be without a value again.
+	nothing = "# Nothing is configured here.\n"
+)
+
+// A place is where a document is kept.
+type place interface {
+	// version is that of the document there; "" if there is none. get is the document of a version.
+	version(ctx context.Context) (string, error)
+	get(ctx context.Context, version string) (string, error)
+	set(ctx context.Context, document string) (version string, err error)
+	clear(ctx context.Context) error
+}
+
+func configurations(o Options, c *cloud) *kind[ConfigurationSpec, configuration] {
+	at := func(ctx context.Context, name string) (place, error) {
+		if filepath.IsAbs(name) {
+			return file(name), nil
+		}
+		v, err := c.vault(ctx, name)
+		return secret{v}, err
+	}
+	return &kind[ConfigurationSpec, configuration]{
+		token: "Configuration", secrets: []string{"document"}, computed: []string{"version"},
+		check: func(name string, spec *ConfigurationSpec, bad func(member, format string, args ...any)) {
+			if _, err := secretRegion(name); err != nil && !filepath.IsAbs(name) {
+				bad("", "the name is %q; it must be the ARN of a secret of AWS Secrets Manager, or the absolute path of a file", name)
+			}
+			if filepath.IsAbs(name) && filepath.Ext(name) != ".yml" {
+				bad("", "the file %s must end with .yml: taskfleet serve --config DIRECTORY reads no others", name)
+			}
+			if len(spec.Document) > largestSecret {
+				bad("document", "has %d bytes; it must have %d at most", len(spec.Document), largestSecret)
+				return
+			}
+			slices.Sort(spec.Reserved)
+			found, err := sections([]byte(spec.Document))
+			if err == nil && len(found) == 0 {
+				err = errors.New("has no sections: leave it out")
+			}
+			if err != nil {
+				bad("document", "%v", err)
+				return
+			}
+			for _, s := range found {
+				if slices.Contains(spec.Reserved, s) {
+					bad("document", "has the section %s, which is configured elsewhere already: take it out, here or there", s)
+				}
+			}
+			if err := o.Check([]byte(spec.Document)); err != nil {
+				bad("document", "%v", err)
+			}
+		},
+		read: func(ctx context.Context, name string, was *configuration) (*configuration, error) {
+			p, err := at(ctx, name)
+			if err != nil {
+				return nil, err
+			}
+			version, err := p.version(ctx)
+			if version == "" || err != nil {
+				return nil, err
+			}
+			if was == nil {
+				was = &configuration{}
+			}
+			if version == was.Version {
+				return was, nil
+			}
+			document, err := p.get(ctx, version)
+			if err != nil {
+				return nil, err
+			}
+			if found, err := sections([]byte(document)); err == nil && len(found) == 0 {
+				return nil, nil
+			}
+			return &configuration{ConfigurationSpec{document, was.Reserved}, version}, nil
+		},
+		write: func(ctx context.Context, name string, was *configuration, spec ConfigurationSpec) (*configuration, error) {
+			p, err := at(ctx, name)
+			if err != nil {
+				return nil, err
+			}
+			version, err := p.version(ctx)
+			if err == nil && (was == nil || was.Document != spec.Document || was.Version != version) {
+				version, err = p.set(ctx, spec.Document)
+			}
+			if err != nil {
+				return nil, err
+			}
+			return &configuration{spec, version}, nil
+		},
+		remove: func(ctx context.Context, name string, _ configuration) error {
+			p, err := at(ctx, name)
+			if err != nil {
+				return err
+			}
+			return p.clear(ctx)
+		},
+		complete: func(spec ConfigurationSpec, was *configuration) configuration {
+			if was == nil || was.Document != spec.Document {
+				return configuration{spec, ""}
+			}
+			return configuration{spec, was.Version}
+		},
+	}
+}
+
+// sections are the names at the top of a document; none if it is empty. Errors tell lines and nothing of the text, which may be
+// secret.
+func sections(document []byte) ([]string, error) {
+	f, err := parser.ParseBytes(document, 0)
+	if err != nil {
+		return nil, errors.New("is no YAML; taskfleet config check --config FILE says where")
+	}
+	var names []string
+	for i, d := range f.Docs {
+		if i > 0 {
+			return nil, errors.New("has several documents, parted by ---; make it one")
+		}
+		switch body := d.Body.(type) {
+		case nil, *ast.NullNode, *ast.CommentGroupNode:
+		case *ast.MappingNode:
+			for _, entry := range body.Values {
+				names = append(names, strings.Trim(entry.Key.String(), `"'`))
+			}
+		case *ast.MappingValueNode:
+			names = append(names, strings.Trim(body.Key.String(), `"'`))
+		default:
+			return nil, errors.New("must have sections, such as notify:, at its top")
+		}
+	}
+	return names, nil
+}
+
+// A secret is a place in Secrets Manager.
+type secret struct{ *vault }
+
+func (s secret) get(ctx context.Context, version string) (string, error) {
+	return s.value(ctx, version)
+}
+
+func (s secret) set(ctx context.Context, document string) (string, error) {
+	return s.put(ctx, document, nil)
+}
+
+func (s secret) clear(ctx context.Context) error {
+	version, err := s.version(ctx)
+	if version == "" || err != nil {
+		return err
+	}
+	_, err = s.put(ctx, nothing, nil)
+	return err
+}
+
+// A file is a place in a directory of configuration, by its path.
+type file string
+
+func digest(document []byte) string {
+	sum := sha256.Sum256(document)
+	return "sha256:" + hex.EncodeToString(sum[:])
+}
+
+func (f file) version(context.Context) (string, error) {
+	text, err := os.ReadFile(string(f))
+	if errors.Is(err, fs.ErrNotExist) {
+		return "", nil
+	}
+	if err != nil {
+		return "", err
+	}
+	return digest(text), nil
+}
+
+func (f file) get(_ context.Context, version string) (string, error) {
+	text, err := os.ReadFile(string(f))
+	if err == nil && digest(text) != version {
+		err = fmt.Errorf("%s is being changed by somebody else: try again", f)
+	}
+	return string(text), err
+}
+
+// set has the file be the document, whole or not at all, readable by its owner alone. Who that is stays as it was; of a new
+// file it is the owner of the directory, as the servers may be another user than whoever writes.
+func (f file) set(_ context.Context, document string) (string, error) {
+	directory := filepath.Dir(string(f))
+	t, err := os.CreateTemp(directory, ".taskfleet-*") // mode 0600; without .yml, so that no server reads it
+	if errors.Is(err, fs.ErrNotExist) {
+		return "", fmt.Errorf("there is no directory %s: make it, for the user of the servers, and have them read it: taskfleet serve --config %s", directory, directory)
+	}
+	if err != nil {
+		return "", err
+	}
+	defer os.Remove(t.Name())
+	_, err = t.WriteString(document)
+	if err == nil {
+		err = own(t, string(f), directory)
+	}
+	if err == nil {
+		err = t.Sync()
+	}
+	if err = errors.Join(err, t.Close()); err != nil {
+		return "", err
+	}
+	if err := os.Rename(t.Name(), string(f)); err != nil {
+		return "", err
+	}
+	return digest([]byte(document)), nil
+}
+
+func (f file) clear(context.Context) error {
+	if err := os.Remove(string(f)); !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	return nil
+}
