@@ -23,13 +23,15 @@ type tools struct {
 	node      string // executable
 	python    string // executable
 	moto      string // executable
+	checkov   string // executable
 	rabbitmq  string // directory that stands for the root of a system with RabbitMQ
 	terraform string // executable: terraform or tofu
 	pulumi    string // executable
 }
 
 // install finds the tools, and installs what is missing: from the system's packages PostgreSQL, Python, sqlite3 (for
-// the guide to backups) and a C compiler (for the race detector), and into the checkout the official clients, the Node that runs one of them, and moto. Node
+// the guide to backups) and a C compiler (for the race detector), and into the checkout the official clients, the Node that
+// runs one of them, moto and checkov. Node
 // comes as a Python package, in the one version that the JavaScript client asks for; that of the system may be too old
 // for it. Terraform and Pulumi are taken from PATH if they are there.
 func install(ctx context.Context, root string) (tools, error) {
@@ -66,6 +68,9 @@ func install(ctx context.Context, root string) (tools, error) {
 	}
 	defer unlock()
 	if t.moto, err = installMoto(ctx, root, t.python); err != nil {
+		return tools{}, err
+	}
+	if t.checkov, err = installCheckov(ctx, root, t.python); err != nil {
 		return tools{}, err
 	}
 	if t.rabbitmq, err = installRabbitMQ(ctx, root); err != nil {
@@ -182,12 +187,16 @@ func installClients(ctx context.Context, root, systemPython string) (node, pytho
 	return node, python, os.WriteFile(stamp, []byte(want), 0o644)
 }
 
-// installMoto puts moto into a Python environment in .tools/moto, likewise.
+// installMoto puts moto into a Python environment of its own in .tools, likewise.
 func installMoto(ctx context.Context, root, systemPython string) (program string, err error) {
-	home := filepath.Join(root, ".tools", "moto")
-	requirements := filepath.Join(root, "test", "moto", "requirements.txt")
+	return installPythonProgram(ctx, root, "moto_server", filepath.Join(root, "test", "moto", "requirements.txt"), systemPython)
+}
+
+// installPythonProgram makes an environment in .tools for a program, with the packages of a file.
+func installPythonProgram(ctx context.Context, root, name, requirements, systemPython string) (program string, err error) {
+	home := filepath.Join(root, ".tools", name)
 	stamp := filepath.Join(home, "complete")
-	program = filepath.Join(home, "bin", "moto_server")
+	program = filepath.Join(home, "bin", name)
 	want, err := fingerprint(home, requirements)
 	if err != nil {
 		return "", err
@@ -195,7 +204,7 @@ func installMoto(ctx context.Context, root, systemPython string) (program string
 	if have, err := os.ReadFile(stamp); err == nil && string(have) == want && isExecutable(filepath.Split(program)) {
 		return program, nil
 	}
-	fmt.Println("== installing moto")
+	fmt.Printf("== installing %s\n", name)
 	if err := installPython(ctx, home, requirements, systemPython); err != nil {
 		return "", err
 	}
