@@ -158,6 +158,8 @@ What it does at certain times:                     taskfleet schedule
 Credentials that are rotated:                      taskfleet credentials
 What a platform is to have, as files:              taskfleet resources
 What it runs on at AWS, as Terraform:              taskfleet infra
+What it has above that, with Pulumi:               taskfleet stacks
+All of it in order, tried with a real task:        taskfleet deploy
 
 ` + credentialsDoc,
 		Example: `  taskfleet up

@@ -539,7 +539,7 @@ func metricsHandler(r *prometheus.Registry, c Config) http.Handler {
 
 // platformCommands are those that need the platform in the binary.
 func platformCommands() []*cobra.Command {
-	return []*cobra.Command{newUpCommand(), newServeCommand(), newConfigCommand(), newKeysCommand(), infraCommand()}
+	return []*cobra.Command{newUpCommand(), newServeCommand(), newConfigCommand(), newKeysCommand(), newDatabaseCommand(), infraCommand(), stacksCommand(), newDeployCommand()}
 }
 
 func newServeCommand() *cobra.Command {

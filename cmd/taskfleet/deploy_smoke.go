@@ -1,0 +1,175 @@
+//go:build !agent
+
+package main
+
+import (
+	"bytes"
+	"cmp"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"strings"
+	"time"
+
+	"github.com/taskfleet/taskfleet/client"
+	"github.com/taskfleet/taskfleet/client/queue"
+	"github.com/taskfleet/taskfleet/deploy"
+	"github.com/taskfleet/taskfleet/graph"
+	"github.com/taskfleet/taskfleet/task"
+	"github.com/taskfleet/taskfleet/timestamp"
+)
+
+// smokeTest is deploy.Smoke: a task on a task queue.
+type smokeTest struct {
+	connect func(context.Context) (*client.Client, error)
+	queue   string
+	limit   time.Duration // of the task, with the start of a worker
+	source  string        // URL; "" for the root URL
+}
+
+// Test implements deploy.Smoke.
+func (s *smokeTest) Test(ctx context.Context, taskID string, progress func(string)) error {
+	core, err := s.connect(ctx)
+	if err != nil {
+		return &deploy.UntestedError{Err: err}
+	}
+	q := queue.New(core)
+	_, err = q.Status(ctx, taskID)
+	if client.IsNotFound(err) {
+		_, err = q.CreateTask(ctx, taskID, s.definition(core))
+	}
+	if refusal, ok := errors.AsType[*client.Error](err); ok && (refusal.StatusCode == 401 || refusal.StatusCode == 403) {
+		return &deploy.UntestedError{Err: fmt.Errorf("%s may not create a task on %s: %w", core.Credentials().ClientID, s.queue, err)}
+	} else if err != nil {
+		return fmt.Errorf("create a task on %s: %w", s.queue, err)
+	}
+	progress("task " + taskID + " on " + s.queue)
+	begun := time.Now()
+	within, cancel := context.WithTimeoutCause(ctx, s.limit, errTooLong)
+	defer cancel()
+	status, err := s.await(within, q, taskID, progress)
+	switch {
+	case ctx.Err() != nil:
+		return context.Cause(ctx)
+	case errors.Is(err, errTooLong):
+		return s.giveUp(ctx, q, taskID, status)
+	case err != nil:
+		return fmt.Errorf("wait for task %s: %w", taskID, err)
+	case task.State(status.State) == task.Completed:
+		if run := graph.LatestRun(status); run != nil {
+			progress(fmt.Sprintf("the task has completed on %s after %s", run.WorkerID, took(time.Since(begun))))
+		}
+		return nil
+	}
+	return fmt.Errorf("task %s on %s has ended as %s%s", taskID, s.queue, outcome(status), s.log(ctx, q, taskID))
+}
+
+// definition is the task. On the built-in queues no machine runs it, so there is nothing to run.
+func (s *smokeTest) definition(core *client.Client) *queue.CreateTaskRequest {
+	payload := map[string]any{}
+	if !strings.HasPrefix(s.queue, "built-in/") {
+		payload["command"] = [][]string{{"sh", "-c", "echo a task of taskfleet deploy runs on $(uname -n)"}}
+		payload["maxRunTime"] = 300
+	}
+	text, _ := json.Marshal(payload) // strings and numbers
+	now := timestamp.Now()
+	d := &queue.CreateTaskRequest{
+		TaskQueueID: s.queue, Payload: text,
+		Metadata: queue.TaskMetadata{
+			Name: "smoke test of a deploy", Description: "Created by taskfleet deploy. The release is rolled back if it does not complete.",
+			Owner: cmp.Or(core.Credentials().ClientID, "anonymous"), Source: cmp.Or(s.source, core.RootURL()),
+		},
+	}
+	d.Created = now
+	d.Deadline = now.Add(s.limit + time.Hour)
+	d.Expires = d.Deadline.Add(30 * 24 * time.Hour)
+	return d
+}
+
+var errTooLong = errors.New("it took too long")
+
+// await waits until the task has ended, and tells whenever something changes, and once a minute.
+func (s *smokeTest) await(ctx context.Context, q *queue.Client, taskID string, progress func(string)) (*queue.TaskStatus, error) {
+	var last *queue.TaskStatus
+	said, begun, told := "", time.Now(), time.Now()
+	for {
+		reply, err := q.Status(ctx, taskID)
+		switch {
+		case err != nil && ctx.Err() != nil:
+			return last, context.Cause(ctx)
+		case err != nil:
+			return last, err
+		}
+		last = &reply.Status
+		if task.State(last.State).Resolved() {
+			return last, nil
+		}
+		now := "the task is " + last.State
+		if run := graph.LatestRun(last); run != nil && run.WorkerID != "" {
+			now += " on " + run.WorkerID
+		}
+		if now != said {
+			said, told = now, time.Now()
+			progress(now)
+		} else if time.Since(told) >= time.Minute {
+			told = time.Now()
+			progress(fmt.Sprintf("%s, since %s", now, took(time.Since(begun))))
+		}
+		select {
+		case <-time.After(logPoll):
+		case <-ctx.Done():
+			return last, context.Cause(ctx)
+		}
+	}
+}
+
+// giveUp cancels a task that took too long.
+func (s *smokeTest) giveUp(ctx context.Context, q *queue.Client, taskID string, last *queue.TaskStatus) error {
+	state := "not known"
+	if last != nil {
+		state = last.State
+	}
+	err := fmt.Errorf("task %s on %s was still %s after %s, and was canceled", taskID, s.queue, state, s.limit)
+	if state == string(task.Pending) {
+		err = fmt.Errorf("%w: no worker has taken it. taskfleet provisioner explain %s says why", err, s.queue)
+	}
+	if state == string(task.Running) {
+		err = fmt.Errorf("%w%s", err, s.log(ctx, q, taskID))
+	}
+	if _, cancelErr := q.CancelTask(ctx, taskID); cancelErr != nil {
+		return fmt.Errorf("%w; it cannot be canceled: %w", err, cancelErr)
+	}
+	return err
+}
+
+// logLimit is how much of the end of a log is shown.
+const logLimit = 8 << 10
+
+// log is the end of the task's log, as lines under an error.
+func (s *smokeTest) log(ctx context.Context, q *queue.Client, taskID string) string {
+	ctx, cancel := context.WithTimeout(ctx, 30*time.Second)
+	defer cancel()
+	var text tail
+	follow := &logFollower{queue: q, taskID: taskID, only: latestRun, out: &text, note: io.Discard}
+	if _, err := follow.follow(ctx); err != nil && text.Len() == 0 {
+		return fmt.Sprintf(". Its log cannot be read: %v", err)
+	}
+	if text.Len() == 0 {
+		return ". It has no log"
+	}
+	return ". Its log ends with:\n" + strings.TrimRight(text.String(), "\n")
+}
+
+// A tail keeps the end of what is written to it.
+type tail struct{ bytes.Buffer }
+
+func (t *tail) Write(p []byte) (int, error) {
+	n := len(p)
+	t.Buffer.Write(p)
+	if over := t.Len() - logLimit; over > 0 {
+		t.Next(over)
+	}
+	return n, nil
+}

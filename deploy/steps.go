@@ -1,0 +1,231 @@
+package deploy
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+
+	"github.com/taskfleet/taskfleet/slugid"
+)
+
+// A declinedError is somebody's no.
+type declinedError struct{ error }
+
+// A forbiddenError is that of policy.
+type forbiddenError struct{ error }
+
+// A replacedError comes after the release may have been replaced.
+type replacedError struct{ error }
+
+func (e *declinedError) Unwrap() error  { return e.error }
+func (e *forbiddenError) Unwrap() error { return e.error }
+func (e *replacedError) Unwrap() error  { return e.error }
+
+func (d *Deploy) agree(ctx context.Context, question string) error {
+	if err := d.Agree(ctx, question); err != nil {
+		return &declinedError{err}
+	}
+	return nil
+}
+
+func (d *Deploy) infra(ctx context.Context, _ *journal) (string, error) {
+	p, err := d.plan(ctx)
+	switch {
+	case err != nil:
+		return "", err
+	case p.Empty:
+		return "nothing to do", nil
+	}
+	if err := d.agree(ctx, fmt.Sprintf("Apply plan %s, %s, with the digest %s?", p.Name, p.Summary, p.Digest)); err != nil {
+		return "", err
+	}
+	if err := d.Infra.Apply(ctx, p); err != nil {
+		return "", err
+	}
+	return fmt.Sprintf("applied plan %s: %s", p.Name, p.Summary), nil
+}
+
+// plan shows the plan of infra. What policy forbids, and what destroys data, is an error.
+func (d *Deploy) plan(ctx context.Context) (*Plan, error) {
+	p, err := d.Infra.Plan(ctx)
+	if err != nil {
+		return nil, err
+	}
+	d.tell(StepInfra, EventPlan, p.Text, p.Detail)
+	if p.Forbidden != nil {
+		return p, &forbiddenError{p.Forbidden}
+	}
+	return p, p.Data
+}
+
+// platform replaces the release.
+func (d *Deploy) platform(ctx context.Context, j *journal) (string, error) {
+	return d.up(ctx, StepPlatform, []string{platformStack}, d.Image, func(p *Preview) error {
+		before := j.before
+		switch {
+		case j.replacing && j.wanted == p.Image:
+			return nil // it was under way before
+		case !j.replacing:
+			var err error
+			if before, err = d.Stacks.Release(ctx); err != nil {
+				return fmt.Errorf("look which release is at work: %w", err)
+			}
+		}
+		return j.write(record{What: "before", Image: before, Wanted: p.Image})
+	})
+}
+
+// up previews stacks, asks, and does it. before is called when that is certain; it may be nil.
+func (d *Deploy) up(ctx context.Context, s Step, stacks []string, image string, before func(*Preview) error) (string, error) {
+	p, err := d.Stacks.Preview(ctx, stacks, image)
+	if err != nil {
+		return "", err
+	}
+	d.tell(s, EventPlan, p.Text, p.Detail)
+	if p.Refused != nil {
+		return "", p.Refused
+	}
+	if !p.Empty {
+		if err := d.agree(ctx, fmt.Sprintf("Make these changes to %s: %s?", strings.Join(p.Stacks, ", "), p.Summary)); err != nil {
+			return "", err
+		}
+	}
+	if before != nil {
+		if err := before(p); err != nil {
+			return "", err
+		}
+	}
+	if p.Empty {
+		return "nothing to do", nil
+	}
+	if err := d.Stacks.Up(ctx, p); err != nil {
+		return "", &replacedError{err}
+	}
+	return p.Summary, nil
+}
+
+func (d *Deploy) smoke(ctx context.Context, j *journal) (string, error) {
+	if j.task == "" {
+		if err := j.write(record{What: "task", Task: slugid.New()}); err != nil {
+			return "", err
+		}
+	}
+	if err := d.test(ctx, StepSmoke, j.task); err != nil {
+		// The next attempt is another task: this one has ended, or nobody runs it.
+		if ctx.Err() == nil {
+			err = errors.Join(err, j.write(record{What: "task"}))
+		}
+		return "", err
+	}
+	return fmt.Sprintf("task %s completed", j.task), nil
+}
+
+func (d *Deploy) test(ctx context.Context, s Step, task string) error {
+	return d.Smoke.Test(ctx, task, func(text string) { d.tell(s, EventNote, text, nil) })
+}
+
+// canRollBack tells whether there is another release to go back to.
+func (j *journal) canRollBack() bool { return j.replacing && j.before != "" && j.before != j.wanted }
+
+// rollBack puts the release before back, and tests it.
+func (d *Deploy) rollBack(ctx context.Context, j *journal) error {
+	if err := j.write(record{What: "begin", Step: StepRollback}); err != nil {
+		return err
+	}
+	d.tell(StepRollback, EventBegin, "the image before was "+j.before, nil)
+	cause := errors.New(j.failure)
+	err := func() error {
+		stacks := []string{platformStack}
+		if _, done := j.done[StepStacks]; done { // some of them roll the release out, with their part of the configuration
+			stacks = d.Stacks.Names()
+		}
+		p, err := d.Stacks.Preview(ctx, stacks, j.before)
+		if err != nil {
+			return err
+		}
+		d.tell(StepRollback, EventPlan, p.Text, p.Detail)
+		if p.Refused != nil {
+			return p.Refused
+		}
+		// A rollout that fails goes back by itself. Then the servers have the configuration of before, too, and that is
+		// better left so: it may be the new one that has failed.
+		back := j.failedAt == StepPlatform && p.Running == j.before
+		if !p.Empty && !back {
+			if err := d.Stacks.Up(ctx, p); err != nil {
+				return err
+			}
+		}
+		if d.Smoke != nil {
+			return d.test(ctx, StepRollback, slugid.New())
+		}
+		return nil
+	}()
+	switch {
+	case err != nil && ctx.Err() != nil:
+		return d.outcome(j, Interrupted, StepRollback, cause)
+	case err != nil:
+		if writeErr := j.write(record{What: "failed", Step: StepRollback, Text: err.Error()}); writeErr != nil {
+			return errors.Join(cause, err, writeErr)
+		}
+		d.tell(StepRollback, EventFailed, err.Error(), nil)
+		return d.outcome(j, Broken, StepRollback, errors.Join(cause, fmt.Errorf("the rollback: %w", err)))
+	}
+	how := j.before + " is at work again"
+	if err := j.write(record{What: "done", Step: StepRollback, Text: how}); err != nil {
+		return err
+	}
+	d.tell(StepRollback, EventDone, how, nil)
+	return d.outcome(j, RolledBack, StepRollback, cause)
+}
+
+// PlanOnly shows what a deploy would do, and changes nothing. What cannot be looked at before something else was done
+// is noted.
+func (d *Deploy) PlanOnly(ctx context.Context) error {
+	changes := "" // what comes before
+	if d.Infra != nil {
+		p, err := d.plan(ctx)
+		if err != nil {
+			return d.planned(ctx, StepInfra, err)
+		}
+		if !p.Empty {
+			changes = "infra"
+		}
+	}
+	platform, rest := d.split()
+	for _, part := range []struct {
+		step   Step
+		stacks []string
+	}{{StepPlatform, platform}, {StepStacks, rest}} {
+		if len(part.stacks) == 0 {
+			continue
+		}
+		p, err := d.Stacks.Preview(ctx, part.stacks, d.Image)
+		switch {
+		case err != nil && changes != "" && ctx.Err() == nil:
+			d.tell(part.step, EventNote, fmt.Sprintf("cannot be previewed before the changes to %s are made: %v", changes, err), nil)
+			continue
+		case err != nil:
+			return d.planned(ctx, part.step, err)
+		}
+		d.tell(part.step, EventPlan, p.Text, p.Detail)
+		if p.Refused != nil && changes == "" {
+			return d.planned(ctx, part.step, p.Refused)
+		}
+		if !p.Empty && changes == "" {
+			changes = string(part.step)
+		}
+	}
+	return nil
+}
+
+func (d *Deploy) planned(ctx context.Context, s Step, err error) error {
+	var forbidden *forbiddenError
+	switch {
+	case ctx.Err() != nil:
+		return context.Cause(ctx)
+	case errors.As(err, &forbidden):
+		return &Outcome{Name: d.Name, Result: Forbidden, Step: s, Err: err, Next: []string{nextForbidden}}
+	}
+	return fmt.Errorf("%s: %w", s, err)
+}
