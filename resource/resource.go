@@ -15,6 +15,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"net/http"
 
 	"golang.org/x/sync/errgroup"
 
@@ -176,9 +177,10 @@ func Apply(ctx context.Context, c *client.Client, changes []Change, done func(Ch
 	return nil
 }
 
-// missing makes "not there" of the answer that says so.
+// missing makes "not there" of the answer that says so. A 404 that is not the API's says nothing of the kind: it comes from a proxy,
+// or from another server, and what is believed to be gone would be forgotten, or made again.
 func missing[T any](v *T, err error) (*T, error) {
-	if client.IsNotFound(err) {
+	if e, ok := errors.AsType[*client.Error](err); ok && e.StatusCode == http.StatusNotFound && e.Code != "" {
 		return nil, nil
 	}
 	return v, err

@@ -48,7 +48,7 @@ func main() {
 		err = provider.Serve(context.Background(), build(), *debugging)
 	}
 	if err != nil {
-		fmt.Fprintln(os.Stderr, provider.Words(err))
+		fmt.Fprintln(os.Stderr, provider.Printable(err.Error()))
 		os.Exit(1)
 	}
 }

@@ -22,13 +22,18 @@ func WriteImports(w io.Writer, s *resource.Set) error {
 				label = fmt.Sprintf("%s_%d", labelOf(d.Name), n)
 			}
 			taken[label] = true
-			id := hclwrite.TokensForValue(cty.StringVal(d.Name)).Bytes()
-			if _, err := fmt.Fprintf(w, "import {\n  to = %s.%s\n  id = %s\n}\n\n", k.typeName, label, id); err != nil {
+			if _, err := io.WriteString(w, k.importBlock(label, d.Name)+"\n"); err != nil {
 				return err
 			}
 		}
 	}
 	return nil
+}
+
+// importBlock is that of a thing, in HCL.
+func (k *kind) importBlock(label, name string) string {
+	id := hclwrite.TokensForValue(cty.StringVal(name)).Bytes()
+	return fmt.Sprintf("import {\n  to = %s.%s\n  id = %s\n}\n", k.typeName, label, id)
 }
 
 // labelOf makes of a name what HCL takes as one.

@@ -11,8 +11,11 @@
 // spelled otherwise, a date in another zone and a mail address in capitals are no change then: what was there before is planned.
 //
 // Creation looks first whether the thing is there: what somebody else has made is not taken over, but imported, as is Terraform's
-// way. What may be left out on purpose (a client's disabled, a secret's value) is in the state only if it is said, so that
-// nobody has to be allowed to read it, and no state has a secret that nobody has put there.
+// way. A change looks first whether the thing is as the plan was made from. A creation that fails but may have made something
+// leaves it in the state, tainted: the next one would only find it there.
+//
+// What may be left out on purpose (a client's disabled, a secret's value) is in the state only if it is said, so that nobody has
+// to be allowed to read it, and no state has a secret that nobody has put there.
 package provider
 
 import (
@@ -123,6 +126,10 @@ func (p *taskfleet) Configure(ctx context.Context, req provider.ConfigureRequest
 			wrong("root_url", strings.TrimPrefix(err.Error(), "client: "))
 			return
 		}
+		if _, err := cred.NewSigner(with, nil); err != nil {
+			wrong("certificate", err.Error())
+			return
+		}
 		out.client = c
 	}
 }
@@ -161,20 +168,23 @@ func (p *platform) api(diags *diag.Diagnostics) *client.Client {
 		diags.AddError("The provider is not configured", "Terraform has not configured it before this call; this is a mistake in Terraform or in the provider.")
 		return nil
 	case p.client == nil:
-		diags.AddAttributeError(path.Root(p.unknown), "The platform is not known yet", "The provider's "+p.unknown+" comes from what is not made yet. Make that first: "+
+		diags.AddError("The platform is not known yet", "The provider's "+p.unknown+" comes from what is not made yet. Make that first: "+
 			"terraform apply -target=..., or a configuration of its own.")
 	}
 	return p.client
 }
 
-// Words are those of an error, without what a terminal obeys: a platform repeats what strangers have written.
-func Words(err error) string {
+// Printable is text without what a terminal obeys instead of showing it: names and what a platform says may be written by strangers.
+func Printable(text string) string {
 	return strings.Map(func(r rune) rune {
-		if unicode.IsControl(r) && r != '\n' {
+		if unicode.IsControl(r) && r != '\n' || r >= '\u202a' && r <= '\u202e' || r >= '\u2066' && r <= '\u2069' {
 			return unicode.ReplacementChar
 		}
 		return r
-	}, err.Error())
+	}, text)
 }
 
-var errGone = errors.New("it is not there any more: somebody has deleted it since the plan. Plan again")
+var (
+	errGone    = errors.New("it is not there any more: somebody has deleted it since the plan. Plan again")
+	errChanged = errors.New("somebody has changed it since the plan, so it was left as it is. Plan again, and look at the difference")
+)

@@ -1,12 +1,17 @@
 package provider
 
 import (
+	"cmp"
+	"context"
+	"fmt"
 	"maps"
 	"net/http"
 	"net/http/httptest"
 	"os"
 	"slices"
+	"strconv"
 	"strings"
+	"sync/atomic"
 	"testing"
 
 	"github.com/hashicorp/terraform-plugin-framework/diag"
@@ -21,8 +26,8 @@ import (
 	platformresource "github.com/taskfleet/taskfleet/resource"
 )
 
-// unknown is a value that Terraform does not know yet.
-const unknown = "\x00unknown"
+// What stands for a value that Terraform does not know yet, and for none.
+const unknown, null = "\x00unknown", "\x00null"
 
 // values are attributes of a resource as Terraform sends them, null where nothing is said.
 func (x *thing) values(t *testing.T, said map[string]any) tftypes.Value {
@@ -44,7 +49,11 @@ func (x *thing) values(t *testing.T, said map[string]any) tftypes.Value {
 		case []string:
 			elements := []tftypes.Value{}
 			for _, s := range x {
-				elements = append(elements, tftypes.NewValue(tftypes.String, s))
+				var element any = s
+				if s == null {
+					element = nil
+				}
+				elements = append(elements, tftypes.NewValue(tftypes.String, element))
 			}
 			v = elements
 		case []map[string]string:
@@ -59,6 +68,14 @@ func (x *thing) values(t *testing.T, said map[string]any) tftypes.Value {
 		all[name] = tftypes.NewValue(of, v)
 	}
 	return tftypes.NewValue(object, all)
+}
+
+// of is values as a state, a plan or a configuration has them.
+func (x *thing) of(t *testing.T, said map[string]any) tfsdk.State {
+	t.Helper()
+	var schema resource.SchemaResponse
+	x.Schema(t.Context(), resource.SchemaRequest{}, &schema)
+	return tfsdk.State{Raw: x.values(t, said), Schema: schema.Schema}
 }
 
 // at is where something is told.
@@ -91,14 +108,13 @@ func TestMistakesAreToldAtTheirAttribute(t *testing.T) {
 			map[string]string{"worker_pool_id": "PROVISIONER/TYPE", "provider_id": `provider_id is "null-provider"`, "owner": `owner is "x"; it must be a mail address`, "config": "config must be a mapping"}},
 		{hooks, map[string]any{"hook_id": "x", "name": "", "owner": unknown, "task": "{}", "schedule": []string{"0 0 3 * * *", "often"}, "trigger_schema": "1",
 			"bindings": []map[string]string{{"exchange": "x"}}},
-			map[string]string{"hook_id": "GROUP/HOOK", "name": "it has no name", "schedule": `schedule[1]: "often"`, "trigger_schema": "trigger_schema must be a mapping", "bindings": "bindings[0] needs both"}},
+			map[string]string{"hook_id": "GROUP/HOOK", "name": "it has no name", "schedule": `schedule[1]: "often"`, "trigger_schema": "trigger_schema must be a mapping", "bindings": "bindings[0] needs both: exchange and routing_key_pattern"}},
+		{roles, map[string]any{"role_id": "a", "scopes": []string{"b", null}}, map[string]string{"scopes": "element 2 is null"}},
 		{denylist, map[string]any{"address": "nobody@example.com"}, map[string]string{"address": "TYPE/ADDRESS"}},
 	} {
 		x := &thing{kind: test.kind}
-		var schema resource.SchemaResponse
-		x.Schema(t.Context(), resource.SchemaRequest{}, &schema)
 		var resp resource.ValidateConfigResponse
-		x.ValidateConfig(t.Context(), resource.ValidateConfigRequest{Config: tfsdk.Config{Raw: x.values(t, test.said), Schema: schema.Schema}}, &resp)
+		x.ValidateConfig(t.Context(), resource.ValidateConfigRequest{Config: tfsdk.Config(x.of(t, test.said))}, &resp)
 		told := map[string]string{}
 		for _, d := range resp.Diagnostics {
 			told[at(d)] += d.Detail()
@@ -156,11 +172,12 @@ func TestSchemaIsSound(t *testing.T) {
 }
 
 func TestProviderIsConfiguredByArgumentsAndVariables(t *testing.T) {
+	const certificate = `{"version": 1}`
 	for _, test := range []struct {
 		arguments, variables map[string]string
 		want                 string // root URL, client id, access token and certificate, or where what is wrong is
 	}{
-		{nil, map[string]string{"ROOT_URL": "http://a", "CLIENT_ID": "c", "ACCESS_TOKEN": "t", "CERTIFICATE": "x"}, "http://a c t x"},
+		{nil, map[string]string{"ROOT_URL": "http://a", "CLIENT_ID": "c", "ACCESS_TOKEN": "t", "CERTIFICATE": certificate}, "http://a c t " + certificate},
 		{map[string]string{"root_url": "http://b/", "client_id": "d"}, map[string]string{"ROOT_URL": "http://a", "CLIENT_ID": "c", "ACCESS_TOKEN": "t"}, "http://b d t "},
 		{map[string]string{"client_id": "d", "access_token": "u"}, map[string]string{"ROOT_URL": "http://a", "CERTIFICATE": "x"}, "http://a d u "},
 		{map[string]string{"root_url": "http://b"}, nil, "http://b   "},
@@ -168,6 +185,7 @@ func TestProviderIsConfiguredByArgumentsAndVariables(t *testing.T) {
 		{map[string]string{"root_url": "nowhere"}, nil, "root_url"},
 		{map[string]string{"root_url": "http://b", "access_token": "u"}, nil, "client_id"},
 		{map[string]string{"root_url": "http://b", "client_id": "d"}, nil, "access_token"},
+		{map[string]string{"root_url": "http://b", "client_id": "d", "access_token": "u", "certificate": "{"}, nil, "certificate"},
 		{map[string]string{"root_url": unknown}, map[string]string{"ROOT_URL": "http://a"}, "root_url is unknown"},
 	} {
 		for _, s := range settings {
@@ -209,11 +227,75 @@ func TestProviderIsConfiguredByArgumentsAndVariables(t *testing.T) {
 	}
 }
 
-// Somebody was quicker: to delete what is not there is no error, to change it is one, and to read it makes it be forgotten.
-func TestWhatIsGoneIsGone(t *testing.T) {
+// answering is a platform that gives the answers, one after the other, and what is asked of it. Each is a status and a body; without one it is an error.
+func answering(t *testing.T, answers ...string) (p *platform, asked func() string) {
+	t.Helper()
+	var calls []string
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		calls = append(calls, r.Method)
+		if len(answers) < len(calls) {
+			w.WriteHeader(http.StatusTeapot)
+			return
+		}
+		status, body, _ := strings.Cut(answers[len(calls)-1], " ")
+		code, err := strconv.Atoi(status)
+		if err != nil {
+			t.Error(err)
+		}
+		w.Header().Set("Content-Type", "application/json")
+		w.WriteHeader(code)
+		w.Write([]byte(cmp.Or(body, `{"code": "Some", "message": "there is an \u001b[31merror"}`)))
+	}))
+	t.Cleanup(server.Close)
+	c, err := client.New(client.Options{RootURL: server.URL, Retry: client.Retry{For: -1}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return &platform{client: c}, func() string { return strings.Join(calls, " ") }
+}
+
+// What a creation that failed has made is in the state, so that the next one finds it. What others have made is not: it would
+// be deleted.
+func TestWhatIsHalfMadeIsInTheState(t *testing.T) {
+	const made = `200 {"clientId": "a", "description": "", "scopes": [], "expires": "3000-01-01T00:00:00Z", "disabled": false}`
+	for _, test := range []struct {
+		answers []string
+		asked   string
+		kept    bool
+	}{
+		{[]string{"404", made, "403", made}, "GET PUT POST GET", true},
+		{[]string{"404", made, "500", "500"}, "GET PUT POST GET", true},
+		{[]string{"404", "500", "404"}, "GET PUT GET", false},
+		{[]string{"404", "500", "500"}, "GET PUT GET", true},
+		{[]string{"404", "403", "404"}, "GET PUT GET", false},
+		{[]string{"404", "403", "500"}, "GET PUT GET", false},
+		{[]string{"404", "409"}, "GET PUT", false},
+		{[]string{"500"}, "GET", false},
+	} {
+		p, asked := answering(t, test.answers...)
+		x := &thing{kind: clients, platform: p}
+		plan := x.of(t, map[string]any{"client_id": "a", "description": "", "scopes": []string{}, "expires": "3000-01-01T00:00:00Z", "delete_on_expiration": false, "disabled": true})
+		resp := resource.CreateResponse{State: tfsdk.State{Schema: plan.Schema, Raw: tftypes.NewValue(plan.Raw.Type(), nil)}}
+		x.Create(t.Context(), resource.CreateRequest{Plan: tfsdk.Plan(plan), Config: tfsdk.Config(plan)}, &resp)
+		d := resp.Diagnostics
+		if asked() != test.asked || resp.State.Raw.IsNull() == test.kept || len(d) != 1 || strings.Contains(d[0].Detail(), "tainted") != test.kept || strings.Contains(d[0].Detail(), "\x1b") {
+			t.Errorf("with %s it is asked for %s, told %v, and the state is %v", test.answers, asked(), d, resp.State.Raw)
+		}
+	}
+}
+
+// Who interrupts Terraform has what was begun ended, not cut off.
+func TestCreationIsNotCutOff(t *testing.T) {
+	ctx, interrupt := context.WithCancel(t.Context())
+	var calls atomic.Int32
 	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		w.Header().Set("Content-Type", "application/json")
-		w.WriteHeader(http.StatusNotFound)
+		switch calls.Add(1) {
+		case 1:
+			w.WriteHeader(http.StatusNotFound)
+		case 2:
+			interrupt()
+		}
 		w.Write([]byte(`{"code": "ResourceNotFound", "message": "there is none"}`))
 	}))
 	defer server.Close()
@@ -221,11 +303,40 @@ func TestWhatIsGoneIsGone(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	x := &thing{kind: roles, platform: &platform{client: c}}
-	var schema resource.SchemaResponse
-	x.Schema(t.Context(), resource.SchemaRequest{}, &schema)
-	raw := x.values(t, map[string]any{"role_id": "a", "description": "", "scopes": []string{}})
-	state := tfsdk.State{Raw: raw, Schema: schema.Schema}
+	x := &thing{kind: clients, platform: &platform{client: c}}
+	plan := x.of(t, map[string]any{"client_id": "a", "disabled": true})
+	resp := resource.CreateResponse{State: tfsdk.State{Schema: plan.Schema, Raw: tftypes.NewValue(plan.Raw.Type(), nil)}}
+	x.Create(ctx, resource.CreateRequest{Plan: tfsdk.Plan(plan), Config: tfsdk.Config(plan)}, &resp)
+	if resp.Diagnostics.HasError() || resp.State.Raw.IsNull() || calls.Load() != 3 {
+		t.Errorf("after %d calls there are %v, and the state is %v", calls.Load(), resp.Diagnostics, resp.State.Raw)
+	}
+}
+
+// What somebody has made of a thing since the plan is left alone; but what an apply has done whose answer was lost is no such.
+func TestWhatIsChangedSinceThePlanIsLeftAlone(t *testing.T) {
+	for description, want := range map[string]string{"before \u00e9": "GET POST", "before e\u0301": "GET POST", "after": "GET", "other": "GET and an error"} {
+		is := fmt.Sprintf(`200 {"roleId": "a", "description": %q, "scopes": ["b", "c"]}`, description)
+		p, asked := answering(t, is, is)
+		x := &thing{kind: roles, platform: p}
+		state := x.of(t, map[string]any{"role_id": "a", "description": "before \u00e9", "scopes": []string{"c", "b"}})
+		plan := x.of(t, map[string]any{"role_id": "a", "description": "after", "scopes": []string{"c", "b"}})
+		resp := resource.UpdateResponse{State: state}
+		x.Update(t.Context(), resource.UpdateRequest{State: state, Plan: tfsdk.Plan(plan), Config: tfsdk.Config(plan)}, &resp)
+		got, then := asked(), plan
+		if d := resp.Diagnostics; d.HasError() && strings.Contains(d[0].Detail(), "changed it since the plan") {
+			got, then = got+" and an error", state
+		}
+		if got != want || !resp.State.Raw.Equal(then.Raw) {
+			t.Errorf("with %q there: %s, want %s; %v, and the state is %v", description, got, want, resp.Diagnostics, resp.State.Raw)
+		}
+	}
+}
+
+// Somebody was quicker: to delete what is not there is no error, to change it is one, and to read it makes it be forgotten.
+func TestWhatIsGoneIsGone(t *testing.T) {
+	p, _ := answering(t, "404", "404", "404")
+	x := &thing{kind: roles, platform: p}
+	state := x.of(t, map[string]any{"role_id": "a", "description": "", "scopes": []string{}})
 	deleted := resource.DeleteResponse{State: state}
 	x.Delete(t.Context(), resource.DeleteRequest{State: state}, &deleted)
 	updated := resource.UpdateResponse{State: state}
@@ -259,10 +370,8 @@ func TestASecretWithoutValueIsNotRead(t *testing.T) {
 		t.Fatal(err)
 	}
 	x := &thing{kind: secrets, platform: &platform{client: c}}
-	var schema resource.SchemaResponse
-	x.Schema(t.Context(), resource.SchemaRequest{}, &schema)
 	for name, there := range map[string]bool{"b": true, "c": false} {
-		state := tfsdk.State{Raw: x.values(t, map[string]any{"name": name, "value_wo_version": 1}), Schema: schema.Schema}
+		state := x.of(t, map[string]any{"name": name, "value_wo_version": 1})
 		resp := resource.ReadResponse{State: state}
 		x.Read(t.Context(), resource.ReadRequest{State: state}, &resp)
 		if resp.Diagnostics.HasError() || resp.State.Raw.IsNull() == there {

@@ -57,7 +57,7 @@ func (x *source) Read(ctx context.Context, req datasource.ReadRequest, resp *dat
 	name := textOf(out[x.id.name])
 	is, err := x.Kind.Read(ctx, c, name)
 	if err == nil && is == nil {
-		resp.Diagnostics.AddAttributeError(path.Root(x.id.name), "There is no "+x.Noun()+" "+name, "Correct the name, or have it made before it is read.")
+		resp.Diagnostics.AddAttributeError(path.Root(x.id.name), Printable("There is no "+x.Noun()+" "+name), "Correct the name, or have it made before it is read.")
 		return
 	}
 	if err == nil {
@@ -109,9 +109,9 @@ func (x *secretValue) Open(ctx context.Context, req ephemeral.OpenRequest, resp 
 	}
 	switch {
 	case err != nil:
-		resp.Diagnostics.AddError("The secret "+name.ValueString()+" cannot be read", Words(err))
+		secrets.failed("read", name.ValueString(), err, &resp.Diagnostics)
 	case is == nil:
-		resp.Diagnostics.AddAttributeError(path.Root("name"), "There is no secret "+name.ValueString(), "Correct the name, or have it made before it is read.")
+		resp.Diagnostics.AddAttributeError(path.Root("name"), Printable("There is no secret "+name.ValueString()), "Correct the name, or have it made before it is read.")
 	default:
 		resp.Diagnostics.Append(resp.Result.SetAttribute(ctx, path.Root("value"), string(now["value"]))...)
 	}

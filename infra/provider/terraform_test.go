@@ -15,6 +15,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/hashicorp/terraform-plugin-framework/providerserver"
 	"github.com/hashicorp/terraform-plugin-go/tfprotov6"
@@ -24,9 +25,11 @@ import (
 	"github.com/hashicorp/terraform-plugin-testing/terraform"
 
 	"github.com/taskfleet/taskfleet/client"
+	"github.com/taskfleet/taskfleet/client/auth"
 	"github.com/taskfleet/taskfleet/cred"
 	"github.com/taskfleet/taskfleet/resource"
 	"github.com/taskfleet/taskfleet/test/server"
+	"github.com/taskfleet/taskfleet/timestamp"
 )
 
 var scratch string // of all tests, until the end
@@ -408,46 +411,31 @@ resource "taskfleet_secret" "copy" {
 			workerPools: `{"providerId":"local","description":"other","owner":"b@example.com","emailOnError":false,"config":{"maxCapacity":3}}`,
 			hooks:       `{"name":"other","description":"","owner":"b@example.com","emailOnError":true,"schedule":[],"bindings":[],"task":{},"triggerSchema":{"additionalProperties":false,"type":"object"}}`,
 		}
-		steps := []acceptance.TestStep{
-			{Config: one, Check: expect(there), ConfigPlanChecks: planned(plancheck.ResourceActionCreate, nil)},
-			{Config: respelled, PlanOnly: true},
-			{Config: one, PreConfig: meddle, Check: expect(there), ConfigPlanChecks: planned(plancheck.ResourceActionUpdate, map[*kind]plancheck.ResourceActionType{denylist: plancheck.ResourceActionCreate})},
-			{Config: one, PreConfig: remove, Check: expect(there), ConfigPlanChecks: planned(plancheck.ResourceActionCreate, nil)},
-		}
-		for _, k := range kinds {
-			step := acceptance.TestStep{ResourceName: k.typeName + ".x", ImportState: true, ImportStateId: ids[k], ImportStateVerify: true, ImportStateVerifyIdentifierAttribute: k.id.name}
-			switch k {
-			case clients: // what may be left out is not looked at
-				step.ImportStateVerifyIgnore = []string{"disabled", "expires"}
-			case secrets:
-				step.ImportStateVerifyIgnore = []string{"value", "expires"}
-			case workerPools: // these are spelled otherwise
-				step.ImportStateVerifyIgnore = []string{"config"}
-			case hooks:
-				step.ImportStateVerifyIgnore = []string{"task"}
-			}
-			steps = append(steps, step)
-		}
-		steps = append(steps, acceptance.TestStep{
-			Config:           two,
-			ConfigPlanChecks: planned(plancheck.ResourceActionUpdate, map[*kind]plancheck.ResourceActionType{denylist: plancheck.ResourceActionReplace}),
-			Check: acceptance.ComposeTestCheckFunc(expect(then),
-				acceptance.TestCheckResourceAttr("data.taskfleet_role.x", "scopes.#", "0"),
-				acceptance.TestCheckResourceAttr("data.taskfleet_worker_pool.x", "config", `{"maxCapacity":3}`),
-				func(s *terraform.State) error {
-					copied, err := secrets.Read(t.Context(), c, "terraform/copy")
-					if err != nil || !strings.Contains(string(copied), `{"a":"hunter4"}`) {
-						t.Errorf("the copy of the secret is %s, %v", copied, err)
-					}
-					if text := fmt.Sprint(s); strings.Contains(text, "hunter") {
-						t.Errorf("the secret is in the state:\n%s", text)
-					}
-					return nil
-				}),
-		})
 		acceptance.Test(t, acceptance.TestCase{
 			ProtoV6ProviderFactories: factories,
-			Steps:                    steps,
+			Steps: []acceptance.TestStep{
+				{Config: one, Check: expect(there), ConfigPlanChecks: planned(plancheck.ResourceActionCreate, nil)},
+				{Config: respelled, PlanOnly: true},
+				{Config: one, PreConfig: meddle, Check: expect(there), ConfigPlanChecks: planned(plancheck.ResourceActionUpdate, map[*kind]plancheck.ResourceActionType{denylist: plancheck.ResourceActionCreate})},
+				{Config: one, PreConfig: remove, Check: expect(there), ConfigPlanChecks: planned(plancheck.ResourceActionCreate, nil)},
+				{
+					Config:           two,
+					ConfigPlanChecks: planned(plancheck.ResourceActionUpdate, map[*kind]plancheck.ResourceActionType{denylist: plancheck.ResourceActionReplace}),
+					Check: acceptance.ComposeTestCheckFunc(expect(then),
+						acceptance.TestCheckResourceAttr("data.taskfleet_role.x", "scopes.#", "0"),
+						acceptance.TestCheckResourceAttr("data.taskfleet_worker_pool.x", "config", `{"maxCapacity":3}`),
+						func(s *terraform.State) error {
+							copied, err := secrets.Read(t.Context(), c, "terraform/copy")
+							if err != nil || !strings.Contains(string(copied), `{"a":"hunter4"}`) {
+								t.Errorf("the copy of the secret is %s, %v", copied, err)
+							}
+							if text := fmt.Sprint(s); strings.Contains(text, "hunter") {
+								t.Errorf("the secret is in the state:\n%s", text)
+							}
+							return nil
+						}),
+				},
+			},
 			CheckDestroy: func(*terraform.State) error {
 				return expect(map[*kind]string{denylist: ""})(nil)
 			},
@@ -482,6 +470,51 @@ func TestTerraformTakesNothingOverInSilence(t *testing.T) {
 			Steps: []acceptance.TestStep{
 				{Config: text, PreConfig: create, ExpectError: regexp.MustCompile(`is\s+there\s+already`)},
 				{Config: imports, ConfigPlanChecks: planned(plancheck.ResourceActionNoop, nil)},
+			},
+		})
+	})
+}
+
+// A client that is to be disabled takes two calls. Who may make one of them has it tainted, and who may make both has it replaced.
+func TestTerraformKeepsWhatIsHalfMade(t *testing.T) {
+	each(t, func(t *testing.T, _ cli, c *client.Client) {
+		few, err := auth.New(c).CreateClient(t.Context(), "terraform/few", &auth.CreateClientRequest{
+			Scopes: []string{"auth:create-client:terraform/half"}, Expires: timestamp.Now().Add(time.Hour),
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer clients.Delete(context.WithoutCancel(t.Context()), c, few.ClientID)
+		const text = header + `
+resource "taskfleet_client" "x" {
+  client_id = "terraform/half"
+  disabled  = true
+}
+`
+		disabled := func(want string) error {
+			is, err := clients.Read(t.Context(), c, "terraform/half")
+			if err == nil && !strings.Contains(string(is), `"disabled":`+want) {
+				err = fmt.Errorf("the client is %s", is)
+			}
+			return err
+		}
+		acceptance.Test(t, acceptance.TestCase{
+			ProtoV6ProviderFactories: factories,
+			Steps: []acceptance.TestStep{
+				{
+					Config:      text + fmt.Sprintf("provider \"taskfleet\" {\n  client_id = %q\n  access_token = %q\n}\n", few.ClientID, few.AccessToken),
+					ExpectError: regexp.MustCompile(`(?s)auth:disable-client:terraform/half.*tainted`),
+				},
+				{
+					Config: text, PreConfig: func() {
+						if err := disabled("false"); err != nil {
+							t.Error(err)
+						}
+					},
+					ConfigPlanChecks: acceptance.ConfigPlanChecks{PreApply: []plancheck.PlanCheck{plancheck.ExpectResourceAction("taskfleet_client.x", plancheck.ResourceActionReplace)}},
+					Check:            func(*terraform.State) error { return disabled("true") },
+				},
+				{ResourceName: "taskfleet_client.x", ImportState: true, ImportStateId: "terraform/none", ExpectError: regexp.MustCompile("non-existent")},
 			},
 		})
 	})
@@ -586,6 +619,20 @@ resource "taskfleet_secret" "unkept" {
 		} else {
 			has("the state", text, unkept, running.AccessToken)
 		}
+		// What a plan was made from is what it changes, or it changes nothing.
+		text := read(filepath.Join(dir, "main.tf"))
+		write("main.tf", strings.Replace(text, kept, kept+"-2", 1))
+		run(false, "plan", "-no-color", "-out", "plan")
+		const meddled = `{"value":{"key":"meddled"},"expires":"2040-01-01T00:00:00.000Z"}`
+		if err := secrets.Update(t.Context(), c, "terraform/kept", json.RawMessage(meddled)); err != nil {
+			t.Fatal(err)
+		}
+		changed := run(true, "apply", "-no-color", "plan")
+		has("an apply", changed, all...)
+		if is, err := secrets.Read(t.Context(), c, "terraform/kept"); err != nil || !strings.Contains(string(is), "meddled") || !strings.Contains(changed, "Plan again") {
+			t.Errorf("the secret is %s, %v, after\n%s", is, err, changed)
+		}
+		write("main.tf", text)
 		// What is there is taken over, by the program as those have it who change it.
 		odd := `terraform:odd "${x}" %{y}`
 		if err := roles.Kind.Create(t.Context(), c, odd, json.RawMessage(`{"scopes":["a"]}`)); err != nil {
@@ -608,7 +655,7 @@ resource "taskfleet_secret" "unkept" {
 		has("a plan", imported, all...)
 
 		has("a destroy", run(false, "destroy", "-no-color", "-auto-approve"), all...)
-		text := read(log)
+		text = read(log)
 		if !strings.Contains(text, "provider.terraform-provider-taskfleet") {
 			t.Error("the log has nothing of the provider")
 		}

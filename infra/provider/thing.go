@@ -5,6 +5,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"maps"
 
 	"github.com/hashicorp/terraform-plugin-framework/attr"
 	"github.com/hashicorp/terraform-plugin-framework/diag"
@@ -17,6 +18,7 @@ import (
 	"github.com/hashicorp/terraform-plugin-framework/resource/schema/stringdefault"
 	"github.com/hashicorp/terraform-plugin-framework/types"
 	"github.com/hashicorp/terraform-plugin-go/tftypes"
+	"golang.org/x/text/unicode/norm"
 
 	"github.com/taskfleet/taskfleet/client"
 )
@@ -107,7 +109,7 @@ func (x *thing) ValidateConfig(_ context.Context, req resource.ValidateConfigReq
 	}
 	if id := config[x.id.name]; id.IsKnown() && !id.IsNull() {
 		if _, err := x.judgeName(textOf(id)); err != nil {
-			resp.Diagnostics.AddAttributeError(path.Root(x.id.name), "Invalid "+x.id.name, Words(err))
+			resp.Diagnostics.AddAttributeError(path.Root(x.id.name), "Invalid "+x.id.name, Printable(err.Error()))
 		}
 	}
 	for _, a := range x.attributes {
@@ -125,7 +127,7 @@ func (x *thing) ValidateConfig(_ context.Context, req resource.ValidateConfigReq
 			continue
 		}
 		if _, err := x.judgeMember(a, v); err != nil {
-			resp.Diagnostics.AddAttributeError(path.Root(a.name), "Invalid "+a.name, Words(err))
+			resp.Diagnostics.AddAttributeError(path.Root(a.name), "Invalid "+a.name, Printable(err.Error()))
 		}
 	}
 }
@@ -171,18 +173,35 @@ func (x *thing) Create(ctx context.Context, req resource.CreateRequest, resp *re
 	}
 	is, err := x.is(ctx, c, name, nil)
 	if err == nil && is != nil {
-		resp.Diagnostics.AddAttributeError(path.Root(x.id.name), fmt.Sprintf("The %s %s is there already", x.Noun(), name),
-			fmt.Sprintf("It is left as it is. To have Terraform manage it, import it: an import block with to = %s.NAME and id = %q, or\n\n  terraform import %[1]s.NAME '%[2]s'", x.typeName, name))
+		resp.Diagnostics.AddAttributeError(path.Root(x.id.name), Printable(fmt.Sprintf("The %s %s is there already", x.Noun(), name)),
+			"It is left as it is. To have Terraform manage it, import it, by this, with the name that the resource has here:\n\n"+x.importBlock("NAME", name))
 		return
-	}
-	if err == nil {
-		err = x.Kind.Create(ctx, c, name, doc)
 	}
 	if err != nil {
 		x.failed("created", name, err, &resp.Diagnostics)
 		return
 	}
+	// From here on whoever interrupts Terraform waits: of a call that is cut off nobody knows what it has done.
+	ctx = context.WithoutCancel(ctx)
+	if err := x.Kind.Create(ctx, c, name, doc); err != nil {
+		if x.halfMade(ctx, c, name, err) {
+			resp.State.Raw = req.Plan.Raw
+			err = fmt.Errorf("%w\nSomething of it may be made. So it is in the state, as tainted: the next apply makes it anew", err)
+		}
+		x.failed("created", name, err, &resp.Diagnostics)
+		return
+	}
 	resp.State.Raw = req.Plan.Raw
+}
+
+// halfMade tells whether a creation that failed has made something, which is lost if no state has it: a client that could not be
+// disabled, or what a broken connection told nothing of. A conflict is somebody else's creation.
+func (x *thing) halfMade(ctx context.Context, c *client.Client, name string, failed error) bool {
+	if client.IsConflict(failed) {
+		return false
+	}
+	is, err := x.is(ctx, c, name, nil)
+	return is != nil || err != nil && !client.IsRefusal(failed)
 }
 
 // Read implements resource.Resource. What agrees with the state stays as it is spelled there.
@@ -213,18 +232,44 @@ func (x *thing) Read(ctx context.Context, req resource.ReadRequest, resp *resour
 func (x *thing) Update(ctx context.Context, req resource.UpdateRequest, resp *resource.UpdateResponse) {
 	c := x.platform.api(&resp.Diagnostics)
 	name, doc := x.document(req.Plan.Raw, req.Config.Raw, &req.State.Raw, &resp.Diagnostics)
+	state := attributesOf(req.State.Raw, &resp.Diagnostics)
 	if resp.Diagnostics.HasError() {
 		return
 	}
-	err := x.Kind.Update(ctx, c, name, doc)
-	if client.IsNotFound(err) {
-		err = errGone
-	}
-	if err != nil {
+	if err := x.update(ctx, c, name, doc, state); err != nil {
 		x.failed("changed", name, err, &resp.Diagnostics)
 		return
 	}
 	resp.State.Raw = req.Plan.Raw
+}
+
+// update changes a thing that is as the state has it. What somebody else has made of it since the plan is left alone: nobody
+// was shown what would become of that.
+func (x *thing) update(ctx context.Context, c *client.Client, name string, doc json.RawMessage, state map[string]tftypes.Value) error {
+	is, err := x.is(ctx, c, name, state)
+	if err != nil {
+		return err
+	}
+	if is == nil {
+		return errGone
+	}
+	want, err := x.Complete(doc, is)
+	if err != nil || bytes.Equal(is, want) {
+		return err // by an apply that was not told that it had done it
+	}
+	now := maps.Clone(state)
+	if err := x.take(is, now); err != nil {
+		return err
+	}
+	for name := range now {
+		if !now[name].Equal(state[name]) {
+			return errChanged
+		}
+	}
+	if err = x.Kind.Update(ctx, c, name, doc); client.IsNotFound(err) {
+		err = errGone
+	}
+	return err
 }
 
 // Delete implements resource.Resource.
@@ -243,7 +288,7 @@ func (x *thing) Delete(ctx context.Context, req resource.DeleteRequest, resp *re
 // ImportState implements resource.ResourceWithImportState. Read does the rest.
 func (x *thing) ImportState(ctx context.Context, req resource.ImportStateRequest, resp *resource.ImportStateResponse) {
 	if _, err := x.judgeName(req.ID); err != nil {
-		resp.Diagnostics.AddError("Not the id of a "+x.Noun(), Words(err))
+		resp.Diagnostics.AddError("Not the id of a "+x.Noun(), Printable(err.Error()))
 		return
 	}
 	resp.Diagnostics.Append(resp.State.SetAttribute(ctx, path.Root(x.id.name), req.ID)...)
@@ -271,7 +316,7 @@ func (x *thing) document(planned, configured tftypes.Value, before *tftypes.Valu
 		}
 		var err error
 		if all[a.member], err = x.judgeMember(a, v); err != nil {
-			diags.AddAttributeError(path.Root(a.name), "Invalid "+a.name, Words(err))
+			diags.AddAttributeError(path.Root(a.name), "Invalid "+a.name, Printable(err.Error()))
 		}
 	}
 	if diags.HasError() {
@@ -279,7 +324,7 @@ func (x *thing) document(planned, configured tftypes.Value, before *tftypes.Valu
 	}
 	_, doc, err := x.judge(name, all)
 	if err != nil {
-		diags.AddAttributeError(path.Root(x.id.name), "Invalid "+x.Noun(), Words(err))
+		diags.AddAttributeError(path.Root(x.id.name), "Invalid "+x.Noun(), Printable(err.Error()))
 	}
 	return name, doc
 }
@@ -322,7 +367,8 @@ func (k *kind) take(is json.RawMessage, state map[string]tftypes.Value) error {
 			continue
 		}
 		if !state[a.name].IsNull() {
-			if was, err := k.judgeMember(a, state[a.name]); err == nil && bytes.Equal(was, now[a.member]) {
+			// Terraform composes the characters of all text.
+			if was, err := k.judgeMember(a, state[a.name]); err == nil && bytes.Equal(was, norm.NFC.Bytes(now[a.member])) {
 				continue
 			}
 		}
@@ -334,7 +380,7 @@ func (k *kind) take(is json.RawMessage, state map[string]tftypes.Value) error {
 }
 
 func (k *kind) failed(done, name string, err error, diags *diag.Diagnostics) {
-	diags.AddError(fmt.Sprintf("The %s %s cannot be %s", k.Noun(), name, done), Words(err))
+	diags.AddError(Printable(fmt.Sprintf("The %s %s cannot be %s", k.Noun(), name, done)), Printable(err.Error()))
 }
 
 // attributesOf are those of a resource.

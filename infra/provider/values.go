@@ -80,6 +80,9 @@ func (f form) encode(v tftypes.Value) (json.RawMessage, error) {
 	}
 	out := make([]any, len(elements))
 	for i, e := range elements {
+		if e.IsNull() {
+			return nil, fmt.Errorf("element %d is null: leave it out, as [for x in [...] : x if x != null] does", i+1)
+		}
 		if f != bindings {
 			var s string
 			if err := e.As(&s); err != nil {
@@ -190,7 +193,7 @@ func (k *kind) judgeMember(a attribute, v tftypes.Value) (json.RawMessage, error
 	_, normal, err := k.judge(k.example, with)
 	if err != nil {
 		if rest, ok := strings.CutPrefix(err.Error(), a.member); ok && strings.IndexAny(rest, " [") == 0 {
-			err = errors.New(a.name + rest) // as it is called here
+			err = errors.New(a.name + strings.ReplaceAll(rest, "routingKeyPattern", "routing_key_pattern")) // as these are called here
 		}
 		return nil, err
 	}
