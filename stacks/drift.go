@@ -182,6 +182,7 @@ func (d *Driver) destroyStack(ctx context.Context, name string, p *Destruction, 
 	if err != nil {
 		return err
 	}
+	d.working.Store(name)
 	rec := newRecorder(name)
 	rec.total, rec.planned, rec.progress = at.things(), map[string]Action{}, d.options.Progress
 	for _, c := range p.Changes {

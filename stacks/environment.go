@@ -140,9 +140,7 @@ func (e *Environment) parse(file string, text []byte) error {
 	if len(n.Content) == 1 {
 		r.read(n.Content[0], e, "")
 	}
-	if len(r.errs) == 0 { // else much of what is missing is what could not be read
-		e.check(r)
-	}
+	e.check(r)
 	return r.err()
 }
 

@@ -71,7 +71,7 @@ func (d *Driver) Preview(ctx context.Context, o PreviewOptions) (*Saved, error) 
 	s := &Saved{Environment: d.Environment.Name, Created: time.Now().UTC().Truncate(time.Second), Program: d.options.Version, Engine: d.engine.command.version.String(),
 		Adopt: o.Adopt, Prune: o.Prune, Stacks: make([]StackPreview, len(names)), Strays: []*Change{}}
 	var err error
-	if s.Files, err = d.files(names); err != nil {
+	if s.Files, err = d.files(); err != nil {
 		return nil, err
 	}
 	base := filepath.Join(d.Environment.workDirectory(), "previews")
@@ -271,16 +271,14 @@ func (d *Driver) judge(s *Saved, v *view, c *Change) {
 }
 
 // files are the digests of what a preview is made of.
-func (d *Driver) files(names []string) (map[string]string, error) {
+func (d *Driver) files() (map[string]string, error) {
 	e := d.Environment
 	paths := []string{e.path(EnvironmentFile)}
 	if e.Manifest != "" {
 		paths = append(paths, e.path(e.Manifest))
 	}
-	for stack, file := range e.configurations() {
-		if slices.Contains(names, stack) {
-			paths = append(paths, e.path(file))
-		}
+	for _, file := range e.configurations() {
+		paths = append(paths, e.path(file))
 	}
 	for _, of := range []*Definitions{e.Access, e.Pools} {
 		if of != nil {

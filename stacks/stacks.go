@@ -28,6 +28,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"github.com/pulumi/pulumi/sdk/v3/go/pulumi"
@@ -119,6 +120,8 @@ type Driver struct {
 	guard  *guard
 	client *client.Client // nil: nothing that is selected needs one
 	stop   func()         // the provider
+
+	working atomic.Value // the name of the stack that is brought up or destroyed
 }
 
 // Names are the stacks that it is for, in order.
@@ -177,10 +180,7 @@ func (d *Driver) read(ctx context.Context, names []string) (*inputs, error) {
 			wrong = append(wrong, err)
 		}
 	}
-	for stack, file := range e.configurations() {
-		if !slices.Contains(names, stack) {
-			continue
-		}
+	for stack, file := range e.configurations() { // of all stacks, as each may not have the sections of the others
 		text, err := readFile(e.path(file))
 		if err == nil && d.options.Check != nil {
 			if err = d.options.Check(text); err != nil {
@@ -294,7 +294,8 @@ func (d *Driver) serve(ctx context.Context, names []string) error {
 
 // note tells what long work is at.
 func (d *Driver) note(_ context.Context, name, text string) {
-	d.options.Progress(Progress{Time: time.Now(), Stack: "platform", What: "note", ID: name, Text: text})
+	stack, _ := d.working.Load().(string)
+	d.options.Progress(Progress{Time: time.Now(), Stack: stack, What: "note", ID: name, Text: text})
 }
 
 // providerVersion is that of the provider as states have it.

@@ -156,7 +156,7 @@ func (d *Driver) fresh(ctx context.Context, s *Saved) ([]*state, error) {
 	if v := d.engine.command.version.String(); s.Engine != v {
 		e.Reasons = append(e.Reasons, fmt.Sprintf("it was made with Pulumi %s, and this is %s", s.Engine, v))
 	}
-	files, err := d.files(d.names)
+	files, err := d.files()
 	if err != nil {
 		return nil, err
 	}
@@ -205,6 +205,7 @@ func (d *Driver) upStack(ctx context.Context, s *Saved, p *StackPreview, at *sta
 		}
 	}
 	d.guard.take(taken)
+	d.working.Store(p.Name)
 	r := newRecorder(p.Name)
 	r.total, r.planned, r.progress = len(p.Changes), map[string]Action{}, d.options.Progress
 	for _, c := range p.Changes {

@@ -54,6 +54,9 @@ type stacksFlags struct {
 	json      bool
 
 	session *session // with the platform, if it was needed
+
+	connect func(rootURL string) (*session, error) // nil: with the credentials of the environment
+	made    func(secretsFile)                      // is given the servers' secrets if they are made; may be nil
 }
 
 func (f *stacksFlags) add(cmd *cobra.Command) {
@@ -73,14 +76,25 @@ func (f *stacksFlags) open(cmd *cobra.Command) (*stacks.Driver, error) {
 	v := buildVersion()
 	o.Version = strings.TrimSpace(v.Version + " " + v.Commit)
 	o.Client = func(rootURL string) (*client.Client, error) {
-		s, err := connectTo(cmd, rootURL)
+		connect := f.connect
+		if connect == nil {
+			connect = func(url string) (*session, error) { return connectTo(cmd, url) }
+		}
+		s, err := connect(rootURL)
 		if err != nil {
 			return nil, err
 		}
 		f.session = s
 		return s.core, nil
 	}
-	o.Check, o.Secrets = checkConfiguration, func() ([]byte, error) { return json.MarshalIndent(newSecrets(), "", "  ") }
+	o.Check = checkConfiguration
+	o.Secrets = func() ([]byte, error) {
+		s := newSecrets()
+		if f.made != nil {
+			f.made(s)
+		}
+		return json.MarshalIndent(s, "", "  ")
+	}
 	o.Notice = func(line string) { fmt.Fprintln(cmd.ErrOrStderr(), printable(line)) }
 	o.Progress = stacksProgress(cmd.OutOrStdout())
 	if f.json {

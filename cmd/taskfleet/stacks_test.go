@@ -250,6 +250,7 @@ func (s *stacksTest) process(line string) (*exec.Cmd, *bytes.Buffer) {
 	var out bytes.Buffer
 	cmd := exec.Command(os.Args[0], append(strings.Fields("stacks "+line), "--dir", s.directory)...)
 	cmd.Stdout, cmd.Stderr = &out, &out
+	cmd.Env = append(os.Environ(), "TMPDIR="+s.TempDir()) // what is killed leaves its work files
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
 	if err := cmd.Start(); err != nil {
 		s.Fatal(err)
