@@ -371,6 +371,15 @@ func TestFigures(t *testing.T) {
 				t.Errorf("the metric %s is %v (%v), want %v", figure, x, there, want)
 			}
 		}
+		s.do([]string{"interrupt", "p/build", "2m"})
+		s.do([]string{"wait", "1m"})
+		s.prov.metrics.failed("p/build", "a worker's own")
+		got = s.figures()
+		for figure, want := range map[string]float64{"interruptions_total": 1, "errors_total worker-failed": 1, "errors_total reported": 1} {
+			if got[figure] != want {
+				t.Errorf("the metric %s is %v, want %v: %v", figure, got[figure], want, got)
+			}
+		}
 		s.do([]string{"delete", "p/build"})
 		s.do([]string{"wait", "5m"})
 		if got := s.figures(); len(got) > 0 {
@@ -395,7 +404,7 @@ func (s *stage) figures() map[string]float64 {
 		for _, m := range f.GetMetric() {
 			key := name
 			for _, l := range m.GetLabel() {
-				if l.GetName() == "state" {
+				if l.GetName() != "pool" {
 					key += " " + l.GetValue()
 				}
 			}

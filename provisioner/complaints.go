@@ -44,6 +44,7 @@ func (p *Provisioner) record(tx *store.Tx, o *fleet.Pool, c fleet.Complaint) (*w
 		e.ErrorID, e.WorkerPoolID, e.LaunchConfigID, e.Reported, e.Kind, e.Title, e.Description, e.Extra); err != nil {
 		return nil, err
 	}
+	tx.AfterCommit(func() { p.metrics.failed(o.ID, c.Kind) })
 	return e, p.send(tx, poolError, o.ProviderID, ref, launchConfigID, errorMessage{
 		WorkerPoolID: o.ID, ProviderID: o.ProviderID, ErrorID: e.ErrorID, Kind: e.Kind, Title: e.Title, Timestamp: e.Reported,
 		LaunchConfigID: launchConfigID, WorkerGroup: ref.WorkerGroup, WorkerID: ref.WorkerID,

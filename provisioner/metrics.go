@@ -1,6 +1,7 @@
 package provisioner
 
 import (
+	"slices"
 	"sync"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -14,6 +15,8 @@ type metrics struct {
 	pending, claimed, desired *prometheus.GaugeVec
 	workers                   *prometheus.GaugeVec // by state
 	starts, failures          *prometheus.CounterVec
+	interruptions             *prometheus.CounterVec
+	errors                    *prometheus.CounterVec // by kind
 
 	mu    sync.Mutex
 	shown map[string]bool // pools
@@ -25,19 +28,21 @@ func newMetrics(r prometheus.Registerer) *metrics {
 		r.MustRegister(g)
 		return g
 	}
-	counter := func(name, help string) *prometheus.CounterVec {
-		c := prometheus.NewCounterVec(prometheus.CounterOpts{Name: "taskfleet_pool_" + name, Help: help}, []string{"pool"})
+	counter := func(name, help string, labels ...string) *prometheus.CounterVec {
+		c := prometheus.NewCounterVec(prometheus.CounterOpts{Name: "taskfleet_pool_" + name, Help: help}, append([]string{"pool"}, labels...))
 		r.MustRegister(c)
 		return c
 	}
 	return &metrics{
-		pending:  gauge("pending_tasks", "Tasks of the pool that wait for a worker."),
-		claimed:  gauge("claimed_tasks", "Tasks of the pool that run."),
-		desired:  gauge("desired_capacity", "Tasks that the pool should be able to run at once."),
-		workers:  gauge("workers", "Workers of the pool by state.", "state"),
-		starts:   counter("starts_total", "Workers that the pool's provider started."),
-		failures: counter("failed_starts_total", "Workers that could not be started, or ended before they had proven to work."),
-		shown:    map[string]bool{},
+		pending:       gauge("pending_tasks", "Tasks of the pool that wait for a worker."),
+		claimed:       gauge("claimed_tasks", "Tasks of the pool that run."),
+		desired:       gauge("desired_capacity", "Tasks that the pool should be able to run at once."),
+		workers:       gauge("workers", "Workers of the pool by state.", "state"),
+		starts:        counter("starts_total", "Workers that the pool's provider started."),
+		failures:      counter("failed_starts_total", "Workers that could not be started, or ended before they had proven to work."),
+		interruptions: counter("interruptions_total", "Workers of which the provider said that it takes them away, such as spot instances."),
+		errors:        counter("errors_total", "Errors of the pool that were written down, by kind; reported: those of workers.", "kind"),
+		shown:         map[string]bool{},
 	}
 }
 
@@ -65,6 +70,7 @@ func (m *metrics) show(o *fleet.Pool, live []*fleet.Worker, in sizing.Inputs, d 
 	}
 	m.starts.WithLabelValues(o.ID)
 	m.failures.WithLabelValues(o.ID)
+	m.interruptions.WithLabelValues(o.ID)
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	m.shown[o.ID] = true
@@ -74,6 +80,20 @@ func (m *metrics) show(o *fleet.Pool, live []*fleet.Worker, in sizing.Inputs, d 
 func (m *metrics) count(pool string, started, failed int) {
 	m.starts.WithLabelValues(pool).Add(float64(started))
 	m.failures.WithLabelValues(pool).Add(float64(failed))
+}
+
+// interrupted counts a worker that is taken away.
+func (m *metrics) interrupted(pool string) { m.interruptions.WithLabelValues(pool).Inc() }
+
+// failed counts an error that is written down. Workers call their errors what they like.
+func (m *metrics) failed(pool, kind string) {
+	if !slices.Contains(fleet.ComplaintKinds, kind) {
+		kind = "reported"
+	}
+	m.errors.WithLabelValues(pool, kind).Inc()
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.shown[pool] = true // on a replica that does not look after pools, too
 }
 
 // forget drops the figures of pools that are gone.
@@ -90,7 +110,7 @@ func (m *metrics) forget(pools []*fleet.Pool) {
 		}
 		delete(m.shown, id)
 		of := prometheus.Labels{"pool": id}
-		for _, v := range []interface{ DeletePartialMatch(prometheus.Labels) int }{m.pending, m.claimed, m.desired, m.workers, m.starts, m.failures} {
+		for _, v := range []interface{ DeletePartialMatch(prometheus.Labels) int }{m.pending, m.claimed, m.desired, m.workers, m.starts, m.failures, m.interruptions, m.errors} {
 			v.DeletePartialMatch(of)
 		}
 	}

@@ -154,7 +154,7 @@ func New(ctx context.Context, c Config) (*Provisioner, error) {
 	}
 	p.fleet = fleet.New(fleet.Config{
 		Book: book{p}, Queue: c.Queue, Providers: c.Providers, Log: c.Log, PoolsAtOnce: poolsAtOnce,
-		Show: p.metrics.show, Counted: p.metrics.count, Left: p.metrics.forget, Looked: p.looked, WakeAt: p.wakeAt,
+		Show: p.metrics.show, Counted: p.metrics.count, Interrupted: p.metrics.interrupted, Left: p.metrics.forget, Looked: p.looked, WakeAt: p.wakeAt,
 	})
 	if err := p.readAgain(ctx); err != nil {
 		return nil, err

@@ -227,6 +227,10 @@ func (q *Queue) claim(ctx context.Context, k workerKey, n int) ([]claim, standin
 	if len(got.claims) > 0 {
 		q.crew.claimed(k, got.claims)
 	}
+	for i := range got.claims {
+		run := got.claims[i].Status.Latest()
+		q.waited.Observe(max(run.Started.Sub(run.Scheduled), 0).Seconds())
+	}
 	return got.claims, got.standing, nil
 }
 

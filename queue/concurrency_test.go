@@ -248,7 +248,7 @@ func (q *Queue) seed(t testing.TB, n int) {
 					SchedulerID: "-", ProjectID: "none", RetriesLeft: 5, Deadline: d.Deadline, Expires: d.Expires, Priority: "lowest",
 				}}
 				if _, err := c.tx.Exec(`INSERT INTO task (`+columns+`) VALUES ($1, $2, '-', 'none', $3, 0, 'pending', 5, 5, $4, $5, 0, '', 0, '',
-					'[{"runId":0,"state":"pending","reasonCreated":"scheduled","scheduled":"2026-01-01T00:00:00.000Z"}]', '[]', '{}', '{"scopes":[]}')`,
+					'[{"runId":0,"state":"pending","reasonCreated":"scheduled","scheduled":"`+now().String()+`"}]', '[]', '{}', '{"scopes":[]}')`,
 					r.TaskID, r.TaskQueueID, r.TaskGroupID, d.Deadline, d.Expires); err != nil {
 					return err
 				}

@@ -3,6 +3,9 @@ package queue
 import (
 	"fmt"
 	"testing"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/taskfleet/taskfleet/store"
 	"github.com/taskfleet/taskfleet/store/storetest"
@@ -39,5 +42,29 @@ func TestTheFirstClaimOfAWorkerFindsWork(t *testing.T) {
 		}
 		close(stop)
 		<-stopped
+	})
+}
+
+// A claim counts how long its runs were pending; what is handed out again, or not at all, does not.
+func TestClaimsTellHowLongTheirRunsWaited(t *testing.T) {
+	storetest.Each(t, func(t *testing.T, db *store.DB) {
+		s := newStage(t, db, nil)
+		r := prometheus.NewRegistry()
+		r.MustRegister(s.queue.waited)
+		s.queue.seed(t, 3)
+		time.Sleep(10 * time.Second)
+		k := workerKey{"prov/wt", Worker{"grp", "w"}.String()}
+		for _, n := range []int{2, 1, 1} {
+			if _, _, err := s.queue.claim(t.Context(), k, n); err != nil {
+				t.Fatal(err)
+			}
+		}
+		families, err := r.Gather()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if h := families[0].GetMetric()[0].GetHistogram(); h.GetSampleCount() != 3 || h.GetSampleSum() < 30 || h.GetSampleSum() > 33 {
+			t.Errorf("of 3 runs that waited 10 s each there are %d, of %v s in all", h.GetSampleCount(), h.GetSampleSum())
+		}
 	})
 }

@@ -43,6 +43,8 @@ import (
 	"log/slog"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
+
 	"github.com/taskfleet/taskfleet/blob"
 	"github.com/taskfleet/taskfleet/cred"
 	"github.com/taskfleet/taskfleet/event"
@@ -76,6 +78,7 @@ type Config struct {
 	Artifacts *blob.Bucket
 	Mint      Minter
 	Log       *slog.Logger
+	Metrics   prometheus.Registerer // nil: nobody looks
 
 	// Objects is the object service; without one there are no artifacts of the
 	// storage type object.
@@ -101,6 +104,7 @@ type Queue struct {
 	log       *slog.Logger
 	demanded  func(*store.Tx, string)
 	crew      crew
+	waited    prometheus.Histogram // how long runs were pending that were claimed
 
 	// The calls that a busy deployment makes most. Those that come at the same
 	// time share a transaction.
@@ -122,6 +126,13 @@ func New(ctx context.Context, c Config) (*Queue, error) {
 	q := &Queue{
 		db: c.DB, events: c.Events, artifacts: c.Artifacts, mint: c.Mint, objects: c.Objects, nearby: c.Nearby, log: c.Log, demanded: c.Demanded,
 		crew: crew{members: map[workerKey]*member{}, queues: map[string]timestamp.Time{}},
+		waited: prometheus.NewHistogram(prometheus.HistogramOpts{
+			Name: "taskfleet_queue_wait_seconds", Help: "How long runs that were claimed had been pending.",
+			Buckets: []float64{0.1, 0.5, 1, 5, 15, 60, 120, 300, 600, 1800, 3600, 4 * 3600, 24 * 3600},
+		}),
+	}
+	if c.Metrics != nil {
+		c.Metrics.MustRegister(q.waited)
 	}
 	q.creations = store.NewBatch(q.db.Do, 1, together, q.createAll)
 	q.claims = store.NewBatch(q.db.Do, 1, claimsTogether, q.takeClaims)

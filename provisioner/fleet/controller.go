@@ -49,6 +49,9 @@ type Config struct {
 	// Counted is told of starts and failed starts. May be nil.
 	Counted func(pool string, started, failed int)
 
+	// Interrupted is told of a worker that its provider takes away. May be nil.
+	Interrupted func(pool string)
+
 	// Left is told, after a pass over all pools, which there are. May be nil.
 	Left func(pools []*Pool)
 
@@ -121,6 +124,9 @@ func New(c Config) *Controller {
 	}
 	if c.Counted == nil {
 		c.Counted = func(string, int, int) {}
+	}
+	if c.Interrupted == nil {
+		c.Interrupted = func(string) {}
 	}
 	if c.Left == nil {
 		c.Left = func([]*Pool) {}

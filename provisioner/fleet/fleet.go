@@ -244,6 +244,11 @@ const (
 	KindAuth         = "not-authorized"       // the provider refuses us
 )
 
+// ComplaintKinds are all of them.
+var ComplaintKinds = []string{
+	KindStart, KindRegistration, KindDied, KindExpired, KindPool, KindCapacity, KindQuota, KindThrottle, KindConfig, KindUnchecked, KindAuth,
+}
+
 // An Ending is how a worker's life ends in the books.
 type Ending struct {
 	Reason    string     // "": the one that the row has

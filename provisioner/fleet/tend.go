@@ -333,6 +333,7 @@ func (t *tending) interrupted(ctx context.Context, w *Worker, s Sighting) error 
 		return err
 	}
 	t.Step("interrupt")
+	t.Interrupted(t.o.ID)
 	t.unlearn(w, false)
 	w.State, w.Reason, w.LastModified = Stopping, fmt.Sprintf("its provider takes it away at %s", s.Ends), t.now
 	t.ask = append(t.ask, w)

@@ -150,7 +150,7 @@ func (sentryProjects) Token() string { return TokenProject }
 func (sentryProjects) Normal(name string, text json.RawMessage) (json.RawMessage, error) {
 	s, err := normal(text, func(s *ProjectSpec) []error {
 		problems := checkSlug(name)
-		if s.Team != "" && (!sentryapi.ValidSlug(s.Team) || len(s.Team) > 50) { // "" of a project that somebody has taken from all teams
+		if !sentryapi.ValidSlug(s.Team) || len(s.Team) > 50 {
 			problems = append(problems, problem("team", "is %q; it must be the slug of a team", s.Team))
 		}
 		if s.Platform != "" && !sentryapi.ValidSlug(s.Platform) {

@@ -73,16 +73,11 @@ func (k *things[T, S]) Replaces() []string { return k.replaces }
 // Computed implements provider.Kind.
 func (k *things[T, S]) Computed() []string { return append([]string{"id"}, k.computed...) }
 
-// foreign ends the description of what somebody has made of a thing, at SignalFx, that cannot be written here.
-const foreign = "[cannot be written so in a definition]"
-
-// Normal implements provider.Kind. It takes what Read returns, also what is foreign: a refresh compares by that.
+// Normal implements provider.Kind.
 func (k *things[T, S]) Normal(name string, text json.RawMessage) (json.RawMessage, error) {
 	s, err := normal(text, func(s *S) []error {
 		d := k.text(s)
-		if *d = strings.TrimSpace(*d); strings.HasSuffix(*d, foreign) {
-			return nil
-		}
+		*d = strings.TrimSpace(*d)
 		problems := append(k.check(s), checkName(name, k.alone))
 		if strings.Contains(*d, "managed by taskfleet stacks") {
 			problems = append(problems, problem("description", "must not say by whom it is managed: that is added"))
@@ -311,11 +306,6 @@ func (k *things[T, S]) state(ctx context.Context, c *signalfx.Client, name strin
 		d = strings.TrimSpace(fmt.Sprintf("%s [called %q at SignalFx]", d, *h.name))
 	}
 	*k.text(&s) = d
-	if text, err := json.Marshal(s); err != nil {
-		return nil, err
-	} else if _, err := k.Normal(name, text); err != nil {
-		*k.text(&s) = strings.TrimSpace(d + " " + foreign)
-	}
 	if computed == nil {
 		computed = map[string]any{}
 	}

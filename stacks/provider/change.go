@@ -18,12 +18,16 @@ func (v *provider) read(ctx context.Context, r p.ReadRequest) (out p.ReadRespons
 	if err != nil {
 		return out, err
 	}
-	state, err := stateOf(k, r.Properties)
+	was, err := stateOf(k, r.Properties)
 	if err != nil {
 		return out, err
 	}
-	if state, err = k.Read(ctx, r.ID, state); state == nil || err != nil {
+	state, err := k.Read(ctx, r.ID, was)
+	if state == nil || err != nil {
 		return out, err // without an ID: it is gone
+	}
+	if was != nil { // an import tells what cannot be kept
+		state = keepable(state)
 	}
 	said := plain(r.Inputs.Get("spec"))
 	name := property.New(r.ID)

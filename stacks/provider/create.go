@@ -14,8 +14,12 @@ import (
 	"github.com/pulumi/pulumi/sdk/v3/go/property"
 )
 
-// lookLimit is how long a preview waits to be told whether a thing is there already.
-const lookLimit = 15 * time.Second
+// lookLimit is how long a preview waits to be told whether a thing is there already, and lookPause how long it asks of no
+// other thing of the kind if nobody answers: before the first deployment nobody does.
+const (
+	lookLimit = 15 * time.Second
+	lookPause = time.Minute
+)
 
 // create makes it, or takes over what is there and is as it should be. What half a creation has made is kept.
 func (v *provider) create(ctx context.Context, r p.CreateRequest) (out p.CreateResponse, err error) {
@@ -61,9 +65,9 @@ func (v *provider) previewCreate(ctx context.Context, k Kind, r p.CreateRequest)
 	}
 	name, spec := plain(r.Properties.Get("name")), plain(r.Properties.Get("spec"))
 	v.mu.Lock()
-	replaced := v.replaced[r.Urn]
+	skip := v.replaced[r.Urn] || time.Since(v.silent[k.Token()]) < lookPause
 	v.mu.Unlock()
-	if !name.IsString() || spec.HasComputed() || replaced {
+	if !name.IsString() || spec.HasComputed() || skip {
 		return out, nil
 	}
 	out.ID = name.AsString()
@@ -78,6 +82,11 @@ func (v *provider) previewCreate(ctx context.Context, k Kind, r p.CreateRequest)
 	case errors.Is(err, errDiffers):
 		return out, err
 	case err != nil:
+		if look.Err() != nil && ctx.Err() == nil {
+			v.mu.Lock()
+			v.silent[k.Token()] = time.Now()
+			v.mu.Unlock()
+		}
 		p.GetLogger(ctx).Debugf("whether it is there already cannot be told yet: %v", v.scrub(err, r.Urn.Type(), r.Properties))
 	case state != nil:
 		p.GetLogger(ctx).Infof("%s is there already, as it should be: it will be taken over, and nothing is changed", out.ID)

@@ -105,7 +105,7 @@ var (
 // New is a provider of the kinds. version is the program's, such as 1.2.0. The error is that of kinds that do not
 // fit together.
 func New(version string, kinds ...Kind) (p.Provider, error) {
-	v := &provider{kinds: map[string]Kind{}, replaced: map[presource.URN]bool{}}
+	v := &provider{kinds: map[string]Kind{}, replaced: map[presource.URN]bool{}, silent: map[string]time.Time{}}
 	v.running, v.end = context.WithCancel(context.Background())
 	for _, k := range kinds {
 		if !tokenSyntax.MatchString(k.Token()) {
@@ -150,6 +150,7 @@ type provider struct {
 	running  context.Context // of all that is under way
 	end      context.CancelFunc
 	replaced map[presource.URN]bool // by what was told last: removed before it is made anew
+	silent   map[string]time.Time   // by token: when nobody answered
 }
 
 // cancel ends what is under way. The provider goes on: the next command uses it again.

@@ -11,6 +11,8 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"testing/synctest"
+	"time"
 
 	"github.com/blang/semver"
 	p "github.com/pulumi/pulumi-go-provider"
@@ -28,6 +30,7 @@ type boxes struct {
 	partial bool                        // whether something is made nevertheless
 	odd     bool                        // whether the state has what Pulumi cannot keep
 	block   func(context.Context) error // of a change
+	silent  bool                        // nobody answers
 }
 
 type box struct {
@@ -77,7 +80,11 @@ func (*boxes) Normal(name string, spec json.RawMessage) (json.RawMessage, error)
 	return json.Marshal(b)
 }
 
-func (k *boxes) Read(_ context.Context, name string, _ json.RawMessage) (json.RawMessage, error) {
+func (k *boxes) Read(ctx context.Context, name string, _ json.RawMessage) (json.RawMessage, error) {
+	if k.silent {
+		<-ctx.Done()
+		return nil, ctx.Err()
+	}
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	return k.there[name], nil
@@ -369,6 +376,37 @@ func TestTheLifeOfAThing(t *testing.T) {
 	}
 }
 
+// A refresh compares what it has found with what it has found before, which need not be what a program may ask for.
+func TestWhatNobodyMayWriteIsComparedAsItIs(t *testing.T) {
+	k := newBoxes()
+	s := newStory(t, boxToken, k)
+	if err := s.create("a", `{"size": 1}`); err != nil {
+		t.Fatal(err)
+	}
+	k.there["a"] = json.RawMessage(`{"size":-1,"color":"darkred","tags":[],"url":"https://boxes/a","key":"key-of-a"}`)
+	s.refresh()
+	expect(t, "the difference to itself", lineOf(s.diff(s.inputs)), "")
+	expect(t, "what would lead back", s.differs(`{"size": 1}`), "update spec.color, update spec.size")
+	k.there["a"] = json.RawMessage(`{"size":1,"color":"white","tags":["04da6b54-80e4-46f7-96ec-b56ff0331ba9"],"config":{"a":[9007199254740993],"4dabf18193072939515e22adb298388d":1},"url":"u","key":"k"}`)
+	if !s.refresh() {
+		t.Fatal("it is gone")
+	}
+	expect(t, "what would lead back from what Pulumi cannot keep", s.differs(`{"size": 1}`), "delete spec.config, delete spec.tags[0]")
+	expect(t, "the state of it", text(t, s.state.Get("spec").AsMap().Get("config")),
+		`{"4dabf18193072939515e22adb298388d (Pulumi cannot keep it as it is)":1,"a":["9007199254740993 (Pulumi cannot keep it as it is)"]}`)
+
+	k.there["a"] = json.RawMessage(`{"size":-1,"color":"darkred","tags":[],"url":"https://boxes/a","key":"key-of-a"}`)
+	s.refresh()
+	was := s.inputs
+	k.there["a"] = json.RawMessage(`{"size":-2,"color":"darkred","tags":[],"url":"https://boxes/a","key":"key-of-a"}`)
+	s.refresh()
+	expect(t, "the difference to what it was before", lineOf(s.diff(was)), "update spec.size")
+	if err := s.update(`{"size": 1}`); err != nil {
+		t.Fatal(err)
+	}
+	expect(t, "the difference", s.differs(`{"size": 1}`), "")
+}
+
 func TestWhatIsThereIsTakenOverOrLeftAlone(t *testing.T) {
 	k := newBoxes()
 	k.there["a"] = json.RawMessage(`{"size":1,"color":"white","tags":[],"note":"theirs","url":"https://boxes/a","key":"k"}`)
@@ -435,6 +473,33 @@ func TestPreviewsChangeNothing(t *testing.T) {
 	if !strings.Contains(string(k.there["a"]), `"size":1`) {
 		t.Error("the preview changed it")
 	}
+}
+
+func TestAPreviewBeforeTheFirstDeploymentDoesNotAskForEachThing(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		k := newBoxes()
+		k.there["b"] = json.RawMessage(`{"size":1,"color":"white","tags":[]}`)
+		k.silent = true
+		s := newStory(t, boxToken, k)
+		began := time.Now()
+		preview := func(name string) error {
+			_, err := s.server.Create(p.CreateRequest{Urn: s.urn, Properties: s.checked(inputs(name, value(t, `{"size": 2}`))), DryRun: true})
+			return err
+		}
+		for i := range 100 {
+			if err := preview(fmt.Sprint("a", i)); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if took := time.Since(began); took != lookLimit {
+			t.Errorf("a preview of 100 things that nobody tells of took %v", took)
+		}
+		time.Sleep(lookPause)
+		k.silent = false
+		if err := preview("b"); err == nil {
+			t.Error("after that nothing is asked any more")
+		}
+	})
 }
 
 func TestWhatIsNotKnownYetIsCheckedAsFarAsItIs(t *testing.T) {
@@ -513,7 +578,7 @@ func TestInputsAreRefusedByTheirPaths(t *testing.T) {
 			`[{spec.config["a-b"][0] is an asset, an archive or a resource; it must be a value of JSON}]`},
 	} {
 		_, failures := s.check(x.in)
-		expect(t, "the failures of "+text0(x.in), fmt.Sprint(failures), x.want)
+		expect(t, fmt.Sprintf("the failures of %.60v", x.in), fmt.Sprint(failures), x.want)
 	}
 	if _, err := s.server.Check(p.CheckRequest{Urn: presource.NewURN("s", "p", "", "taskfleet:test:Bag", "it")}); err == nil || !strings.Contains(err.Error(), "there is no taskfleet:test:Bag; there are taskfleet:test:Box") {
 		t.Errorf("the error of an unknown type is %v", err)
@@ -523,8 +588,6 @@ func TestInputsAreRefusedByTheirPaths(t *testing.T) {
 		t.Errorf("a configuration is answered with %v, %v", r, err)
 	}
 }
-
-func text0(m property.Map) string { return fmt.Sprintf("%.60v", m) }
 
 func TestAPartialFailureIsKeptAndRepaired(t *testing.T) {
 	k := newBoxes()

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"regexp"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/taskfleet/taskfleet/client"
@@ -18,7 +19,7 @@ import (
 func Resources(c *client.Client) []Kind {
 	var all []Kind
 	for _, k := range resource.Kinds() {
-		all = append(all, &onPlatform{k, c})
+		all = append(all, &onPlatform{kind: k, c: c})
 	}
 	return all
 }
@@ -27,6 +28,10 @@ func Resources(c *client.Client) []Kind {
 type onPlatform struct {
 	kind resource.Kind
 	c    *client.Client
+
+	mu     sync.Mutex
+	listed map[string]json.RawMessage // see list
+	at     time.Time
 }
 
 // Token implements Kind.
@@ -96,33 +101,60 @@ func (k *onPlatform) problems(name string, err error) error {
 
 // Read implements Kind.
 func (k *onPlatform) Read(ctx context.Context, name string, state json.RawMessage) (json.RawMessage, error) {
-	if k.kind != resource.Secrets || state == nil {
-		return k.kind.Read(ctx, k.c, name)
-	}
-	// What nothing is said of is not read, and so gets into no state: values are for those who may have them.
-	var said map[string]json.RawMessage
-	if err := json.Unmarshal(state, &said); err != nil {
-		return nil, err
-	}
-	if len(said) == 0 {
-		secret := &resource.Secret{SecretName: name, Names: &resource.SecretNames{Prefix: name}}
-		is, err := secret.Is(ctx, k.c)
-		if is == nil || err != nil {
-			return nil, err
-		}
-		return json.RawMessage("{}"), nil
+	if k.nameAlone(state) {
+		return k.list(ctx, name)
 	}
 	document, err := k.kind.Read(ctx, k.c, name)
-	if document == nil || err != nil {
-		return nil, err
+	if k.kind != resource.Secrets || state == nil || document == nil || err != nil {
+		return document, err
 	}
-	return only(document, said)
+	return only(document, state)
+}
+
+// nameAlone tells whether there is nothing to read of a thing but that it is there. Of a secret that nothing is said of
+// nothing is read, and so gets into no state: values are for those who may have them.
+func (k *onPlatform) nameAlone(state json.RawMessage) bool {
+	return (k.kind == resource.Denylist || k.kind == resource.Secrets) && string(state) == "{}"
+}
+
+// listLife is how long a list is taken for what there is.
+const listLife = 2 * time.Second
+
+// list is a thing of which only the name is known: the platform tells it only by a list of all. So many who ask at once share
+// one, or each preview would ask for as many lists as there are things.
+func (k *onPlatform) list(ctx context.Context, name string) (json.RawMessage, error) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if k.listed == nil || time.Since(k.at) > listLife {
+		all, err := k.kind.List(ctx, k.c)
+		if err != nil {
+			return nil, err
+		}
+		k.listed, k.at = all, time.Now()
+	}
+	return k.listed[name], nil
+}
+
+// forget has the next one list anew: we have changed something, or are about to change what somebody else may have.
+func (k *onPlatform) forget() {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	k.listed = nil
+}
+
+// add adds to the list what was made just now.
+func (k *onPlatform) add(name string, document json.RawMessage) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if k.listed != nil {
+		k.listed[name] = document
+	}
 }
 
 // only is a document without what another one leaves out.
-func only(document json.RawMessage, said map[string]json.RawMessage) (json.RawMessage, error) {
-	var is map[string]json.RawMessage
-	if err := json.Unmarshal(document, &is); err != nil {
+func only(document, other json.RawMessage) (json.RawMessage, error) {
+	var is, said map[string]json.RawMessage
+	if err := errors.Join(json.Unmarshal(document, &is), json.Unmarshal(other, &said)); err != nil {
 		return nil, err
 	}
 	for member := range is {
@@ -138,9 +170,22 @@ const lookAgain = 30 * time.Second
 
 // Create implements Kind.
 func (k *onPlatform) Create(ctx context.Context, name string, spec json.RawMessage) (json.RawMessage, error) {
+	if k.nameAlone(spec) && k.kind == resource.Secrets {
+		// What was read may be an old list, and to make a secret that somebody has made meanwhile would empty it.
+		k.forget()
+		if is, err := k.Read(ctx, name, spec); is != nil || err != nil {
+			return is, err
+		}
+	}
 	err := k.kind.Create(ctx, k.c, name, spec)
-	if client.IsConflict(err) {
+	switch {
+	case client.IsConflict(err):
 		return nil, fmt.Errorf("somebody else has made it at this moment: %w", err)
+	case err != nil:
+		k.forget()
+	case k.nameAlone(spec):
+		k.add(name, spec)
+		return spec, nil
 	}
 	// As it is now, even if it failed: a client may be there, but not disabled yet.
 	return k.after(ctx, name, spec, err)
@@ -166,6 +211,7 @@ func (k *onPlatform) after(ctx context.Context, name string, spec json.RawMessag
 // Update implements Kind. What somebody else has changed since the state was written is left alone: nobody was shown
 // what would become of it.
 func (k *onPlatform) Update(ctx context.Context, name string, state, spec json.RawMessage) (json.RawMessage, error) {
+	k.forget()
 	is, err := k.Read(ctx, name, state)
 	if err != nil {
 		return nil, err
@@ -193,15 +239,16 @@ func (k *onPlatform) Update(ctx context.Context, name string, state, spec json.R
 var errChanged = errors.New("somebody else has changed it, so it was left as it is: refresh (taskfleet stacks refresh), " +
 	"look at the difference, and then do the same again")
 
-// same tells whether two documents are, whatever the order of their members.
+// same tells whether two documents are, whatever the order of their members, and as far as Pulumi keeps them.
 func same(a, b json.RawMessage) bool {
-	x, errX := fromJSON(nil, a)
-	y, errY := fromJSON(nil, b)
+	x, errX := fromJSON(nil, keepable(a))
+	y, errY := fromJSON(nil, keepable(b))
 	return errX == nil && errY == nil && equal(x, y)
 }
 
 // Delete implements Kind.
 func (k *onPlatform) Delete(ctx context.Context, name string, _ json.RawMessage) error {
+	defer k.forget()
 	return k.kind.Delete(ctx, k.c, name)
 }
 

@@ -4,9 +4,11 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"net/http"
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	p "github.com/pulumi/pulumi-go-provider"
 	"github.com/pulumi/pulumi/sdk/v3/go/property"
@@ -170,9 +172,85 @@ func TestResourcesOfAPlatform(t *testing.T) {
 		})
 	}
 
+	t.Run("many of which there are but names", func(t *testing.T) { names(t, c) })
 	t.Run("what is left out on purpose", func(t *testing.T) { leftOut(t, c) })
+	t.Run("what Pulumi cannot keep", func(t *testing.T) { unkept(t, c) })
 	t.Run("half a client", func(t *testing.T) { halfAClient(t, c) })
 	t.Run("what the platform refuses", func(t *testing.T) { refused(t, c) })
+}
+
+// A recorder counts calls.
+type recorder struct {
+	calls []string
+}
+
+func (r *recorder) RoundTrip(q *http.Request) (*http.Response, error) {
+	r.calls = append(r.calls, q.Method+" "+q.URL.Path)
+	return http.DefaultTransport.RoundTrip(q)
+}
+
+// names are made, read, and made by somebody else, while a list of them is kept.
+func names(t *testing.T, c *client.Client) {
+	seen := &recorder{}
+	watched, err := client.New(client.Options{RootURL: c.RootURL(), Credentials: c.Credentials(), Transport: seen})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, x := range []struct {
+		kind resource.Kind
+		name string
+	}{{resource.Denylist, "email/%d@example.com"}, {resource.Secrets, "project/many/%d"}} {
+		k := &onPlatform{kind: x.kind, c: watched}
+		nothing := json.RawMessage(`{}`)
+		read := func(i int) bool {
+			t.Helper()
+			k.at = time.Now() // however slow this machine is
+			is, err := k.Read(t.Context(), fmt.Sprintf(x.name, i), nothing)
+			if err != nil {
+				t.Fatal(err)
+			}
+			return is != nil
+		}
+		seen.calls = nil
+		for i := range 5 {
+			if read(i) {
+				t.Errorf("%s %d is there before it was made", x.kind.Noun(), i)
+			}
+		}
+		if len(seen.calls) != 1 {
+			t.Errorf("to read five %s there were %q", resource.Plural(x.kind), seen.calls)
+		}
+		if x.kind == resource.Secrets { // somebody makes one meanwhile
+			if err := x.kind.Create(t.Context(), c, "project/many/0", json.RawMessage(`{"value":{"a":"theirs"}}`)); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if state, err := k.Create(t.Context(), fmt.Sprintf(x.name, 0), nothing); err != nil || string(state) != "{}" {
+			t.Errorf("the state of a new %s is %s, %v", x.kind.Noun(), state, err)
+		}
+		if !read(0) || read(1) {
+			t.Errorf("what was made is not there, or something else is")
+		}
+		if x.kind == resource.Secrets {
+			if is, err := x.kind.Read(t.Context(), c, "project/many/0"); err != nil || !strings.Contains(string(is), "theirs") {
+				t.Errorf("a secret that somebody made meanwhile is %s now, %v", is, err)
+			}
+		}
+		if err := k.Delete(t.Context(), fmt.Sprintf(x.name, 0), nothing); err != nil {
+			t.Fatal(err)
+		}
+		if read(0) {
+			t.Errorf("a %s that was deleted is there", x.kind.Noun())
+		}
+		seen.calls = nil
+		if read(1); len(seen.calls) > 0 {
+			t.Errorf("it is listed again: %q", seen.calls)
+		}
+		k.at = time.Now().Add(-2 * listLife)
+		if _, err := k.Read(t.Context(), "x", nothing); err != nil || len(seen.calls) != 1 {
+			t.Errorf("an old list is not made anew: %q, %v", seen.calls, err)
+		}
+	}
 }
 
 // leftOut is the story of a secret whose value is somebody else's, and of a client that somebody else disables.
@@ -222,6 +300,28 @@ func leftOut(t *testing.T, c *client.Client) {
 	}
 }
 
+// unkept is a worker pool that somebody gives what Pulumi cannot keep.
+func unkept(t *testing.T, c *client.Client) {
+	const spec = `{"providerId": "static", "owner": "a@example.com", "config": {"workerConfig": {"a": 1}}}`
+	s := newStory(t, TokenOf(resource.WorkerPools), Resources(c)...)
+	if err := s.create("proj-y/big", spec); err != nil {
+		t.Fatal(err)
+	}
+	theirs, err := resource.WorkerPools.Normal("proj-y/big", json.RawMessage(strings.Replace(spec, `"a": 1`, `"a": 9007199254740993`, 1)))
+	if err == nil {
+		err = resource.WorkerPools.Update(t.Context(), c, "proj-y/big", theirs)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	s.refresh()
+	expect(t, "the drift", s.differs(spec), "update spec.config.workerConfig.a")
+	if err := s.update(spec); err != nil {
+		t.Fatal(err)
+	}
+	expect(t, "the difference to itself", s.differs(spec), "")
+}
+
 // halfAClient is made by somebody who may create clients, but not disable them.
 func halfAClient(t *testing.T, c *client.Client) {
 	half := c.WithCredentials(c.Credentials(), []string{"auth:create-client:project/z/*", "auth:update-client:project/z/*"})
@@ -250,7 +350,7 @@ func refused(t *testing.T, c *client.Client) {
 
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
-	k := &onPlatform{resource.Roles, c}
+	k := &onPlatform{kind: resource.Roles, c: c}
 	document, err := k.Normal("project:w:a", json.RawMessage(`{"scopes": []}`))
 	if err != nil {
 		t.Fatal(err)

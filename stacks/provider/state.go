@@ -67,11 +67,13 @@ func complete(k Kind, inputs property.Map, state json.RawMessage) (property.Map,
 	if err != nil {
 		return property.Map{}, err
 	}
-	if name.IsString() {
-		document, err = k.Normal(name.AsString(), document)
-	} else {
+	if !name.IsString() {
 		unknown.add(atName)
-	}
+	} else if normal, wrong := k.Normal(name.AsString(), document); wrong == nil {
+		document = normal
+	} else if len(unknown.paths) > 0 {
+		err = wrong
+	} // else it is what a refresh has found, which need not be what may be written
 	if err == nil {
 		document, err = k.Complete(document, state)
 	}

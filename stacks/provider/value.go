@@ -92,6 +92,51 @@ func fromAny(where path, v any) (property.Value, error) {
 	return property.Value{}, fmt.Errorf("%s: %T is no JSON", where, v)
 }
 
+// cannotKeep ends what stands for what Pulumi cannot keep.
+const cannotKeep = " (Pulumi cannot keep it as it is)"
+
+// keepable is JSON that Pulumi can keep, with texts in place of what it cannot. So what somebody has put into a thing does not
+// hinder that it is refreshed: it differs from what there should be, and is put right.
+func keepable(text json.RawMessage) json.RawMessage {
+	d := json.NewDecoder(bytes.NewReader(text))
+	d.UseNumber()
+	var v any
+	if d.Decode(&v) != nil {
+		return text
+	}
+	out, err := json.Marshal(keepableAny(v))
+	if err != nil {
+		return text
+	}
+	return out
+}
+
+func keepableAny(v any) any {
+	switch x := v.(type) {
+	case json.Number:
+		if _, err := float(x.String()); err != nil {
+			return x.String() + cannotKeep
+		}
+	case string:
+		if slices.Contains(reserved, x) {
+			return x + cannotKeep
+		}
+	case []any:
+		for i, of := range x {
+			x[i] = keepableAny(of)
+		}
+	case map[string]any:
+		for name, of := range x {
+			x[name] = keepableAny(of)
+		}
+		if of, ok := x[presource.SigKey]; ok {
+			delete(x, presource.SigKey)
+			x[presource.SigKey+cannotKeep] = of
+		}
+	}
+	return v
+}
+
 // float is a number of JSON as Pulumi keeps it, if that is the same number. Errors do not repeat it: it may be secret.
 func float(text string) (float64, error) {
 	f, err := strconv.ParseFloat(text, 64)

@@ -100,6 +100,9 @@ func FuzzJSON(f *testing.F) {
 		f.Add([]byte(text))
 	}
 	f.Fuzz(func(t *testing.T, text []byte) {
+		if _, err := fromJSON(atSpec, keepable(text)); err != nil && json.Valid(text) {
+			t.Errorf("%q is not kept, whatever it is: %v", text, err)
+		}
 		v, err := fromJSON(atSpec, text)
 		if err != nil {
 			if !strings.HasPrefix(err.Error(), "spec") {
