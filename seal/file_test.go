@@ -37,6 +37,37 @@ func TestKeysAreReadFromAFileThatIsPrivate(t *testing.T) {
 	}
 }
 
+// Whoever runs the tests is one user, so others are numbers here.
+func TestWhoMayGetAtAPrivateFile(t *testing.T) {
+	const root, us, somebody = 0, 10001, 1000
+	for _, c := range []struct {
+		mode       os.FileMode
+		owner, who int
+		private    bool
+	}{
+		{0o600, us, us, true},
+		{0o400, us, us, true},
+		{0o640, us, us, false},
+		{0o440, us, us, false},
+		{0o440, root, us, true}, // LoadCredential=, and a secret with fsGroup
+		{0o640, root, us, true},
+		{0o640, somebody, us, true},
+		{0o660, root, us, false},
+		{0o450, root, us, false},
+		{0o444, root, us, false},
+		{0o604, root, us, false},
+		{0o642, root, us, false},
+		{0o600, root, root, true},
+		{0o640, root, root, false},
+		{0o600, somebody, root, true},
+		{0o640, somebody, root, false},
+	} {
+		if got := private(c.mode, c.owner, c.who); got != c.private {
+			t.Errorf("%o of user %d is private for user %d: %t", c.mode, c.owner, c.who, got)
+		}
+	}
+}
+
 func TestAFileThatHoldsNoKeysIsExplained(t *testing.T) {
 	directory := t.TempDir()
 	file := filepath.Join(directory, "keys")

@@ -50,7 +50,7 @@ func (s secretsFile) tokenFor(clientID string) string {
 // DATA/secrets.json, which it makes at the first start.
 func openSecrets(c Config) (s secretsFile, err error) {
 	file := c.secretsFile()
-	text, err := os.ReadFile(file)
+	text, err := seal.ReadPrivate(file)
 	switch {
 	case errors.Is(err, fs.ErrNotExist) && c.SecretsFile == "":
 		s = newSecrets()
@@ -60,11 +60,6 @@ func openSecrets(c Config) (s secretsFile, err error) {
 	}
 	if err != nil {
 		return s, fmt.Errorf("reading the platform's secrets: %w", err)
-	}
-	if info, err := os.Stat(file); err != nil {
-		return s, err
-	} else if runtime.GOOS != "windows" && info.Mode().Perm()&0o077 != 0 {
-		return s, fmt.Errorf("%s has mode %04o: others than its owner can get at the platform's secrets. Run chmod 0600 on it, and consider what is in it known to whoever could read it", file, info.Mode().Perm())
 	}
 	if err := json.Unmarshal(text, &s); err != nil {
 		return s, fmt.Errorf("%s is damaged (%v). Restore it from a backup: without it, what is encrypted in the database is lost", file, err)
@@ -110,8 +105,9 @@ func newSecretsCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use: "secrets", Short: "Make up the secrets of a deployment of several replicas",
 		Long: `Prints new secrets: the access tokens of the platform's own clients and the key that seals secrets in the database. All
-replicas of a deployment need the same: put them into a file of mode 0600 that only the server's user can read, and name
-it as secretsFile in the configuration. A server without secretsFile makes up its own, in DATA/secrets.json.
+replicas of a deployment need the same: put them into a file that only the server's user can read, and name it as
+secretsFile in the configuration. It is the user's and has mode 0600; or it is root's and has mode 0640 or 0440, and the
+user gets at it by the group. A server without secretsFile makes up its own, in DATA/secrets.json.
 
 Keep a copy where the database's backups do not lie: without the seal key, what is sealed in them is lost, and with it,
 it is readable.

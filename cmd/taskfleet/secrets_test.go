@@ -5,6 +5,7 @@ package main
 import (
 	"os"
 	"path/filepath"
+	"runtime"
 	"strings"
 	"testing"
 )
@@ -54,6 +55,17 @@ func TestReplicasShareSecrets(t *testing.T) {
 	}
 	if one.tokenFor("static/a") != other.tokenFor("static/a") || one.tokenFor("static/a") == one.tokenFor("static/b") {
 		t.Error("the tokens of the platform's clients are not what follows from the root's")
+	}
+	if runtime.GOOS != "windows" {
+		if err := os.Chmod(file, 0o640); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := openSecrets(shared); err == nil || !strings.Contains(err.Error(), "others can get at the secrets") {
+			t.Errorf("a file that others can read: %v", err)
+		}
+		if err := os.Chmod(file, 0o600); err != nil {
+			t.Fatal(err)
+		}
 	}
 	if err := os.WriteFile(file, []byte(`{"rootToken":"x","queueToken":"x","sealKeys":"x"}`), 0o600); err != nil {
 		t.Fatal(err)

@@ -30,8 +30,11 @@ type binary struct {
 // machines are the platforms that an image can be made for.
 var machines = map[string]elf.Machine{"linux/amd64": elf.EM_X86_64, "linux/arm64": elf.EM_AARCH64}
 
-// build compiles the program for a platform, as the Makefile does, but for what a debugger would need: that is half of it.
-func build(ctx context.Context, directory, platform, version string) (binary, error) {
+// program is the package of taskfleet.
+const program = "github.com/taskfleet/taskfleet/cmd/taskfleet"
+
+// build compiles a program for a platform, as the Makefile does, but for what a debugger would need: that is a quarter of it.
+func build(ctx context.Context, directory, pkg, platform, version string) (binary, error) {
 	system, architecture, _ := strings.Cut(platform, "/")
 	if _, ok := machines[platform]; !ok {
 		return binary{}, usageError{fmt.Errorf("--platforms: %q is not one of linux/amd64, linux/arm64", platform)}
@@ -42,7 +45,7 @@ func build(ctx context.Context, directory, platform, version string) (binary, er
 		flags += " -X main.version=" + version
 	}
 	// The commit is to be in it, also where GOFLAGS says otherwise, if there is one.
-	cmd := exec.CommandContext(ctx, "go", "build", "-buildvcs=auto", "-trimpath", "-ldflags", flags, "-o", path, "github.com/taskfleet/taskfleet/cmd/taskfleet")
+	cmd := exec.CommandContext(ctx, "go", "build", "-buildvcs=auto", "-trimpath", "-ldflags", flags, "-o", path, pkg)
 	cmd.Env = append(os.Environ(), "CGO_ENABLED=0", "GOOS="+system, "GOARCH="+architecture)
 	if out, err := cmd.CombinedOutput(); err != nil {
 		return binary{}, fmt.Errorf("%s for %s: %w\n%s", cmd, platform, err, out)
@@ -57,15 +60,15 @@ func openBinary(path, platform string) (binary, error) {
 		return binary{}, err
 	}
 	b := binary{platform: *p, path: path}
-	program, err := elf.Open(path)
+	head, err := elf.Open(path)
 	if err != nil {
 		return binary{}, fmt.Errorf("%s is not a program for linux: %w", path, err)
 	}
-	defer program.Close()
-	if program.Machine != machines[platform] {
-		return binary{}, fmt.Errorf("%s is for %s, not for %s", path, program.Machine, platform)
+	defer head.Close()
+	if head.Machine != machines[platform] {
+		return binary{}, fmt.Errorf("%s is for %s, not for %s", path, head.Machine, platform)
 	}
-	if slices.ContainsFunc(program.Progs, func(s *elf.Prog) bool { return s.Type == elf.PT_INTERP }) {
+	if slices.ContainsFunc(head.Progs, func(s *elf.Prog) bool { return s.Type == elf.PT_INTERP }) {
 		return binary{}, fmt.Errorf("%s needs libraries that the image does not have: build it with CGO_ENABLED=0", path)
 	}
 	if b.info, err = buildinfo.ReadFile(path); err != nil {

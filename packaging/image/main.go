@@ -38,6 +38,7 @@ import (
 	"regexp"
 	"strings"
 	"syscall"
+	"unicode"
 
 	"github.com/google/go-containerregistry/pkg/name"
 )
@@ -61,12 +62,22 @@ func main() {
 	switch {
 	case errors.Is(err, flag.ErrHelp):
 	case errors.As(err, &wrong):
-		fmt.Fprintf(os.Stderr, "image: %v\nSee go run ./packaging/image --help.\n", err)
+		fmt.Fprintf(os.Stderr, "image: %s\nSee go run ./packaging/image --help.\n", printable(err))
 		os.Exit(2)
 	case err != nil:
-		fmt.Fprintf(os.Stderr, "image: %v\n", err)
+		fmt.Fprintf(os.Stderr, "image: %s\n", printable(err))
 		os.Exit(1)
 	}
+}
+
+// printable is an error without what a terminal would obey: there may be words of a registry in it.
+func printable(err error) string {
+	return strings.Map(func(r rune) rune {
+		if unicode.IsControl(r) && r != '\n' && r != '\t' {
+			return -1
+		}
+		return r
+	}, err.Error())
 }
 
 // A usageError is a command line that makes no sense.
@@ -152,7 +163,7 @@ func runBuild(ctx context.Context, args []string, out, progress io.Writer) error
 	}
 	for p := range strings.SplitSeq(*platforms, ",") {
 		fmt.Fprintf(progress, "building the program for %s\n", p)
-		b, err := build(ctx, work, p, *version)
+		b, err := build(ctx, work, program, p, *version)
 		if err != nil {
 			return err
 		}

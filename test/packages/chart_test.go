@@ -2,6 +2,7 @@ package packages
 
 import (
 	"bytes"
+	"fmt"
 	"maps"
 	"net/http"
 	"os"
@@ -9,8 +10,10 @@ import (
 	"path/filepath"
 	"regexp"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
+	"text/template"
 
 	"github.com/goccy/go-yaml"
 	"github.com/santhosh-tekuri/jsonschema/v6"
@@ -94,6 +97,57 @@ func TestTemplatesAndValues(t *testing.T) {
 	}
 	if got, want := slices.Sorted(maps.Keys(used)), slices.Sorted(maps.Keys(values)); !slices.Equal(got, want) {
 		t.Errorf("templates use\n%q\nand values are\n%q", got, want)
+	}
+}
+
+// What the configuration names is mounted, and so that the server takes it: root's, for a group that is the pod's alone.
+func TestSecretsAreMounted(t *testing.T) {
+	deployment := read(t, chart+"templates/deployment.yaml")
+	named := regexp.MustCompile(`"(?:file:)?/etc/taskfleet/secrets/([a-z0-9.-]+)"`).FindAllStringSubmatch(read(t, chart+"templates/_helpers.tpl"), -1)
+	if len(named) != 4 {
+		t.Errorf("the configuration names %q", named)
+	}
+	for _, n := range named {
+		if !strings.Contains(deployment, ` "`+n[1]+`"`) {
+			t.Errorf("nobody mounts %s", n[1])
+		}
+	}
+	for _, want := range []string{"mountPath: /etc/taskfleet/secrets,", "defaultMode: 0440\n", "fsGroup: 10001\n"} {
+		if !strings.Contains(deployment, want) {
+			t.Errorf("the deployment has no %q", want)
+		}
+	}
+}
+
+// The garbage collector's limit follows from the container's. One of 0 would have it do nothing but collect.
+func TestMemoryLimit(t *testing.T) {
+	helper := regexp.MustCompile(`(?s){{- define "taskfleet.memory" -}}.*`).FindString(read(t, chart+"templates/_helpers.tpl")) // the last
+	integers := func(f func(a, b int) int) func(...int) int {
+		return func(all ...int) int {
+			for _, n := range all[1:] {
+				all[0] = f(all[0], n)
+			}
+			return all[0]
+		}
+	}
+	helm, err := template.New("").Funcs(template.FuncMap{ // as Helm has them
+		"toString":   func(v any) string { return fmt.Sprint(v) },
+		"regexMatch": regexp.MatchString,
+		"trimSuffix": func(suffix, s string) string { return strings.TrimSuffix(s, suffix) },
+		"int":        func(s string) (int, error) { return strconv.Atoi(s) },
+		"mul":        integers(func(a, b int) int { return a * b }),
+		"div":        integers(func(a, b int) int { return a / b }),
+	}).Parse(helper)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for limit, want := range map[any]string{
+		"1Gi": "921MiB", "4Gi": "3686MiB", "512Mi": "460MiB", "1.5Gi": "off", "0.5Mi": "off", "1G": "off", "": "off", 1073741824.0: "off",
+	} {
+		var got strings.Builder
+		if err := helm.ExecuteTemplate(&got, "taskfleet.memory", limit); err != nil || strings.TrimSpace(got.String()) != want {
+			t.Errorf("%v: %q, %v; want %s", limit, got.String(), err, want)
+		}
 	}
 }
 

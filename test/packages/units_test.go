@@ -72,12 +72,10 @@ func TestDropIns(t *testing.T) {
 	}
 	_, is := unit(t, "packaging/systemd/taskfleet.service.d/credentials.conf")
 	name, path, _ := strings.Cut(is["Environment"], "=")
-	if !strings.Contains(help(t, "serve"), name) {
+	if !strings.Contains(help(t, "serve")+help(t, "config"), name) {
 		t.Errorf("the program does not know %s", name)
 	}
-	words := strings.Fields(is["ExecStartPre"])
-	if words[len(words)-1] != path || filepath.Dir(path) != "/run/"+is["RuntimeDirectory"] || !strings.Contains(is["ExecStartPre"], " -o "+server["User"]+" ") ||
-		!strings.Contains(is["ExecStartPre"], " -m 0400 ") {
-		t.Errorf("secrets go by %s to %s", is["ExecStartPre"], path)
+	if id, from, _ := strings.Cut(is["LoadCredential"], ":"); path != "%d/"+id || !filepath.IsAbs(from) {
+		t.Errorf("secrets go by %s to %s", is["LoadCredential"], path)
 	}
 }

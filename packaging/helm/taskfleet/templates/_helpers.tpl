@@ -51,23 +51,23 @@ capabilities: {drop: [ALL]}
 {{- $own := dict
   "data" "/var/lib/taskfleet"
   "listen" "0.0.0.0:8080"
-  "secretsFile" "/run/taskfleet/secrets.json"
-  "database" "file:/etc/taskfleet/database/url" -}}
+  "secretsFile" "/etc/taskfleet/secrets/server.json"
+  "database" "file:/etc/taskfleet/secrets/database" -}}
 {{- if .Values.secrets.sealKeys.name -}}
-{{- $_ := set $own "sealKeysFile" "/run/taskfleet/seal-keys" -}}
+{{- $_ := set $own "sealKeysFile" "/etc/taskfleet/secrets/seal-keys" -}}
 {{- end -}}
 {{- if .Values.secrets.s3Keys.name -}}
-{{- $_ := set $own "s3" (merge (dict "keyFile" "/etc/taskfleet/s3/s3.json") .Values.configuration.s3) -}}
+{{- $_ := set $own "s3" (merge (dict "keyFile" "/etc/taskfleet/secrets/s3.json") .Values.configuration.s3) -}}
 {{- end -}}
 {{- merge $own (deepCopy .Values.configuration) | toYaml -}}
 {{- end -}}
 
-{{- /* Nine tenths of a quantity of Kubernetes in Gi or Mi, as Go has it. Others are passed over. */ -}}
+{{- /* Nine tenths of a whole number of Gi or Mi, as Go has it. Other quantities are passed over. */ -}}
 {{- define "taskfleet.memory" -}}
 {{- $text := toString . -}}
-{{- if hasSuffix "Gi" $text -}}
+{{- if regexMatch "^[1-9][0-9]*Gi$" $text -}}
 {{- printf "%dMiB" (div (mul (trimSuffix "Gi" $text | int) 1024 9) 10) -}}
-{{- else if hasSuffix "Mi" $text -}}
+{{- else if regexMatch "^[1-9][0-9]*Mi$" $text -}}
 {{- printf "%dMiB" (div (mul (trimSuffix "Mi" $text | int) 9) 10) -}}
 {{- else -}}
 off

@@ -2,9 +2,10 @@
 package main
 
 import (
-	"fmt"
-
-	"github.com/google/uuid"
+	"os"
+	"runtime"
 )
 
-func main() { fmt.Println("small", uuid.Nil) }
+var version = "dev"
+
+func main() { os.Stdout.WriteString("small " + version + " " + runtime.Version() + "\n") }
