@@ -196,6 +196,12 @@ func (d *Deployment) Manifest(ctx context.Context) (*Manifest, error) {
 	return m, err
 }
 
+// ManifestText is the text that WriteManifest writes.
+func (d *Deployment) ManifestText(ctx context.Context) ([]byte, error) {
+	_, text, err := d.manifest(ctx)
+	return text, err
+}
+
 // manifest is that, and its text, with what only others know.
 func (d *Deployment) manifest(ctx context.Context) (*Manifest, []byte, error) {
 	if err := d.prepare(ctx); err != nil {
@@ -242,6 +248,7 @@ func (d *Deployment) WriteManifest(ctx context.Context, path string) (*Manifest,
 	if err != nil {
 		return nil, err
 	}
+	defer os.Remove(path + ".writing") // if it does not get its name
 	if err := os.WriteFile(path+".writing", text, 0o644); err != nil {
 		return nil, err
 	}

@@ -7,6 +7,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"log"
 	"log/slog"
 	"net"
@@ -352,8 +353,12 @@ func (c *Config) decode(file string, text []byte) error {
 	if top, err := topOf(text); err == nil && len(top) == 0 {
 		return nil // to decode comments alone would empty what there is
 	}
-	if err := yaml.NewDecoder(bytes.NewReader(text), yaml.Strict()).Decode(c); err != nil {
+	d := yaml.NewDecoder(bytes.NewReader(text), yaml.Strict())
+	if err := d.Decode(c); err != nil {
 		return fmt.Errorf("configuration %s: %s", file, yaml.FormatError(err, false, false))
+	}
+	if d.Decode(new(any)) != io.EOF {
+		return fmt.Errorf("configuration %s: has several documents, parted by ---, and only the first would count; make it one", file)
 	}
 	return nil
 }

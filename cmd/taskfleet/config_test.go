@@ -75,6 +75,8 @@ func TestADirectoryOfConfigurationIsMergedByItsEntries(t *testing.T) {
 	fails(filepath.Join(directory, "c.yml") + ":1: logFormat is")
 	write("c.yml", "lissten: here\n")
 	fails(filepath.Join(directory, "c.yml")+": [1:1]", `unknown field "lissten"`)
+	write("c.yml", "logFormat: json\n---\nlogLevel: hunter2\n")
+	fails(filepath.Join(directory, "c.yml") + ": has several documents")
 	write("c.yml", "metricsToken: hunter2\n")
 	fails("metricsToken is in " + filepath.Join(directory, "b.yml") + " and in " + filepath.Join(directory, "c.yml"))
 }

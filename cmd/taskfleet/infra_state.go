@@ -155,11 +155,12 @@ version of the state that it is of. Secrets are named in it, never shown. Write 
 func printManifest(cmd *cobra.Command, d *infra.Deployment, file string, asJSON bool) error {
 	out := cmd.OutOrStdout()
 	if file == "" {
-		m, err := d.Manifest(cmd.Context())
+		text, err := d.ManifestText(cmd.Context())
 		if err != nil {
 			return err
 		}
-		return printJSON(out, m)
+		_, err = out.Write(text)
+		return err
 	}
 	m, err := d.WriteManifest(cmd.Context(), file)
 	if err != nil {

@@ -278,8 +278,8 @@ func (s serverSecret) withLogin() string {
 	if s.Username == "" || !ok {
 		return s.URL
 	}
-	hosts, _, _ := strings.Cut(rest, "/")
-	rest = rest[strings.LastIndex(hosts, "@")+1:]
+	end := strings.IndexAny(rest+"/", "/?#")
+	rest = rest[strings.LastIndex(rest[:end], "@")+1:]
 	return scheme + "://" + url.UserPassword(s.Username, s.Password).String() + "@" + rest
 }
 

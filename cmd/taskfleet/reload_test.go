@@ -351,6 +351,8 @@ func TestWhoLogsInToTheDatabaseStandsBesideItsURL(t *testing.T) {
 		"postgres://first:old@db.example.com/taskfleet": "postgres://first:old@db.example.com/taskfleet",
 		`{"url": "postgres://first:old@db.example.com:5432/taskfleet?sslmode=verify-full", "username": "now", "password": "n/@:w %"}`: "postgres://now:n%2F%40%3Aw%20%25@db.example.com:5432/taskfleet?sslmode=verify-full",
 		`{"url": "postgres://a.example.com,b.example.com/taskfleet", "username": "now", "password": "new"}`:                           "postgres://now:new@a.example.com,b.example.com/taskfleet",
+		`{"url": "postgres://db.example.com?application_name=a@b", "username": "now", "password": "new"}`:                             "postgres://now:new@db.example.com?application_name=a@b",
+		`{"url": "postgres://db.example.com", "username": "now", "password": "new"}`:                                                  "postgres://now:new@db.example.com",
 		`{"url": "postgres://first:old@db.example.com/a@b"}`:                                                                          "postgres://first:old@db.example.com/a@b",
 	} {
 		if err := os.WriteFile(file, []byte(text), 0o600); err != nil {

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"regexp"
 	"strings"
 	"sync"
 	"time"
@@ -12,6 +13,7 @@ import (
 	"github.com/aws/aws-sdk-go-v2/aws"
 	"github.com/aws/aws-sdk-go-v2/aws/arn"
 	"github.com/aws/aws-sdk-go-v2/aws/retry"
+	awshttp "github.com/aws/aws-sdk-go-v2/aws/transport/http"
 	"github.com/aws/aws-sdk-go-v2/config"
 	"github.com/aws/smithy-go"
 	"github.com/aws/smithy-go/logging"
@@ -26,8 +28,8 @@ type cloud struct {
 }
 
 const (
-	attempts  = 10 // of a call. Who deploys would rather wait than begin again
-	callLimit = time.Minute
+	attempts  = 10          // of a call. Who deploys would rather wait than begin again
+	callLimit = time.Minute // of an attempt: one that hangs would hold up all that has a limit of its own
 )
 
 // in is the configuration of clients in a region.
@@ -41,6 +43,7 @@ func (c *cloud) in(ctx context.Context, region string) (aws.Config, error) {
 		if err != nil {
 			return aws.Config{}, fmt.Errorf("look for the configuration of AWS: %w", err)
 		}
+		found.HTTPClient = awshttp.NewBuildableClient().WithTimeout(callLimit)
 		if c.transport != nil {
 			found.HTTPClient = &http.Client{Transport: c.transport, Timeout: callLimit}
 		}
@@ -51,10 +54,13 @@ func (c *cloud) in(ctx context.Context, region string) (aws.Config, error) {
 	return there, nil
 }
 
+// regionPattern is that of names of regions, which are put into names of hosts.
+var regionPattern = regexp.MustCompile(`^[a-z]+(-[a-z]+)+-[0-9]+$`)
+
 // secretRegion is the region of a secret, by its ARN.
 func secretRegion(name string) (string, error) {
 	a, err := arn.Parse(name)
-	if err != nil || a.Service != "secretsmanager" || a.Region == "" || !strings.HasPrefix(a.Resource, "secret:") {
+	if err != nil || a.Service != "secretsmanager" || !regionPattern.MatchString(a.Region) || !strings.HasPrefix(a.Resource, "secret:") {
 		return "", fmt.Errorf("%q is no ARN of a secret of AWS Secrets Manager, such as arn:aws:secretsmanager:eu-central-1:123456789012:secret:taskfleet-prod/server-AbCdEf", name)
 	}
 	return a.Region, nil

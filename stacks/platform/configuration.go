@@ -218,14 +218,21 @@ func (f file) get(_ context.Context, version string) (string, error) {
 // file it is the owner of the directory, as the servers may be another user than whoever writes.
 func (f file) set(_ context.Context, document string) (string, error) {
 	directory := filepath.Dir(string(f))
-	t, err := os.CreateTemp(directory, ".taskfleet-*") // mode 0600; without .yml, so that no server reads it
+	if info, err := os.Lstat(string(f)); err == nil && !info.Mode().IsRegular() {
+		return "", fmt.Errorf("%s is a link or a directory, and would be replaced: remove it, or name another directory in environment.yml", f)
+	}
+	name := filepath.Join(directory, "."+filepath.Base(string(f))+".new")      // no server reads it
+	if err := os.Remove(name); err != nil && !errors.Is(err, fs.ErrNotExist) { // a killed process may have left it, with secrets
+		return "", err
+	}
+	t, err := os.OpenFile(name, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
 	if errors.Is(err, fs.ErrNotExist) {
 		return "", fmt.Errorf("there is no directory %s: make it, for the user of the servers, and have them read it: taskfleet serve --config %s", directory, directory)
 	}
 	if err != nil {
 		return "", err
 	}
-	defer os.Remove(t.Name())
+	defer os.Remove(name)
 	_, err = t.WriteString(document)
 	if err == nil {
 		err = own(t, string(f), directory)
@@ -236,7 +243,7 @@ func (f file) set(_ context.Context, document string) (string, error) {
 	if err = errors.Join(err, t.Close()); err != nil {
 		return "", err
 	}
-	if err := os.Rename(t.Name(), string(f)); err != nil {
+	if err := os.Rename(name, string(f)); err != nil {
 		return "", err
 	}
 	return digest([]byte(document)), nil

@@ -11,6 +11,7 @@ import (
 	"strings"
 	"sync/atomic"
 	"testing"
+	"time"
 
 	"github.com/taskfleet/taskfleet/stacks/platform"
 	"github.com/taskfleet/taskfleet/stacks/provider"
@@ -56,7 +57,23 @@ func TestConfigurationIsAFile(t *testing.T) {
 	if c.refresh(t); c.state != nil {
 		t.Errorf("after it was deleted: %s", c.state)
 	}
-	_, err := newThing(o, "Configuration", filepath.Join(directory, "conf.d", "a.yml")).up(t.Context(), platform.ConfigurationSpec{Document: first})
+	// What a killed process has left is no obstacle, and does not stay.
+	if err := os.WriteFile(filepath.Join(directory, ".platform.yml.new"), []byte("notify: {slack: {to"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := c.up(t.Context(), platform.ConfigurationSpec{Document: first}); err != nil {
+		t.Fatal(err)
+	}
+	is(first)
+	if left, err := os.ReadDir(directory); err != nil || len(left) != 1 {
+		t.Errorf("%v, %v", left, err)
+	}
+	if err := errors.Join(os.Rename(path, filepath.Join(directory, "elsewhere")), os.Symlink("elsewhere", path)); err != nil {
+		t.Fatal(err)
+	}
+	_, err := c.up(t.Context(), platform.ConfigurationSpec{Document: second})
+	fails(t, err, path+" is a link")
+	_, err = newThing(o, "Configuration", filepath.Join(directory, "conf.d", "a.yml")).up(t.Context(), platform.ConfigurationSpec{Document: first})
 	fails(t, err, "there is no directory "+filepath.Join(directory, "conf.d"))
 }
 
@@ -92,11 +109,18 @@ func TestServersWithFilesAreRestarted(t *testing.T) {
 		t.Fatal(err)
 	}
 	restarts(2)
+	// A server that it leaves running holds its output. The passphrase of the states is not for it.
+	t.Setenv("TASKFLEET_STACKS_PASSPHRASE", "hunter2")
+	begin := time.Now()
+	spec.Versions, spec.Command = nil, []string{"sh", "-c", `test -z "$TASKFLEET_STACKS_PASSPHRASE" && { sleep 20 & }`}
+	if _, err := x.up(t.Context(), spec); err != nil || time.Since(begin) > 10*time.Second {
+		t.Errorf("after %v: %v", time.Since(begin), err)
+	}
 	before := string(x.state)
 	spec.Versions = map[string]string{"platform": "sha256:3"}
-	spec.Command = []string{"sh", "-c", "echo no such unit >&2; exit 5"}
+	spec.Command = []string{"sh", "-c", `printf '\377no such unit' >&2; exit 5`}
 	_, err := x.up(t.Context(), spec)
-	fails(t, err, "exit status 5\nno such unit")
+	fails(t, err, "exit status 5\n?no such unit")
 	if string(x.state) != before {
 		t.Errorf("the state is %s", x.state)
 	}
@@ -130,6 +154,8 @@ func TestProblems(t *testing.T) {
 		{"Replicas", service, `{"min": 1.5, "max": 2}`, `whole number`},
 		{"GeneratedSecret", serverSecret, `{"content": "token"}`, ""},
 		{"GeneratedSecret", serverSecret, `{"content": "password"}`, `^content: .*server or token`},
+		{"GeneratedSecret", "arn:aws:secretsmanager:example.com/:123456789012:secret:a", `{"content": "token"}`, `must be the ARN of a secret`},
+		{"Replicas", "example.com?/prod/prod", `{"min": 2, "max": 6}`, `REGION/CLUSTER/SERVICE`},
 		{"GeneratedSecret", "server", `{"content": "token"}`, `must be the ARN of a secret`},
 		{"Configuration", platformSecret, `{"document": "notify: {}\nauth: {}\n", "reserved": ["s3"]}`, ""},
 		{"Configuration", platformSecret, `{"document": "{notify: {}}"}`, ""},

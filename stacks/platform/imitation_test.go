@@ -25,8 +25,11 @@ type imitation struct {
 	breaker   bool              // whether ECS itself goes back
 	images    map[string]string // what becomes of an image: "" it runs, "crash", "hang"
 	migrated  int               // exit code of migrations
-	lag       time.Duration     // for which after an update the service is told as it was
+	lag       time.Duration     // for which after an update the service is told as it was, and a task that was started is not
+	flaps     bool              // whether the service is told as it was now and then also later
 	old       object            // the service before the last update
+	rollouts  int
+	desired   int
 	updated   time.Time
 	asked     map[string]int // by operation
 
@@ -89,7 +92,7 @@ func template() object {
 
 // newImitation has a service that runs the template.
 func newImitation() *imitation {
-	m := &imitation{images: map[string]string{}, asked: map[string]int{}}
+	m := &imitation{images: map[string]string{}, desired: 2, asked: map[string]int{}}
 	m.register(template())
 	m.rollOut(m.revisions[0])
 	m.service.deployments[0].state = "COMPLETED"
@@ -131,8 +134,9 @@ func environmentOf(definition object, container, name string) any {
 }
 
 func (m *imitation) rollOut(r *revision) {
+	m.rollouts++
 	d := &deployment{
-		id: fmt.Sprintf("ecs-svc/%d", len(m.service.deployments)+1), taskDefinition: r.arn, state: "IN_PROGRESS", at: time.Now(),
+		id: fmt.Sprintf("ecs-svc/%d", m.rollouts), taskDefinition: r.arn, state: "IN_PROGRESS", at: time.Now(),
 		image: containerOf(r.definition, "taskfleet")["image"].(string),
 	}
 	m.service.taskDefinition, m.service.deployments = r.arn, append([]*deployment{d}, m.service.deployments...)
@@ -229,7 +233,7 @@ func (m *imitation) answer(operation string, in object) (out object, code string
 		if in["services"].([]any)[0] != "prod" {
 			return object{"services": []any{}}, ""
 		}
-		if time.Since(m.updated) < m.lag {
+		if time.Since(m.updated) < m.lag || m.flaps && m.old != nil && m.asked[operation]%2 == 0 {
 			return object{"services": []any{m.old}}, ""
 		}
 		return object{"services": []any{m.serviceOut()}}, ""
@@ -263,7 +267,7 @@ func (m *imitation) answer(operation string, in object) (out object, code string
 	case "DescribeTasks":
 		tasks := []any{}
 		for _, t := range m.tasks {
-			if slices.Contains(in["tasks"].([]any), any(t.arn)) {
+			if slices.Contains(in["tasks"].([]any), any(t.arn)) && time.Since(t.at) >= m.lag {
 				tasks = append(tasks, t.out())
 			}
 		}
@@ -294,7 +298,7 @@ func (m *imitation) serviceOut() object {
 			}
 		}
 		deployments = append(deployments, object{
-			"id": d.id, "status": status, "taskDefinition": d.taskDefinition, "rolloutState": d.state, "runningCount": running, "desiredCount": 2, "createdAt": epoch(d.at),
+			"id": d.id, "status": status, "taskDefinition": d.taskDefinition, "rolloutState": d.state, "runningCount": running, "desiredCount": m.desired, "createdAt": epoch(d.at),
 			"rolloutStateReason": map[string]any{"FAILED": "ECS deployment circuit breaker: tasks failed to start."}[d.state],
 		})
 	}

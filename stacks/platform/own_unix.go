@@ -4,6 +4,7 @@ package platform
 
 import (
 	"errors"
+	"fmt"
 	"io/fs"
 	"os"
 	"syscall"
@@ -12,7 +13,7 @@ import (
 // own gives a new file the owner of the first of the others that there is, if that is another than we are.
 func own(f *os.File, others ...string) error {
 	for _, other := range others {
-		info, err := os.Stat(other)
+		info, err := os.Lstat(other)
 		if errors.Is(err, fs.ErrNotExist) {
 			continue
 		}
@@ -23,7 +24,10 @@ func own(f *os.File, others ...string) error {
 		if !ok || int(s.Uid) == os.Geteuid() {
 			return nil
 		}
-		return f.Chown(int(s.Uid), int(s.Gid))
+		if err := f.Chown(int(s.Uid), int(s.Gid)); err != nil {
+			return fmt.Errorf("%s belongs to another user, who has to be able to read what is written: be that user, or root: %w", other, err)
+		}
+		return nil
 	}
 	return nil
 }

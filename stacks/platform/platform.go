@@ -212,7 +212,7 @@ func Service(region, cluster, service string) string {
 // service splits such a name.
 func service(name string) (region, cluster, service string, ok bool) {
 	parts := strings.Split(name, "/")
-	if len(parts) != 3 || slices.Contains(parts, "") {
+	if len(parts) != 3 || slices.Contains(parts, "") || !regionPattern.MatchString(parts[0]) {
 		return "", "", "", false
 	}
 	return parts[0], parts[1], parts[2], true

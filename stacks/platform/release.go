@@ -232,7 +232,19 @@ func (s *server) release(ctx context.Context, was *release, spec ReleaseSpec) (*
 	if err != nil {
 		return nil, err
 	}
-	r, err := s.prepare(ctx, service, spec)
+	template, err := s.revision(ctx, spec.Template)
+	if err == nil && template.Status != types.TaskDefinitionStatusActive {
+		err = fmt.Errorf("the foundation has another template than %s now, so the manifest is stale. Write it anew: taskfleet infra output --manifest -o FILE", short(spec.Template))
+	}
+	if err != nil {
+		return nil, err
+	}
+	versions := maps.Clone(spec.Versions)
+	if was != nil {
+		versions = without(was.Versions)
+		maps.Copy(versions, spec.Versions)
+	}
+	r, err := s.prepare(ctx, service, template, spec.Image, versions)
 	if err != nil {
 		return nil, err
 	}
@@ -245,6 +257,15 @@ func (s *server) release(ctx context.Context, was *release, spec ReleaseSpec) (*
 		return nil, err
 	}
 	return &release{spec, r.arn()}, nil
+}
+
+// without says of each version that there is to be none.
+func without(versions map[string]string) map[string]string {
+	none := map[string]string{}
+	for arn := range versions {
+		none[arn] = noVersion
+	}
+	return none
 }
 
 // withdraw has the service run without the configuration that a release has versions of.
@@ -261,11 +282,11 @@ func (s *server) withdraw(ctx context.Context, was release) error {
 	if of.Template == "" {
 		return nil // nothing was released
 	}
-	spec := ReleaseSpec{Image: image, Template: of.Template, Versions: map[string]string{}}
-	for arn := range was.Versions {
-		spec.Versions[arn] = noVersion
+	template, err := s.revision(ctx, of.Template)
+	if err != nil {
+		return err
 	}
-	r, err := s.prepare(ctx, service, spec)
+	r, err := s.prepare(ctx, service, template, image, without(was.Versions))
 	if err != nil {
 		return err
 	}
@@ -275,12 +296,9 @@ func (s *server) withdraw(ctx context.Context, was release) error {
 	return s.update(ctx, r.arn(), false) // what does not run well is not waited for
 }
 
-// prepare finds the revision that is to be run, if it is run or was registered last, and registers it otherwise.
-func (s *server) prepare(ctx context.Context, service *types.Service, spec ReleaseSpec) (*revision, error) {
-	template, err := s.revision(ctx, spec.Template)
-	if err != nil {
-		return nil, err
-	}
+// prepare finds the revision that is to be run, if it is run or was registered last, and registers it otherwise. Versions that others
+// have released stay.
+func (s *server) prepare(ctx context.Context, service *types.Service, template *revision, image string, versions map[string]string) (*revision, error) {
 	runs, err := s.revision(ctx, aws.ToString(service.TaskDefinition))
 	if err != nil {
 		return nil, err
@@ -290,16 +308,16 @@ func (s *server) prepare(ctx context.Context, service *types.Service, spec Relea
 		return nil, err
 	}
 	of, _ := runs.origin()
-	want := origin{spec.Template, map[string]string{}}
+	want := origin{template.arn(), map[string]string{}}
 	maps.Copy(want.Versions, of.Versions)
-	maps.Copy(want.Versions, spec.Versions)
+	maps.Copy(want.Versions, versions)
 	for _, r := range []*revision{runs, last} {
-		of, image := r.origin()
-		if r.Status == types.TaskDefinitionStatusActive && image == spec.Image && of.Template == want.Template && maps.Equal(of.Versions, want.Versions) {
+		of, runs := r.origin()
+		if r.Status == types.TaskDefinitionStatusActive && runs == image && of.Template == want.Template && maps.Equal(of.Versions, want.Versions) {
 			return r, nil
 		}
 	}
-	input, err := fill(template, spec.Image, want)
+	input, err := fill(template, image, want)
 	if err != nil {
 		return nil, err
 	}

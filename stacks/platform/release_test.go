@@ -157,6 +157,10 @@ func TestAReleaseIsRolledOut(t *testing.T) {
 		if number, _ := m.runs(); number != "3" || m.asked["UpdateService"] != 2 {
 			t.Errorf("revision %s after %d updates", number, m.asked["UpdateService"])
 		}
+		m.desired = 0
+		if _, err := r.up(t.Context(), spec("taskfleet:2", nil)); err != nil || !strings.HasSuffix(told[len(told)-1], "whether it runs was not tried") {
+			t.Errorf("%v, %q", err, told)
+		}
 	})
 }
 
@@ -267,6 +271,78 @@ func TestAReleaseThatFailsIsTakenBack(t *testing.T) {
 	}
 }
 
+// Of a rollout that was under way nobody knows whether it would have run, so it is not what is gone back to.
+func TestAReleaseDuringAnotherGoesBackToWhatHasRun(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		m := newImitation()
+		m.images["taskfleet:hang"], m.images["taskfleet:crash"] = "hang", "crash"
+		r := newThing(platform.Options{Transport: m}, "Release", name)
+		if _, err := r.up(t.Context(), spec("taskfleet:1", nil)); err != nil {
+			t.Fatal(err)
+		}
+		ctx, stop := context.WithTimeout(t.Context(), 20*time.Second)
+		defer stop()
+		if _, err := r.up(ctx, spec("taskfleet:hang", nil)); err == nil {
+			t.Fatal("it was not interrupted")
+		}
+		s := spec("taskfleet:crash", nil)
+		s.Timeout = "2m"
+		if _, err := r.up(t.Context(), s); err == nil || !strings.Contains(err.Error(), "The service runs prod:2 again, as before.") {
+			t.Error(err)
+		}
+	})
+}
+
+func TestConfigurationThatIsTakenOutIsReadNoMore(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		m := newImitation()
+		o := platform.Options{Transport: m}
+		first, second := newThing(o, "Release", name), newThing(o, "Release", name)
+		if _, err := first.up(t.Context(), spec("taskfleet:1", map[string]string{platformSecret: "p1", serverSecret: "s1"})); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := second.up(t.Context(), spec("taskfleet:1", map[string]string{mirrorSecret: "m1"})); err != nil {
+			t.Fatal(err)
+		}
+		first.refresh(t)
+		if _, err := first.up(t.Context(), spec("taskfleet:1", map[string]string{serverSecret: "s1"})); err != nil {
+			t.Fatal(err)
+		}
+		if _, d := m.runs(); environmentOf(d, "files", "MORE_CONFIGURATION") != mirrorSecret+"#m1" {
+			t.Errorf("the servers read %v", environmentOf(d, "files", "MORE_CONFIGURATION"))
+		}
+		if first.refresh(t) || first.member(t, "versions") != "map["+serverSecret+":s1]" {
+			t.Errorf("the state is %s", first.state)
+		}
+		if _, err := first.up(t.Context(), spec("taskfleet:1", map[string]string{platformSecret: "p1", serverSecret: "s1"})); err != nil {
+			t.Fatal(err)
+		}
+		if _, d := m.runs(); environmentOf(d, "files", "MORE_CONFIGURATION") != platformSecret+"#p1 "+mirrorSecret+"#m1" {
+			t.Errorf("put back, the servers read %v", environmentOf(d, "files", "MORE_CONFIGURATION"))
+		}
+	})
+}
+
+// The foundation deregisters a template when it makes another.
+func TestAReleaseOfAStaleManifestIsRefused(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		m := newImitation()
+		r := newThing(platform.Options{Transport: m}, "Release", name)
+		if _, err := r.up(t.Context(), spec("taskfleet:1", map[string]string{platformSecret: "p1"})); err != nil {
+			t.Fatal(err)
+		}
+		m.revisions[0].status = "INACTIVE"
+		_, err := r.up(t.Context(), spec("taskfleet:2", nil))
+		fails(t, err, "the manifest is stale")
+		if err := r.Delete(t.Context(), name, r.state); err != nil {
+			t.Errorf("it cannot be withdrawn either: %v", err)
+		}
+		if _, d := m.runs(); environmentOf(d, "files", "MORE_CONFIGURATION") != mirrorSecret {
+			t.Errorf("the servers read %v", environmentOf(d, "files", "MORE_CONFIGURATION"))
+		}
+	})
+}
+
 func TestTheFirstReleaseOfServersThatNeverRan(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		m := newImitation()
@@ -286,7 +362,7 @@ func TestTheFirstReleaseOfServersThatNeverRan(t *testing.T) {
 			t.Error(err)
 		}
 		// What ECS has given up without going back is tried again, also if it is what the service is to run already.
-		m.service.deployments[0].state = "FAILED"
+		m.service.deployments[0].state, m.lag = "FAILED", 15*time.Second
 		text, err := json.Marshal(spec("taskfleet:1", nil))
 		if err != nil {
 			t.Fatal(err)
@@ -343,7 +419,7 @@ func TestAKilledReleaseIsGoneOnWith(t *testing.T) {
 func TestAWSMayBeSlow(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		m := newImitation()
-		m.lag = 15 * time.Second
+		m.lag, m.flaps = 15*time.Second, true
 		calls := map[string]int{}
 		m.meddle = func(operation string) (string, error) {
 			calls[operation]++
@@ -356,7 +432,9 @@ func TestAWSMayBeSlow(t *testing.T) {
 			return "", nil
 		}
 		r := newThing(platform.Options{Transport: m}, "Release", name)
-		if _, err := r.up(t.Context(), spec("taskfleet:1", nil)); err != nil || m.asked["RegisterTaskDefinition"] != 1 || m.asked["UpdateService"] != 1 {
+		s := spec("taskfleet:1", nil)
+		s.Migrate = true
+		if _, err := r.up(t.Context(), s); err != nil || m.asked["RegisterTaskDefinition"] != 1 || m.asked["UpdateService"] != 1 || m.asked["RunTask"] != 1 {
 			t.Errorf("%v, %v", err, m.asked)
 		}
 	})

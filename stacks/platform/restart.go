@@ -8,6 +8,7 @@ import (
 	"maps"
 	"net/http"
 	"net/url"
+	"os"
 	"os/exec"
 	"slices"
 	"strings"
@@ -85,17 +86,27 @@ func restarts(o Options) *kind[RestartSpec, restarted] {
 	}
 }
 
-// run runs a command to its end.
+// run runs a command to its end. What it says goes into a file: a pipe would be read until all have closed it, also a server that
+// the command leaves running.
 func run(ctx context.Context, command []string) error {
-	said, err := exec.CommandContext(ctx, command[0], command[1:]...).CombinedOutput()
-	if err == nil {
+	said, err := os.CreateTemp("", "taskfleet-restart-")
+	if err != nil {
+		return err
+	}
+	defer os.Remove(said.Name())
+	defer said.Close()
+	c := exec.CommandContext(ctx, command[0], command[1:]...)
+	c.Stdout, c.Stderr = said, said
+	c.Env = slices.DeleteFunc(os.Environ(), func(v string) bool { return strings.HasPrefix(v, "TASKFLEET_STACKS_") }) // the passphrase is not for servers
+	if err = c.Run(); err == nil {
 		return nil
 	}
 	if ctx.Err() != nil {
 		err = context.Cause(ctx)
 	}
-	text := strings.TrimSpace(string(said[max(0, len(said)-mostOutput):]))
-	return fmt.Errorf("the command %s has failed: %w\n%s", strings.Join(command, " "), err, text)
+	size, _ := said.Seek(0, io.SeekEnd)
+	text, _ := io.ReadAll(io.NewSectionReader(said, max(0, size-mostOutput), mostOutput)) // if it cannot be read, there is still the error
+	return fmt.Errorf("the command %s has failed: %w\n%s", strings.Join(command, " "), err, strings.TrimSpace(strings.ToValidUTF8(string(text), "?")))
 }
 
 // answers waits until an URL is answered with 200.

@@ -35,18 +35,21 @@ func pause(ctx context.Context) error {
 // roll has the service run a revision, unless it does or is about to already, and waits. If it fails, what ran before is run again.
 func (s *server) roll(ctx context.Context, service *types.Service, r *revision, was *release, timeout time.Duration) error {
 	before, sound := previous(service, r, was)
-	since := time.Now()
+	since, over := time.Now(), ""
 	d := primary(service)
 	switch other := aws.ToString(service.TaskDefinition) != r.arn(); {
 	case other || d != nil && d.RolloutState == types.DeploymentRolloutStateFailed:
 		if err := s.update(ctx, r.arn(), !other); err != nil {
 			return err
 		}
+		if !other {
+			over = aws.ToString(d.Id)
+		}
 	case d != nil && d.RolloutState == types.DeploymentRolloutStateInProgress:
 		since = aws.ToTime(d.CreatedAt)
 		s.say(ctx, "a rollout of %s is under way already", short(r.arn()))
 	}
-	failed, err := s.await(ctx, r, timeout)
+	failed, err := s.await(ctx, r, over, timeout)
 	if err != nil {
 		return fmt.Errorf("stopped waiting for the rollout of %s, which goes on at AWS; the same again waits for it: %w", short(r.arn()), err)
 	}
@@ -79,24 +82,30 @@ func primary(service *types.Service) *types.Deployment {
 	return nil
 }
 
-// previous is what to go back to from a revision, "" if there is nothing, and whether it has run well.
+// previous is what to go back to from a revision, "" if there is nothing, and whether it has run well. What was rolled out to the end
+// comes before what was under way: of an interrupted rollout nobody knows whether it would have run.
 func previous(service *types.Service, r *revision, was *release) (arn string, sound bool) {
 	for _, d := range service.Deployments { // the primary one is the first
-		if runs := aws.ToString(d.TaskDefinition); runs != r.arn() && aws.ToString(d.Status) != "INACTIVE" {
-			return runs, d.RolloutState == types.DeploymentRolloutStateCompleted
+		runs := aws.ToString(d.TaskDefinition)
+		switch {
+		case runs == r.arn() || aws.ToString(d.Status) == "INACTIVE":
+		case d.RolloutState == types.DeploymentRolloutStateCompleted:
+			return runs, true
+		case arn == "":
+			arn = runs
 		}
 	}
-	if was != nil && was.TaskDefinition != r.arn() {
+	if was != nil && was.TaskDefinition != r.arn() && was.TaskDefinition != arn {
 		return was.TaskDefinition, true
 	}
-	return "", false
+	return arn, false
 }
 
 // await waits until a revision is all that is run, or says why that has failed. The error is that it could not be found out. What
-// AWS tells may be of a little before.
-func (s *server) await(ctx context.Context, r *revision, timeout time.Duration) (failed string, err error) {
-	said, seen := "", false
-	for begin := time.Now(); ; {
+// AWS tells may be of a little before, also after it has told of later. over is an earlier deployment of the revision; "" for none.
+func (s *server) await(ctx context.Context, r *revision, over string, timeout time.Duration) (failed string, err error) {
+	said, begin := "", time.Now()
+	for seen := begin; ; {
 		service, err := s.look(ctx)
 		if err == nil && service == nil {
 			err = errors.New("the service is gone")
@@ -106,17 +115,21 @@ func (s *server) await(ctx context.Context, r *revision, timeout time.Duration) 
 		}
 		d := primary(service)
 		switch {
-		case d == nil || aws.ToString(d.TaskDefinition) != r.arn():
-			if seen || time.Since(begin) > settled {
+		case d == nil || aws.ToString(d.TaskDefinition) != r.arn() || over != "" && aws.ToString(d.Id) == over:
+			if time.Since(seen) > settled {
 				return replaced(service, r), nil
 			}
 		case d.RolloutState == types.DeploymentRolloutStateCompleted:
-			s.say(ctx, "%s runs, %d replicas", short(r.arn()), d.RunningCount)
+			if d.DesiredCount == 0 {
+				s.say(ctx, "the service is to run %s, but no replicas: whether it runs was not tried", short(r.arn()))
+			} else {
+				s.say(ctx, "%s runs, %d replicas", short(r.arn()), d.RunningCount)
+			}
 			return "", nil
 		case d.RolloutState == types.DeploymentRolloutStateFailed:
 			return givenUp(d), nil
 		default:
-			seen = true
+			seen = time.Now()
 			if text := progress(service, d); text != said {
 				s.say(ctx, "%s", text)
 				said = text
@@ -171,7 +184,7 @@ func (s *server) goBack(ctx context.Context, r *revision, before string, sound b
 	if !sound {
 		return fmt.Sprintf("The service is to run %s again, which has not run well before either.", short(back.arn()))
 	}
-	failed, err := s.await(ctx, back, backWithin)
+	failed, err := s.await(ctx, back, "", backWithin)
 	if err != nil {
 		failed = err.Error()
 	}
@@ -288,7 +301,7 @@ func (s *server) migrate(ctx context.Context, service *types.Service, r *revisio
 	if err != nil {
 		return err
 	}
-	said := ""
+	said, seen := "", time.Now()
 	for end := time.Now().Add(timeout); aws.ToString(task.LastStatus) != "STOPPED"; {
 		if text := "migrating the database: " + strings.ToLower(aws.ToString(task.LastStatus)); text != said {
 			s.say(ctx, "%s", text)
@@ -304,10 +317,12 @@ func (s *server) migrate(ctx context.Context, service *types.Service, r *revisio
 		if err != nil {
 			return err
 		}
-		if len(found) == 0 {
+		switch {
+		case len(found) > 0:
+			task, seen = &found[0], time.Now()
+		case time.Since(seen) > settled:
 			return errors.New("the task that migrates the database is gone; the same again starts another. Nothing was released")
 		}
-		task = &found[0]
 	}
 	if !succeeded(task) {
 		return fmt.Errorf("the migration of the database has failed, so nothing was released: %s", ending(r, *task))

@@ -321,7 +321,7 @@ locals {
       [for d in local.deploy : {
         Sid      = "KeyOfState"
         Effect   = "Allow"
-        Action   = ["kms:Decrypt", "kms:GenerateDataKey"]
+        Action   = ["kms:Decrypt", "kms:Encrypt", "kms:GenerateDataKey"] # stacks encrypt with it what their secrets are encrypted with
         Resource = [d.state_kms_key_arn]
       }],
       [for d in local.deploy : {

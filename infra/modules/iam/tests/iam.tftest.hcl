@@ -185,6 +185,17 @@ run "github_deploys_and_cannot_raise_itself" {
     condition     = one([for s in jsondecode(aws_iam_policy.deploy["service"].policy).Statement : s if contains(s.Action, "ecs:RunTask")]).Condition.ArnLike["ecs:cluster"] == "arn:aws:ecs:*:123456789012:cluster/taskfleet-test"
     error_message = "Deploying can run tasks elsewhere."
   }
+  assert {
+    condition = length(setsubtract(
+      [
+        "application-autoscaling:Describe*", "application-autoscaling:RegisterScalableTarget", "ecs:Describe*", "ecs:ListTasks", "ecs:RegisterTaskDefinition",
+        "ecs:RunTask", "ecs:TagResource", "ecs:UpdateService", "kms:Decrypt", "kms:Encrypt", "secretsmanager:DescribeSecret", "secretsmanager:GetSecretValue",
+        "secretsmanager:PutSecretValue",
+      ],
+      flatten([for p in aws_iam_policy.deploy : [for s in jsondecode(p.policy).Statement : s.Action if s.Effect == "Allow"]]),
+    )) == 0
+    error_message = "Deploying cannot call what stacks call."
+  }
   # A machine that had the provisioner's tag would be ended by it.
   assert {
     condition = alltrue(flatten([for p in aws_iam_policy.deploy : [for s in jsondecode(p.policy).Statement : [for r in s.Resource :
