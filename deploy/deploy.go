@@ -13,11 +13,12 @@
 //
 // A step is done whole or again: to plan, to ask and to apply what was agreed to is one step, since a plan that an
 // interrupted apply has left behind is not what was looked at. Each may be repeated after any interruption, because what
-// it is made of may: infra and Pulumi compare with what there is, a task is created once by its id.
+// it is made of may: infra and Pulumi compare with what there is, and a smoke test begins with another task.
 //
 // Each step has a line in a journal before it begins and one after its end, in .deploy of the environment, on disk before
 // anything else happens. So a deploy goes on after Ctrl-C, a crash or kill -9 with the step that was under way. The image
-// that was at work is written down before it is replaced: afterwards nobody could tell.
+// that was at work is written down before it is replaced: afterwards nobody could tell. The one that replaces it is bound,
+// too: later steps and a resumed deploy have the image that was rolled out and can be taken back, whatever files say by then.
 //
 // # What is rolled back
 //
@@ -26,6 +27,7 @@
 package deploy
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -74,7 +76,7 @@ type Infra interface {
 type Preview struct {
 	Stacks  []string
 	Image   string // that the platform would run; "" if it has none, or is not among the stacks
-	Running string // that it runs, as was found
+	Running string // that it runs, as was found; "" if it runs none that stacks have rolled out
 	Summary string // in some words, such as: 3 to create, 1 to change
 	Text    string // all of it, for people
 	Detail  any    // all of it, for programs
@@ -89,9 +91,6 @@ type Stacks interface {
 	// Names are the stacks of the environment, in order of dependency.
 	Names() []string
 
-	// Release is the image that the platform runs, by the state of its stack; "" if it runs none.
-	Release(ctx context.Context) (image string, err error)
-
 	// Preview looks at what would be done to some stacks. image is that of the release; "" for what the files say.
 	Preview(ctx context.Context, stacks []string, image string) (*Preview, error)
 
@@ -101,12 +100,12 @@ type Stacks interface {
 
 // Smoke tests a platform.
 type Smoke interface {
-	// Test has a real task run, and returns when it has completed, or why it has not, with its log. The task is created unless
-	// there is one with the id. progress is told what happens. An *UntestedError says nothing against the release.
-	Test(ctx context.Context, taskID string, progress func(string)) error
+	// Test has a real task run, and returns which it was when it has completed, or why it has not, with its log. progress is
+	// told what happens. An *UntestedError says nothing against the release.
+	Test(ctx context.Context, progress func(string)) (taskID string, err error)
 }
 
-// An UntestedError is why no task was created, where that is not the platform's fault: missing credentials, say.
+// An UntestedError is why a release could not be tested, where that is not its fault: missing credentials, say.
 type UntestedError struct{ Err error }
 
 // Error implements error.
@@ -142,6 +141,8 @@ type Deploy struct {
 	Stacks      Stacks
 	Smoke       Smoke  // nil for no test
 	Image       string // of the release, instead of what the files say
+	Files       string // image that the files say; "" for none
+	Resume      string // command line that goes on with this deploy
 
 	Tell func(Event)
 
@@ -175,8 +176,8 @@ func (d *Deploy) steps() (list []step) {
 		list = append(list, step{StepPlatform, d.platform})
 	}
 	if len(rest) > 0 {
-		list = append(list, step{StepStacks, func(ctx context.Context, _ *journal) (string, error) {
-			return d.up(ctx, StepStacks, rest, d.Image, nil)
+		list = append(list, step{StepStacks, func(ctx context.Context, j *journal) (string, error) {
+			return d.up(ctx, StepStacks, rest, cmp.Or(j.wanted, d.Image), nil) // some roll the release out, with their part of the configuration
 		}})
 	}
 	if d.Smoke != nil {
@@ -246,18 +247,25 @@ func (d *Deploy) open(m Mode) (*journal, error) {
 		return nil, fmt.Errorf("the last deploy of %s, %s, has come to its end: it is %s. Begin a new one without --resume. Nothing was done", d.Name, last.name, last.result)
 	case m == Resume && d.Image != "" && d.Image != last.image:
 		return nil, fmt.Errorf("deploy %s was begun for %s, and goes on with that: leave --image out, or begin another one with --anew. Nothing was done", last.name, orFiles(last.image))
+	case m == Resume && last.released() && !last.rolling && last.image == "" && d.Files != last.wanted:
+		return nil, fmt.Errorf("deploy %s has rolled out %s, and the files say %s now: put that back to go on, or begin another deploy with --anew. Nothing was done", last.name, orNone(last.wanted), orNone(d.Files))
 	case m == Resume:
 		d.Image = last.image
 		return last, last.resume(d.Environment)
 	case m == New && last != nil && last.unfinished():
 		return nil, fmt.Errorf("the last deploy of %s, %s, has not come to its end: go on with it with --resume, or give it up and begin another one with --anew. Nothing was done", d.Name, last.name)
 	}
-	j, err := openJournal(d.Environment, d.Image)
-	if err == nil && last != nil && last.unfinished() && last.replacing {
-		// What is at work now may be neither of the two.
-		err = j.write(record{What: "before", Image: last.before, Wanted: last.wanted})
+	first := record{What: "open", Image: d.Image}
+	if last != nil && (last.unfinished() || last.result == Broken) {
+		first.Before, first.Wanted = last.before, last.wanted // what is at work now may be neither of the two
 	}
-	return j, err
+	return openJournal(d.Environment, first)
+}
+
+// released tells whether the step is done that replaces the release.
+func (j *journal) released() bool {
+	_, done := j.done[StepPlatform]
+	return done && j.replacing
 }
 
 // unfinished tells whether a deploy may have changed something, and has not come to its end. One that somebody did not agree
@@ -273,6 +281,8 @@ func orFiles(image string) string {
 	}
 	return image
 }
+
+func orNone(image string) string { return cmp.Or(image, "no image") }
 
 func (d *Deploy) tell(s Step, what, text string, detail any) {
 	d.Tell(Event{time.Now().UTC(), s, what, text, detail})

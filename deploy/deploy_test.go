@@ -80,12 +80,8 @@ func (w *world) Manifest(ctx context.Context) (string, error) {
 
 func (w *world) Names() []string { return []string{"platform", "access", "pools"} }
 
-func (w *world) Release(ctx context.Context) (string, error) {
-	return w.read("image"), w.call(ctx, "release", nil)
-}
-
 func (w *world) Preview(ctx context.Context, stacks []string, image string) (*Preview, error) {
-	p := &Preview{Stacks: stacks, Summary: "1 to change", Text: "what would change"}
+	p := &Preview{Stacks: stacks, Summary: "1 to change", Text: "what would change", Saved: image}
 	if stacks[0] == "platform" {
 		p.Image = image
 		if image == "" {
@@ -106,7 +102,7 @@ func (w *world) Preview(ctx context.Context, stacks []string, image string) (*Pr
 
 func (w *world) Up(ctx context.Context, p *Preview) error {
 	if p.Stacks[0] != "platform" {
-		return w.call(ctx, "up "+strings.Join(p.Stacks, "+"), func() { w.write("stacks", "done") })
+		return w.call(ctx, "up "+strings.Join(p.Stacks, "+"), func() { w.write("stacks", "done"); w.write("stacks for", p.Saved.(string)) })
 	}
 	if w.fail["itself"] == nil {
 		w.write("half", p.Image)
@@ -119,25 +115,19 @@ func (w *world) Up(ctx context.Context, p *Preview) error {
 	})
 }
 
-func (w *world) Test(ctx context.Context, task string, progress func(string)) error {
-	if before := w.read("task"); before != "" && before != task && w.read("task of") == w.read("image") {
-		return fmt.Errorf("a second task %s beside %s on the same image", task, before)
-	}
-	w.write("task", task)
-	w.write("task of", w.read("image"))
+func (w *world) Test(ctx context.Context, progress func(string)) (string, error) {
 	progress("the task is pending")
-	if w.read("image") == w.bad {
-		w.call(ctx, "smoke", nil)
-		w.write("task", "")
-		return errors.New("the task has failed. Its log:\nno such file")
+	err := w.call(ctx, "smoke", nil)
+	if err == nil && w.read("image") == w.bad {
+		err = errors.New("the task has failed. Its log:\nno such file")
 	}
-	return w.call(ctx, "smoke", nil)
+	return "t1", err
 }
 
 // deploy is a deploy of the world.
 func (w *world) deploy() *Deploy {
 	return &Deploy{
-		Environment: w.dir, Name: "test", Infra: w, Stacks: w, Smoke: w,
+		Environment: w.dir, Name: "test", Infra: w, Stacks: w, Smoke: w, Files: w.read("files"), Resume: "deploy --resume",
 		Tell:  func(e Event) { w.events = append(w.events, e) },
 		Agree: func(ctx context.Context, question string) error { return w.call(ctx, "agree", nil) },
 	}
@@ -161,7 +151,7 @@ func (o *Outcome) states() string {
 	return strings.TrimSuffix(text, ", ")
 }
 
-const everything = "plan, agree, apply, manifest, preview platform, agree, release, up v2, preview access+pools, agree, up access+pools, smoke"
+const everything = "plan, agree, apply, manifest, preview platform, agree, up v2, preview access+pools, agree, up access+pools, smoke"
 
 // withRelease has the world run v1, while its files say v2.
 func withRelease(t *testing.T) *world {
@@ -179,11 +169,13 @@ func TestDeployDoesAllInOrderAndThenNothing(t *testing.T) {
 	if got := w.calls(); got != everything {
 		t.Errorf("it did %s,\nwant %s", got, everything)
 	}
-	w.write("task", "")
+	if got := w.read("stacks for"); got != "v2" {
+		t.Errorf("the other stacks are for %q, not for the image that was rolled out", got)
+	}
 	if err := w.deploy().Run(t.Context(), New); err != nil {
 		t.Fatal(err)
 	}
-	if got, want := w.calls(), "plan, manifest, preview platform, release, preview access+pools, smoke"; got != want {
+	if got, want := w.calls(), "plan, manifest, preview platform, preview access+pools, smoke"; got != want {
 		t.Errorf("the second time it did %s,\nwant %s", got, want)
 	}
 	if err := w.deploy().Run(t.Context(), Resume); err == nil || !strings.Contains(err.Error(), "has come to its end: it is done") {
@@ -207,7 +199,7 @@ func TestDeployTellsExactlyWhatTheStateIsWhenAStepFails(t *testing.T) {
 		{"apply", Failed, "plan, agree, apply", "infra failed, manifest not begun, platform not begun, stacks not begun, smoke not begun", "--resume"},
 		{"manifest", Failed, "plan, agree, apply, manifest", "infra done, manifest failed, platform not begun, stacks not begun, smoke not begun", "--resume"},
 		{"preview platform", Failed, "plan, agree, apply, manifest, preview platform", "infra done, manifest done, platform failed, stacks not begun, smoke not begun", "--resume"},
-		{"up v2", RolledBack, "plan, agree, apply, manifest, preview platform, agree, release, up v2, preview platform, up v1, smoke", "infra done, manifest done, platform failed, stacks not begun, smoke not begun, rollback done", "v1 is at work again, and a task has completed on it"},
+		{"up v2", RolledBack, "plan, agree, apply, manifest, preview platform, agree, up v2, preview platform, up v1, smoke", "infra done, manifest done, platform failed, stacks not begun, smoke not begun, rollback done", "v1 is at work again, and a task has completed on it"},
 		{"up access+pools", Failed, strings.TrimSuffix(everything, ", smoke"), "infra done, manifest done, platform done, stacks failed, smoke not begun", "--resume"},
 	} {
 		t.Run(c.fails, func(t *testing.T) {
@@ -261,7 +253,7 @@ func TestReleaseThatHasGoneBackByItselfIsOnlyTested(t *testing.T) {
 	w := withRelease(t)
 	w.fail["up v2"], w.fail["itself"] = errors.New("it does not start, and v1 runs again"), errors.New("")
 	outcome(t, w.deploy().Run(t.Context(), New), RolledBack)
-	if got, want := w.calls(), "plan, agree, apply, manifest, preview platform, agree, release, up v2, preview platform, smoke"; got != want {
+	if got, want := w.calls(), "plan, agree, apply, manifest, preview platform, agree, up v2, preview platform, smoke"; got != want {
 		t.Errorf("it did %s,\nwant %s", got, want)
 	}
 }
@@ -274,7 +266,6 @@ func TestReleaseThatCouldNotBeTestedIsNotRolledBack(t *testing.T) {
 		t.Errorf("the image is %s; it told %s", w.read("image"), next)
 	}
 	clear(w.fail)
-	w.write("task", "")
 	if err := w.deploy().Run(t.Context(), Resume); err != nil {
 		t.Fatal(err)
 	}
@@ -308,7 +299,7 @@ func TestWhatCannotBeRolledBackIsNot(t *testing.T) {
 				t.Errorf("it told %s\n%s", next, o.states())
 			}
 			w.calls()
-			// The smoke test alone is done again, with another task.
+			// The smoke test alone is done again.
 			w.bad = "another"
 			if err := w.deploy().Run(t.Context(), Resume); err != nil {
 				t.Fatal(err)
@@ -393,7 +384,7 @@ func TestPartsThatAreLeftOut(t *testing.T) {
 	if err := d.Run(t.Context(), New); err != nil {
 		t.Fatal(err)
 	}
-	if got, want := w.calls(), "preview platform, agree, release, up v3, preview access+pools, agree, up access+pools"; got != want {
+	if got, want := w.calls(), "preview platform, agree, up v3, preview access+pools, agree, up access+pools"; got != want {
 		t.Errorf("it did %s,\nwant %s", got, want)
 	}
 }
@@ -410,7 +401,12 @@ func TestUnfinishedDeployIsGivenUpOnlyWhenThatIsSaid(t *testing.T) {
 	if err := other.Run(t.Context(), Resume); err == nil || !strings.Contains(err.Error(), "the image that the files say, and goes on with that") {
 		t.Errorf("resumed with another image, it was %v", err)
 	}
-	// v3 does not work either; the release before is not v2, which was never whole.
+	// Another interrupt, before v3 has begun; then v3 does not work either. The release before is not v2, which was never whole.
+	again, stop := context.WithCancel(t.Context())
+	defer stop()
+	w.at, w.stop = "plan", stop
+	outcome(t, other.Run(again, Anew), Interrupted)
+	w.at = ""
 	w.bad = "v3"
 	o := outcome(t, other.Run(t.Context(), Anew), RolledBack)
 	if o.Before != "v1" || w.read("image") != "v1" {
@@ -456,5 +452,51 @@ func TestJournalThatACrashHasCutIsRead(t *testing.T) {
 	}
 	if info, err := os.Stat(files[0]); err != nil || info.Mode().Perm() != 0o600 {
 		t.Errorf("the journal: %v, %v", info, err)
+	}
+}
+
+func TestFilesThatChangeMeanwhileChangeNoReleaseThatWasRolledOut(t *testing.T) {
+	w := withRelease(t)
+	w.fail["up access+pools"] = errors.New("it broke")
+	outcome(t, w.deploy().Run(t.Context(), New), Failed)
+	clear(w.fail)
+	w.write("files", "v3")
+	if err := w.deploy().Run(t.Context(), Resume); err == nil || !strings.Contains(err.Error(), "has rolled out v2, and the files say v3 now") {
+		t.Errorf("it was answered with %v", err)
+	}
+	if err := w.deploy().Run(t.Context(), Anew); err != nil || w.read("image") != "v3" {
+		t.Errorf("anew, the image is %s, %v", w.read("image"), err)
+	}
+
+	// Before it was rolled out, that is how one mends what the files say.
+	w = withRelease(t)
+	w.fail["preview platform"] = errors.New("there is no such image")
+	outcome(t, w.deploy().Run(t.Context(), New), Failed)
+	clear(w.fail)
+	w.write("files", "v3")
+	if err := w.deploy().Run(t.Context(), Resume); err != nil || w.read("image") != "v3" {
+		t.Errorf("resumed, the image is %s, %v", w.read("image"), err)
+	}
+}
+
+func TestReleaseBeforeIsRememberedWhenTheRollbackHasFailed(t *testing.T) {
+	w := withRelease(t)
+	w.bad, w.fail["up v1"] = "v2", errors.New("no room")
+	outcome(t, w.deploy().Run(t.Context(), New), Broken)
+	clear(w.fail)
+	w.bad = "v3"
+	w.write("files", "v3")
+	if o := outcome(t, w.deploy().Run(t.Context(), New), RolledBack); o.Before != "v1" || w.read("image") != "v1" {
+		t.Errorf("it went back from %s to %s", o.Before, w.read("image"))
+	}
+}
+
+func TestFailureOfAnyLengthLeavesAJournalThatIsRead(t *testing.T) {
+	w := withRelease(t)
+	w.fail["manifest"] = errors.New(strings.Repeat("\x1b[2J…", 4<<20))
+	outcome(t, w.deploy().Run(t.Context(), New), Failed)
+	clear(w.fail)
+	if err := w.deploy().Run(t.Context(), Resume); err != nil {
+		t.Fatal(err)
 	}
 }

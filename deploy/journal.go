@@ -38,12 +38,12 @@ func (r Result) resumable() bool { return !slices.Contains([]Result{Done, Rolled
 // A record is a line of a journal. It is on disk before anything that comes after it.
 type record struct {
 	Time   time.Time `json:"time"`
-	What   string    `json:"what"` // open, resume, before, task, begin, done, failed, end
+	What   string    `json:"what"` // open, resume, before, begin, done, failed, end
 	Step   Step      `json:"step,omitempty"`
-	Image  string    `json:"image,omitempty"`  // open: that was asked for; before: that was at work
-	Wanted string    `json:"wanted,omitempty"` // before: that replaces it
-	Task   string    `json:"task,omitempty"`
-	Text   string    `json:"text,omitempty"` // of done: what was done; of failed: why
+	Image  string    `json:"image,omitempty"`  // open: that was asked for
+	Before string    `json:"before,omitempty"` // before: the image that was at work; open: by the deploy that was given up
+	Wanted string    `json:"wanted,omitempty"` // that replaces it
+	Text   string    `json:"text,omitempty"`   // of done: what was done; of failed: why
 	Result Result    `json:"result,omitempty"`
 	Host   string    `json:"host,omitempty"`
 	PID    int       `json:"pid,omitempty"`
@@ -62,7 +62,6 @@ type records struct {
 	before    string          // image that was at work when the deploy began to replace it; "" for none
 	wanted    string          // image that it is replaced by
 	replacing bool            // both are known
-	task      string          // of the smoke test
 	done      map[Step]string // how
 	begun     map[Step]bool   // and not ended
 	rolling   bool            // back, since it has begun to
@@ -82,11 +81,10 @@ func (r *records) take(x record) {
 		r.host, r.pid, r.result = x.Host, x.PID, ""
 		if x.What == "open" {
 			r.image = x.Image
+			r.before, r.wanted, r.replacing = x.Before, x.Wanted, x.Wanted != ""
 		}
 	case "before":
-		r.before, r.wanted, r.replacing = x.Image, x.Wanted, true
-	case "task":
-		r.task = x.Task
+		r.before, r.wanted, r.replacing = x.Before, x.Wanted, true
 	case "begin":
 		r.begun[x.Step] = true
 		r.rolling = r.rolling || x.Step == StepRollback
@@ -106,7 +104,7 @@ func (r *records) take(x record) {
 func directory(environment string) string { return filepath.Join(environment, Folder) }
 
 // openJournal makes the journal of a new deploy.
-func openJournal(environment, image string) (*journal, error) {
+func openJournal(environment string, first record) (*journal, error) {
 	dir := directory(environment)
 	base := time.Now().UTC().Format("20060102-150405")
 	for n := 1; ; n++ {
@@ -121,7 +119,7 @@ func openJournal(environment, image string) (*journal, error) {
 			return nil, err
 		}
 		j := &journal{name: name, file: f, records: newRecords()}
-		if err := errors.Join(j.write(record{What: "open", Image: image}), syncDirectory(dir)); err != nil {
+		if err := errors.Join(j.write(first), syncDirectory(dir)); err != nil {
 			return nil, errors.Join(err, f.Close())
 		}
 		return j, nil
@@ -141,9 +139,15 @@ func (j *journal) resume(environment string) (err error) {
 	return j.write(record{What: "resume"})
 }
 
+// textLimit is how much of the beginning of a text is kept. A line has to be one that can be read again.
+const textLimit = 64 << 10
+
 // write appends a record, and returns when it is on disk.
 func (j *journal) write(r record) error {
 	r.Time = time.Now().UTC()
+	if len(r.Text) > textLimit {
+		r.Text = strings.ToValidUTF8(r.Text[:textLimit], "") + "…"
+	}
 	if r.What == "open" || r.What == "resume" {
 		r.Host, _ = os.Hostname() // "" tells that it is not known
 		r.PID = os.Getpid()

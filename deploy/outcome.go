@@ -80,15 +80,14 @@ func (d *Deploy) outcome(j *journal, r Result, s Step, cause error) error {
 		o.Steps = append(o.Steps, state)
 	}
 	say := func(format string, args ...any) { o.Next = append(o.Next, fmt.Sprintf(format, args...)) }
-	resume := fmt.Sprintf("taskfleet deploy --environment %s --resume", d.Environment)
 	switch r {
 	case Interrupted:
-		say("Go on with the step that was under way: %s", resume)
+		say("Go on with the step that was under way: %s", d.Resume)
 		if s == StepInfra {
 			say("What an apply that was cut off has done: taskfleet infra show, in the directory of the deployment.")
 		}
 	case Declined:
-		say("Steps that are done stay done. Deploy again, or go on: %s", resume)
+		say("Steps that are done stay done. Deploy again, or go on: %s", d.Resume)
 	case Forbidden:
 		say(nextForbidden)
 	case RolledBack:
@@ -108,14 +107,14 @@ func (d *Deploy) outcome(j *journal, r Result, s Step, cause error) error {
 			case j.canRollBack():
 				say("It was not rolled back: whether %s works was not tested.", j.wanted)
 			case j.wanted == "":
-				say("It was not rolled back, as environment.yml names no image. To go back, put back the files and deploy.")
+				say("It was not rolled back, as environment.yml names no image. To go back, put back the files, and deploy with --anew.")
 			case j.before == "":
 				say("It was not rolled back: there is no release before.")
 			default:
-				say("It was not rolled back: the release before has the same image, %s. What has changed is its configuration.", j.before)
+				say("It was not rolled back: the release before has the same image, %s. What has changed is its configuration. To go back, put back the files, and deploy with --anew.", j.before)
 			}
 		}
-		say("Mend what the error names, and go on with this step: %s", resume)
+		say("Mend what the error names, and go on with this step: %s", d.Resume)
 	}
 	return o
 }

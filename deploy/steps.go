@@ -5,8 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"strings"
-
-	"github.com/taskfleet/taskfleet/slugid"
 )
 
 // A declinedError is somebody's no.
@@ -62,17 +60,11 @@ func (d *Deploy) plan(ctx context.Context) (*Plan, error) {
 // platform replaces the release.
 func (d *Deploy) platform(ctx context.Context, j *journal) (string, error) {
 	return d.up(ctx, StepPlatform, []string{platformStack}, d.Image, func(p *Preview) error {
-		before := j.before
-		switch {
-		case j.replacing && j.wanted == p.Image:
-			return nil // it was under way before
-		case !j.replacing:
-			var err error
-			if before, err = d.Stacks.Release(ctx); err != nil {
-				return fmt.Errorf("look which release is at work: %w", err)
-			}
+		before := p.Running
+		if j.replacing {
+			before = j.before // what runs now may be what was under way
 		}
-		return j.write(record{What: "before", Image: before, Wanted: p.Image})
+		return j.write(record{What: "before", Before: before, Wanted: p.Image})
 	})
 }
 
@@ -105,24 +97,16 @@ func (d *Deploy) up(ctx context.Context, s Step, stacks []string, image string, 
 	return p.Summary, nil
 }
 
-func (d *Deploy) smoke(ctx context.Context, j *journal) (string, error) {
-	if j.task == "" {
-		if err := j.write(record{What: "task", Task: slugid.New()}); err != nil {
-			return "", err
-		}
-	}
-	if err := d.test(ctx, StepSmoke, j.task); err != nil {
-		// The next attempt is another task: this one has ended, or nobody runs it.
-		if ctx.Err() == nil {
-			err = errors.Join(err, j.write(record{What: "task"}))
-		}
+func (d *Deploy) smoke(ctx context.Context, _ *journal) (string, error) {
+	task, err := d.test(ctx, StepSmoke)
+	if err != nil {
 		return "", err
 	}
-	return fmt.Sprintf("task %s completed", j.task), nil
+	return fmt.Sprintf("task %s completed", task), nil
 }
 
-func (d *Deploy) test(ctx context.Context, s Step, task string) error {
-	return d.Smoke.Test(ctx, task, func(text string) { d.tell(s, EventNote, text, nil) })
+func (d *Deploy) test(ctx context.Context, s Step) (task string, err error) {
+	return d.Smoke.Test(ctx, func(text string) { d.tell(s, EventNote, text, nil) })
 }
 
 // canRollBack tells whether there is another release to go back to.
@@ -157,9 +141,9 @@ func (d *Deploy) rollBack(ctx context.Context, j *journal) error {
 			}
 		}
 		if d.Smoke != nil {
-			return d.test(ctx, StepRollback, slugid.New())
+			_, err = d.test(ctx, StepRollback)
 		}
-		return nil
+		return err
 	}()
 	switch {
 	case err != nil && ctx.Err() != nil:

@@ -103,7 +103,8 @@ func newDatabaseMigrateCommand() *cobra.Command {
 time, as a server does when it starts. There is no way back but a backup. Replicas of the version before go on meanwhile; where that is a
 problem docs/operations.md says so, by version.
 
-A database in a file is that of one server: stop it first. Services that the configuration has not turned on get their tables, too.`,
+A database in a file is that of one server: stop it first, and be its user, whom the file belongs to. Services that the configuration
+has not turned on get their tables, too. What another process applies at the same moment is told as applied, as well.`,
 		Example: "  taskfleet database migrate --config taskfleet.yml",
 		Args:    cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
@@ -141,7 +142,8 @@ func (f *configFlags) loadDatabase() (Config, error) {
 	if err != nil {
 		return c, err
 	}
-	return c, newReload().readDatabaseFile(&c)
+	err = newReload().readDatabaseFile(&c)
+	return c, err
 }
 
 func migrationsThatAre(list []databaseMigration, state string) (some []databaseMigration) {

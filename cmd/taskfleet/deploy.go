@@ -28,6 +28,9 @@ const (
 	exitInterrupted = 6
 )
 
+// smokeLongest is how long the task of the smoke test may take. Queues take deadlines of five days at most.
+const smokeLongest = 4 * 24 * time.Hour
+
 // environments is where environments are that are named without a path.
 const environments = "environments"
 
@@ -64,7 +67,8 @@ func newDeployCommand() *cobra.Command {
 
 NAME is a directory, or one in ./environments: a deployment of taskfleet infra with an environment in stacks/, or an environment
 alone. Before anything is changed it is shown, and asked for; --yes answers. Data is not destroyed here: for that, taskfleet infra apply
-wants the deployment's name.
+wants the deployment's name. Stacks and the test need credentials, from TASKCLUSTER_CLIENT_ID and TASKCLUSTER_ACCESS_TOKEN. Nobody has any
+for a new platform: without them, a deploy that has made the servers' secret goes on as the root client that is in it.
 
 When the release fails, or the task does not complete on it, the image before is put back, and tested. Nothing else is: what
 was changed beside it stays, and a database that was migrated.
@@ -150,13 +154,21 @@ func (f *deployFlags) run(cmd *cobra.Command) error {
 	case !imageByDigest.MatchString(f.image):
 		return usagef("--image is %q; it ends with a digest, @sha256:…, so that what runs is what was looked at", f.image)
 	}
-	// A terminal that goes away is an interrupt, and not a kill.
+	if f.smokeLimit <= 0 || f.smokeLimit > smokeLongest {
+		return usagef("--smoke-timeout is %s; a task may take up to %s", f.smokeLimit, smokeLongest)
+	}
+	// A terminal that goes away is an interrupt, and not a kill. Nor is a reader of the output that does: Ctrl-C ends tee at once,
+	// and us when what is under way has ended.
+	signal.Ignore(syscall.SIGPIPE)
 	ctx, stop := signal.NotifyContext(cmd.Context(), syscall.SIGHUP)
 	defer stop()
 	cmd.SetContext(ctx)
 
 	t := &deployTeller{out: cmd.OutOrStdout(), errOut: cmd.ErrOrStderr(), json: f.json}
-	d := &deploy.Deploy{Environment: directory, Name: e.Name, Image: f.image, Tell: t.tell}
+	d := &deploy.Deploy{Environment: directory, Name: e.Name, Image: f.image, Resume: f.resumed(directory), Tell: t.tell}
+	if e.Platform != nil {
+		d.Files = e.Platform.Image
+	}
 	d.Agree = func(_ context.Context, question string) error {
 		if f.yes {
 			return nil
@@ -187,14 +199,26 @@ func (f *deployFlags) run(cmd *cobra.Command) error {
 	return f.told(cmd, t, d.Run(ctx, mode))
 }
 
+// resumed is the command line that goes on with this deploy. What it is not to touch it names again.
+func (f *deployFlags) resumed(directory string) string {
+	line := "taskfleet deploy --environment " + stacks.ShellWord(directory) + " --resume"
+	if f.skipInfra {
+		line += " --skip-infra"
+	}
+	for _, v := range f.varFiles {
+		line += " --var-file " + stacks.ShellWord(v)
+	}
+	return line
+}
+
 // told tells what a deploy has come to, and makes an exit code of it.
 func (f *deployFlags) told(cmd *cobra.Command, t *deployTeller, err error) error {
 	var o *deploy.Outcome
 	if err != nil && !errors.As(err, &o) {
-		if ctx := cmd.Context(); ctx.Err() != nil {
+		if f.planOnly && cmd.Context().Err() != nil {
 			return &codedError{errors.New("interrupted; nothing was changed"), exitInterrupted}
 		}
-		return err
+		return &codedError{errors.New(indented(err.Error())), exitFailed}
 	}
 	if t.json {
 		report := map[string]any{"result": deploy.Done}
@@ -204,13 +228,11 @@ func (f *deployFlags) told(cmd *cobra.Command, t *deployTeller, err error) error
 		if f.planOnly && o == nil {
 			report = map[string]any{"result": "planned"}
 		}
-		if err := printLine(t.out, report); err != nil {
+		if err := printLine(t.out, report); err != nil && o == nil {
 			return err
 		}
 	} else if o != nil {
-		if err := printOutcome(t.errOut, o); err != nil {
-			return err
-		}
+		_ = printOutcome(t.errOut, o) // the exit code says what matters, even if nobody reads
 	}
 	if o == nil {
 		return nil

@@ -10,6 +10,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net/http"
 	"strings"
 	"time"
 
@@ -17,6 +18,7 @@ import (
 	"github.com/taskfleet/taskfleet/client/queue"
 	"github.com/taskfleet/taskfleet/deploy"
 	"github.com/taskfleet/taskfleet/graph"
+	"github.com/taskfleet/taskfleet/slugid"
 	"github.com/taskfleet/taskfleet/task"
 	"github.com/taskfleet/taskfleet/timestamp"
 )
@@ -29,34 +31,49 @@ type smokeTest struct {
 	source  string        // URL; "" for the root URL
 }
 
-// Test implements deploy.Smoke.
-func (s *smokeTest) Test(ctx context.Context, taskID string, progress func(string)) error {
+// Test implements deploy.Smoke. Each is a task of its own: one that was there before an interrupt may have ended since,
+// because nobody waited for it.
+func (s *smokeTest) Test(ctx context.Context, progress func(string)) (taskID string, err error) {
 	core, err := s.connect(ctx)
 	if err != nil {
-		return &deploy.UntestedError{Err: err}
+		return "", &deploy.UntestedError{Err: err}
 	}
 	q := queue.New(core)
-	_, err = q.Status(ctx, taskID)
-	if client.IsNotFound(err) {
-		_, err = q.CreateTask(ctx, taskID, s.definition(core))
-	}
-	if refusal, ok := errors.AsType[*client.Error](err); ok && (refusal.StatusCode == 401 || refusal.StatusCode == 403) {
-		return &deploy.UntestedError{Err: fmt.Errorf("%s may not create a task on %s: %w", core.Credentials().ClientID, s.queue, err)}
-	} else if err != nil {
-		return fmt.Errorf("create a task on %s: %w", s.queue, err)
+	taskID = slugid.New()
+	if _, err := q.CreateTask(ctx, taskID, s.definition(core)); err != nil {
+		return taskID, blame(fmt.Errorf("create a task on %s as %s: %w", s.queue, cmp.Or(core.Credentials().ClientID, "anonymous"), err))
 	}
 	progress("task " + taskID + " on " + s.queue)
+	return taskID, s.watch(ctx, q, taskID, progress)
+}
+
+// blame tells what says something against a release from what does not: a server that refuses what it was asked for works.
+func blame(err error) error {
+	if refusal, ok := errors.AsType[*client.Error](err); ok && refusal.StatusCode/100 == 4 && refusal.StatusCode != http.StatusNotFound {
+		return &deploy.UntestedError{Err: err}
+	}
+	return err
+}
+
+// watch waits until a task has completed.
+func (s *smokeTest) watch(ctx context.Context, q *queue.Client, taskID string, progress func(string)) error {
 	begun := time.Now()
 	within, cancel := context.WithTimeoutCause(ctx, s.limit, errTooLong)
 	defer cancel()
 	status, err := s.await(within, q, taskID, progress)
 	switch {
 	case ctx.Err() != nil:
+		// Nobody waits for it any more, so no machine need be bought for it.
+		late, cancel := context.WithTimeout(context.WithoutCancel(ctx), cancelLimit)
+		defer cancel()
+		if _, err := q.CancelTask(late, taskID); err != nil {
+			progress(fmt.Sprintf("task %s goes on, as it cannot be canceled: %v", taskID, err))
+		}
 		return context.Cause(ctx)
 	case errors.Is(err, errTooLong):
 		return s.giveUp(ctx, q, taskID, status)
 	case err != nil:
-		return fmt.Errorf("wait for task %s: %w", taskID, err)
+		return blame(fmt.Errorf("wait for task %s: %w", taskID, err))
 	case task.State(status.State) == task.Completed:
 		if run := graph.LatestRun(status); run != nil {
 			progress(fmt.Sprintf("the task has completed on %s after %s", run.WorkerID, took(time.Since(begun))))
@@ -87,6 +104,9 @@ func (s *smokeTest) definition(core *client.Client) *queue.CreateTaskRequest {
 	d.Expires = d.Deadline.Add(30 * 24 * time.Hour)
 	return d
 }
+
+// cancelLimit is how long an interrupted test tries to take its task with it.
+const cancelLimit = 3 * time.Second
 
 var errTooLong = errors.New("it took too long")
 
@@ -151,25 +171,25 @@ const logLimit = 8 << 10
 func (s *smokeTest) log(ctx context.Context, q *queue.Client, taskID string) string {
 	ctx, cancel := context.WithTimeout(ctx, 30*time.Second)
 	defer cancel()
-	var text tail
-	follow := &logFollower{queue: q, taskID: taskID, only: latestRun, out: &text, note: io.Discard}
-	if _, err := follow.follow(ctx); err != nil && text.Len() == 0 {
+	var end tail
+	follow := &logFollower{queue: q, taskID: taskID, only: latestRun, out: &end, note: io.Discard}
+	if _, err := follow.follow(ctx); err != nil && end.text.Len() == 0 {
 		return fmt.Sprintf(". Its log cannot be read: %v", err)
 	}
-	if text.Len() == 0 {
+	if end.text.Len() == 0 {
 		return ". It has no log"
 	}
-	return ". Its log ends with:\n" + strings.TrimRight(text.String(), "\n")
+	return ". Its log ends with:\n" + strings.TrimRight(end.text.String(), "\n")
 }
 
-// A tail keeps the end of what is written to it.
-type tail struct{ bytes.Buffer }
+// A tail keeps the end of what is written to it. It is no bytes.Buffer to others: io.Copy would read all of a log into that.
+type tail struct{ text bytes.Buffer }
 
 func (t *tail) Write(p []byte) (int, error) {
 	n := len(p)
-	t.Buffer.Write(p)
-	if over := t.Len() - logLimit; over > 0 {
-		t.Next(over)
+	t.text.Write(p)
+	if over := t.text.Len() - logLimit; over > 0 {
+		t.text.Next(over)
 	}
 	return n, nil
 }

@@ -12,10 +12,14 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
+	"sync/atomic"
+	"time"
 
 	"github.com/spf13/cobra"
 
 	"github.com/taskfleet/taskfleet/client"
+	"github.com/taskfleet/taskfleet/cred"
 	"github.com/taskfleet/taskfleet/deploy"
 	"github.com/taskfleet/taskfleet/infra"
 	"github.com/taskfleet/taskfleet/stacks"
@@ -32,6 +36,8 @@ type deployStacks struct {
 	colour      bool
 
 	driver *stacks.Driver // of the last preview
+	root   atomic.Value   // token of the root client, a string, if this deploy has made it
+	asRoot sync.Once      // tells of it
 }
 
 func (s *deployStacks) close() {
@@ -44,34 +50,6 @@ func (s *deployStacks) close() {
 // Names implements deploy.Stacks.
 func (s *deployStacks) Names() []string { return s.environment.Stacks() }
 
-// Release implements deploy.Stacks.
-func (s *deployStacks) Release(ctx context.Context) (string, error) {
-	text, err := s.driver.Export(ctx, "platform")
-	if err != nil {
-		return "", err
-	}
-	type properties struct {
-		Spec struct{ Image string }
-	}
-	var state struct {
-		Deployment struct {
-			Resources []struct {
-				Type    string
-				Outputs properties
-			}
-		}
-	}
-	if err := json.Unmarshal(text, &state); err != nil {
-		return "", fmt.Errorf("the state of the stack platform: %w", err)
-	}
-	for _, r := range state.Deployment.Resources {
-		if r.Type == "taskfleet:platform:Release" {
-			return r.Outputs.Spec.Image, nil
-		}
-	}
-	return "", nil
-}
-
 // Preview implements deploy.Stacks.
 func (s *deployStacks) Preview(ctx context.Context, names []string, image string) (*deploy.Preview, error) {
 	s.close()
@@ -80,7 +58,7 @@ func (s *deployStacks) Preview(ctx context.Context, names []string, image string
 			return nil, err
 		}
 	}
-	flags := stacksFlags{directory: s.environment.Directory, stacks: names, json: s.flags.json}
+	flags := stacksFlags{directory: s.environment.Directory, stacks: names, json: s.flags.json, connect: s.connect, made: func(made secretsFile) { s.root.Store(made.RootToken) }}
 	flags.options.Pulumi, flags.options.Install, flags.options.Terraform = s.flags.pulumi, s.flags.install, s.flags.terraform
 	d, err := flags.open(s.cmd)
 	if err != nil {
@@ -145,7 +123,7 @@ func (s *deployStacks) client(ctx context.Context) (*client.Client, error) {
 	if err != nil {
 		return nil, err
 	}
-	session, err := connectTo(s.cmd, url)
+	session, err := s.connect(url)
 	if err != nil {
 		return nil, err
 	}
@@ -154,6 +132,29 @@ func (s *deployStacks) client(ctx context.Context) (*client.Client, error) {
 			"aws secretsmanager get-secret-value --secret-id ARN --query SecretString --output text | jq -r .rootToken, with server_secret_arn of the manifest as ARN", url, rootClient)
 	}
 	return session.core, nil
+}
+
+// servicePatience is how long calls are repeated. A balancer takes a while to see what a rollout has started, and that it is
+// not there at once must not be taken for a release that does not work.
+const servicePatience = time.Minute
+
+// connect opens a session. Nobody has credentials for a platform whose secrets this deploy has made, and so it goes on as the root
+// client, whose token is in the memory of this process, and nowhere else but in the vault.
+func (s *deployStacks) connect(url string) (*session, error) {
+	found, err := connectTo(s.cmd, url)
+	if err != nil {
+		return nil, err
+	}
+	o := client.Options{RootURL: url, Credentials: found.core.Credentials(), Retry: client.Retry{For: servicePatience}, Log: patience(s.cmd.ErrOrStderr())}
+	if token, made := s.root.Load().(string); made && o.Credentials.ClientID == "" {
+		o.Credentials = cred.Credentials{ClientID: rootClient, AccessToken: token}
+		found.from = "the servers' secret, which this deploy has made"
+		s.asRoot.Do(func() {
+			fmt.Fprintf(s.cmd.ErrOrStderr(), "taskfleet: there are no credentials for %s; as %s, by %s\n", url, rootClient, found.from)
+		})
+	}
+	found.core, err = client.New(o)
+	return found, err
 }
 
 // rootURL is where the platform is.
