@@ -8,7 +8,9 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"os/signal"
 	"strings"
+	"syscall"
 
 	"github.com/spf13/cobra"
 	"golang.org/x/term"
@@ -95,6 +97,7 @@ func (f *infraFlags) open(cmd *cobra.Command) (*infra.Deployment, error) {
 }
 
 func (f *infraFlags) with(cmd *cobra.Command) infra.Options {
+	signal.Ignore(syscall.SIGPIPE) // Ctrl-C ends the tee that reads our output at once, and us when what is under way has ended
 	infra.PrivateFiles()
 	o := f.options
 	o.Notice = func(line string) { fmt.Fprintln(cmd.ErrOrStderr(), printable(line)) }

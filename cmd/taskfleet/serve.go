@@ -192,7 +192,7 @@ func startPlatform(ctx context.Context, c Config, log *slog.Logger) (_ *platform
 	}
 	var near *nearby
 	queueConfig := queue.Config{
-		DB: db, Events: bus, Artifacts: artifacts, Mint: a.Issuer(queueClient), Log: log,
+		DB: db, Events: bus, Artifacts: artifacts, Mint: a.Issuer(queueClient), Log: log, Metrics: metrics,
 		// A task that becomes pending has the provisioner look at its pools, on
 		// whichever replica it runs.
 		Demanded: func(tx *store.Tx, _ string) { tx.Wake(provisioner.TopicDemand, 1) },
@@ -539,7 +539,7 @@ func metricsHandler(r *prometheus.Registry, c Config) http.Handler {
 
 // platformCommands are those that need the platform in the binary.
 func platformCommands() []*cobra.Command {
-	return []*cobra.Command{newUpCommand(), newServeCommand(), newConfigCommand(), newKeysCommand(), newDatabaseCommand(), infraCommand(), stacksCommand(), newDeployCommand()}
+	return append(deploymentCommands(), newUpCommand(), newServeCommand(), newConfigCommand(), newKeysCommand(), newDatabaseCommand(), infraCommand())
 }
 
 func newServeCommand() *cobra.Command {

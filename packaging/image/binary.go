@@ -33,7 +33,8 @@ var machines = map[string]elf.Machine{"linux/amd64": elf.EM_X86_64, "linux/arm64
 // program is the package of taskfleet.
 const program = "github.com/taskfleet/taskfleet/cmd/taskfleet"
 
-// build compiles a program for a platform, as the Makefile does, but for what a debugger would need: that is a quarter of it.
+// build compiles a program for a platform, as the Makefile does, but for what a debugger would need, a quarter of it, and for the
+// commands that run Pulumi, which is not in the image (cmd/taskfleet/deployment.go): half of it.
 func build(ctx context.Context, directory, pkg, platform, version string) (binary, error) {
 	system, architecture, _ := strings.Cut(platform, "/")
 	if _, ok := machines[platform]; !ok {
@@ -45,7 +46,7 @@ func build(ctx context.Context, directory, pkg, platform, version string) (binar
 		flags += " -X main.version=" + version
 	}
 	// The commit is to be in it, also where GOFLAGS says otherwise, if there is one.
-	cmd := exec.CommandContext(ctx, "go", "build", "-buildvcs=auto", "-trimpath", "-ldflags", flags, "-o", path, pkg)
+	cmd := exec.CommandContext(ctx, "go", "build", "-buildvcs=auto", "-trimpath", "-tags", "server", "-ldflags", flags, "-o", path, pkg)
 	cmd.Env = append(os.Environ(), "CGO_ENABLED=0", "GOOS="+system, "GOARCH="+architecture)
 	if out, err := cmd.CombinedOutput(); err != nil {
 		return binary{}, fmt.Errorf("%s for %s: %w\n%s", cmd, platform, err, out)
