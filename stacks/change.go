@@ -199,6 +199,10 @@ func (r *recorder) after(m *apitype.StepEventMetadata) {
 		}
 		return
 	}
+	// Only now it is known what becomes of members that the definition leaves out.
+	if c := r.byURN[m.URN]; c != nil && m.New != nil && m.New.Outputs["spec"] != nil && c.Action != Delete {
+		c.After = specOf(m.New)
+	}
 	if does && r.progress != nil && m.Op != apitype.OpReplace {
 		if action != Replace || m.Op == apitype.OpCreateReplacement {
 			r.done = append(r.done, nameIn(m))
@@ -238,13 +242,19 @@ func (r *recorder) failure(d *apitype.DiagnosticEvent) {
 			return // what follows from other failures
 		}
 	}
-	if strings.Contains(text, "violates plan") { // and goes on with values
-		f.Reason = "others have changed it since the preview, which therefore does not say what would become of it: preview again"
+	if strings.Contains(text, planViolation) {
+		f.Reason = planViolated
 	}
 	if !slices.Contains(r.failures, f) {
 		r.failures = append(r.failures, f)
 	}
 }
+
+// planViolation is what the engine says of what it did not plan, and goes on with values; planViolated is said instead.
+const (
+	planViolation = "violates plan"
+	planViolated  = "it, or a value that its definition takes from elsewhere, has changed since the preview, which therefore does not say what would become of it: preview again"
+)
 
 // tokenOf is the type in a URN, and urnName the name.
 func tokenOf(urn string) string {

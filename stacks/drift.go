@@ -3,7 +3,9 @@ package stacks
 import (
 	"context"
 	"errors"
+	"fmt"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/pulumi/pulumi/sdk/v3/go/auto/optdestroy"
@@ -17,6 +19,7 @@ type DriftReport struct {
 	Strays  []*Change `json:"strays"`
 	Looked  int       `json:"looked"` // at how many things
 	Pending []string  `json:"pending,omitempty"`
+	Left    []string  `json:"left,omitempty"` // stacks with things that the environment does not describe, and what to do
 }
 
 // Drift compares states with what there is, and looks for strays. Nothing is changed.
@@ -71,7 +74,37 @@ func (d *Driver) Drift(ctx context.Context) (*DriftReport, error) {
 		return nil, errors.New(v.notices[0])
 	}
 	out.Strays = append(out.Strays, v.strays...)
-	return out, nil
+	out.Left, err = d.left(ctx)
+	return out, err
+}
+
+// left tells the stacks that have things, and whose section is not in the environment any more: nobody watches those.
+func (d *Driver) left(ctx context.Context) ([]string, error) {
+	described := d.Environment.Stacks()
+	var names []string
+	for _, name := range Names() {
+		if !slices.Contains(described, name) {
+			names = append(names, name)
+		}
+	}
+	told := make([]string, len(names))
+	work, ctx := errgroup.WithContext(ctx)
+	work.SetLimit(atATime)
+	for i, name := range names {
+		work.Go(func() error {
+			s, err := d.engine.state(ctx, name)
+			if errors.Is(err, errNoStack) {
+				return nil
+			}
+			if err == nil && s.hasThings() {
+				told[i] = fmt.Sprintf("stack %s has things (%d), and %s has no section %s any more, so nobody looks after them. To have deleted what is managed: "+
+					"put the section back, taskfleet stacks destroy --dir %s --stack %s, and take it out again", name, s.things(), EnvironmentFile, name, ShellWord(d.Environment.Directory), name)
+			}
+			return err
+		})
+	}
+	err := work.Wait()
+	return slices.DeleteFunc(told, func(s string) bool { return s == "" }), err
 }
 
 func (s *state) things() (n int) {
@@ -84,6 +117,11 @@ func (s *state) things() (n int) {
 }
 
 func (s *state) hasThings() bool { return s.things() > 0 }
+
+// isOnPlatform tells whether it has things that only the platform can tell of.
+func (s *state) isOnPlatform() bool {
+	return slices.ContainsFunc(s.Deployment.Resources, func(r stateResource) bool { return strings.HasPrefix(r.Type, indexPrefix) })
+}
 
 // Refresh takes what there is into the states. Nothing but the states is changed. It returns what differed.
 func (d *Driver) Refresh(ctx context.Context) ([]*Change, error) {
@@ -151,7 +189,11 @@ func (d *Driver) PlanDestroy(ctx context.Context) (*Destruction, error) {
 			out.Changes = append(out.Changes, c)
 		}
 	}
-	return out, nil
+	left, err := d.left(ctx)
+	for _, line := range left {
+		d.options.Notice(line)
+	}
+	return out, err
 }
 
 // Destroy takes everything away that stacks have and a pattern manages, in the reverse of their order.
@@ -170,7 +212,11 @@ func (d *Driver) Destroy(ctx context.Context, p *Destruction) (*Report, error) {
 }
 
 func (d *Driver) destroyStack(ctx context.Context, name string, p *Destruction, report *StackReport) error {
-	at := p.states[name]
+	at, err := d.engine.unchanged(ctx, name, p.states[name])
+	if err != nil {
+		report.Result = "failed"
+		return err
+	}
 	if at.Deployment.Resources == nil && at.Deployment.PendingOperations == nil {
 		report.Result = "unchanged"
 		return nil

@@ -1,6 +1,7 @@
 package stacks
 
 import (
+	"bytes"
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
@@ -16,6 +17,7 @@ import (
 	"path/filepath"
 	"regexp"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/blang/semver"
@@ -32,6 +34,7 @@ type engine struct {
 	command     *command
 	home        string // the private directory
 	variables   map[string]string
+	ports       map[string]int // of this machine, by stack: where its provider is served
 }
 
 // Variables that have the passphrase, if secrets are encrypted with one.
@@ -45,7 +48,7 @@ func newEngine(ctx context.Context, e *Environment, o Options) (*engine, error) 
 	if err != nil {
 		return nil, err
 	}
-	n := &engine{environment: e, command: c, variables: map[string]string{
+	n := &engine{environment: e, command: c, ports: map[string]int{}, variables: map[string]string{
 		"PULUMI_SKIP_UPDATE_CHECK":                    "true",
 		"PULUMI_DISABLE_AUTOMATIC_PLUGIN_ACQUISITION": "true",
 	}}
@@ -57,7 +60,8 @@ func newEngine(ctx context.Context, e *Environment, o Options) (*engine, error) 
 			return nil, err
 		}
 	}
-	if n.home, err = os.MkdirTemp("", "taskfleet-stacks-"); err != nil {
+	forgetHomes(os.TempDir())
+	if n.home, err = os.MkdirTemp("", fmt.Sprintf("%s%d-", homePrefix, os.Getpid())); err != nil {
 		return nil, err
 	}
 	return n, nil
@@ -65,22 +69,42 @@ func newEngine(ctx context.Context, e *Environment, o Options) (*engine, error) 
 
 func (n *engine) close() { os.RemoveAll(n.home) }
 
-// attach has the engine use the provider at a port of this machine.
-func (n *engine) attach(port int) {
-	n.variables["PULUMI_DEBUG_PROVIDERS"] = fmt.Sprintf("taskfleet:%d", port)
+// homePrefix begins the name of a private directory; the process that has it comes next.
+const homePrefix = "taskfleet-stacks-"
+
+// forgetHomes removes what processes have left that were killed. It waits a day, as their engines may be still at work.
+func forgetHomes(directory string) {
+	entries, _ := os.ReadDir(directory) // who cannot read it has nothing to remove
+	for _, e := range entries {
+		var pid int
+		if _, err := fmt.Sscanf(e.Name(), homePrefix+"%d-", &pid); err != nil || !e.IsDir() || alive(pid) {
+			continue
+		}
+		if info, err := e.Info(); err == nil && time.Since(info.ModTime()) > 24*time.Hour {
+			os.RemoveAll(filepath.Join(directory, e.Name()))
+		}
+	}
 }
 
 // backend is where states are, as Pulumi says it.
 func (e *Environment) backend() (string, error) {
-	path, isFile := strings.CutPrefix(e.Backend, "file://")
-	if !isFile {
+	path := e.states()
+	if path == "" {
 		return e.Backend, nil
 	}
-	path = e.path(path)
 	if err := os.MkdirAll(path, 0o700); err != nil {
 		return "", fmt.Errorf("backend: %w", err)
 	}
 	return (&url.URL{Scheme: "file", Path: path}).String(), nil
+}
+
+// states is the directory that states are in; "" if they are elsewhere.
+func (e *Environment) states() string {
+	path, isFile := strings.CutPrefix(e.Backend, "file://")
+	if !isFile {
+		return ""
+	}
+	return e.path(path)
 }
 
 func passphrase() (string, error) {
@@ -142,6 +166,15 @@ func findPulumi(ctx context.Context, o Options) (*command, error) {
 		return nil, err
 	}
 	c := &command{path: path}
+	info, err := os.Stat(path)
+	if err != nil {
+		return nil, fmt.Errorf("%s cannot be run: %w", path, err)
+	}
+	program := [3]any{path, info.Size(), info.ModTime()}
+	if known, ok := programs.Load(program); ok {
+		c.version = known.(semver.Version)
+		return c, nil
+	}
 	out, _, _, err := c.Run(ctx, "", nil, nil, nil, []string{"PULUMI_SKIP_UPDATE_CHECK=true"}, "version")
 	if err != nil {
 		return nil, fmt.Errorf("%s cannot be run: %w", path, err)
@@ -154,8 +187,12 @@ func findPulumi(ctx context.Context, o Options) (*command, error) {
 	if bound.LT(oldest) || bound.Major != oldest.Major {
 		return nil, fmt.Errorf("%s is Pulumi %s; %s or later is needed, but no %d: %s", path, c.version, oldest, oldest.Major+1, howToInstall)
 	}
+	programs.Store(program, c.version)
 	return c, nil
 }
+
+// programs are the versions of those that this process has found to do, by path, size and time.
+var programs sync.Map
 
 // Version implements auto.PulumiCommand.
 func (c *command) Version() semver.Version { return c.version }
@@ -175,7 +212,8 @@ func (c *command) Run(ctx context.Context, dir string, in io.Reader, outs, errOu
 			cmd.Env = append(cmd.Env, v)
 		}
 	}
-	cmd.Env = append(append(cmd.Env, "PULUMI_AUTOMATION_API=true"), variables...)
+	// An engine that works for a second need not collect garbage; one with a large state does.
+	cmd.Env = append(append(cmd.Env, "GOGC=off", "GOMEMLIMIT=512MiB", "PULUMI_AUTOMATION_API=true"), variables...)
 	var files [2]*os.File
 	for i := range files {
 		f, err := os.CreateTemp(dir, ".said-")
@@ -279,25 +317,60 @@ var errNoStack = errors.New("it was never brought up")
 
 // state reads a stack's state.
 func (n *engine) state(ctx context.Context, stack string) (*state, error) {
-	text, err := n.run(ctx, stack, "stack", "export", "--stack", n.environment.Name)
+	text, err := n.stateFile(stack)
 	if err != nil {
 		return nil, err
 	}
-	s := &state{text: []byte(text)}
+	if text == nil {
+		said, err := n.run(ctx, stack, "stack", "export", "--stack", n.environment.Name)
+		if err != nil {
+			return nil, err
+		}
+		text = []byte(said)
+	}
+	s := &state{text: text}
 	if err := json.Unmarshal(s.text, s); err != nil {
 		return nil, fmt.Errorf("the state of stack %s cannot be read: %w", stack, err)
 	}
 	return s, nil
 }
 
+// stateFile is a stack's state as the engine would export it, from the file that the engine has written; starting it takes longer
+// than all else. It is nil if the backend is no directory, or not in the form that is known here: then the engine is asked.
+func (n *engine) stateFile(stack string) ([]byte, error) {
+	root := filepath.Join(n.environment.states(), ".pulumi")
+	meta, err := os.ReadFile(filepath.Join(root, "meta.yaml"))
+	if n.environment.states() == "" || err != nil || strings.TrimSpace(string(meta)) != "version: 1" {
+		return nil, nil
+	}
+	file := filepath.Join(root, "stacks", project(stack), n.environment.Name+".json")
+	text, err := os.ReadFile(file)
+	if errors.Is(err, fs.ErrNotExist) {
+		if _, err := os.Stat(file + ".gz"); errors.Is(err, fs.ErrNotExist) {
+			return nil, fmt.Errorf("stack %s: %w", stack, errNoStack)
+		}
+		return nil, nil
+	}
+	var s struct {
+		Version    int `json:"version"`
+		Checkpoint struct {
+			Latest json.RawMessage `json:"latest"`
+		} `json:"checkpoint"`
+	}
+	if err != nil || json.Unmarshal(text, &s) != nil || s.Version != 3 || !bytes.HasPrefix(s.Checkpoint.Latest, []byte("{")) {
+		return nil, nil
+	}
+	return json.Marshal(map[string]any{"version": s.Version, "deployment": s.Checkpoint.Latest})
+}
+
 // ensure reads a stack's state, which is made if it is not there yet.
 func (n *engine) ensure(ctx context.Context, stack string) (*state, error) {
 	s, err := n.state(ctx, stack)
 	if errors.Is(err, errNoStack) {
-		if _, err := n.run(ctx, stack, "stack", "init", n.environment.Name, "--secrets-provider", n.environment.Secrets); err != nil {
-			return nil, err
+		_, failed := n.run(ctx, stack, "stack", "init", n.environment.Name, "--secrets-provider", n.environment.Secrets)
+		if s, err = n.state(ctx, stack); err != nil { // else somebody else may have made it at the same time
+			return nil, errors.Join(failed, err)
 		}
-		s, err = n.state(ctx, stack)
 	}
 	return s, err
 }
@@ -319,10 +392,14 @@ func digestOf(text []byte) string {
 }
 
 // clearPending takes operations out of a state that were cut off: whatever they were making is found, and taken, by the
-// creation that comes next.
-func (n *engine) clearPending(ctx context.Context, stack string, s *state) error {
-	if len(s.Deployment.PendingOperations) == 0 {
+// creation that comes next. The state was read a while ago, so it is read again: one that others have written is not overwritten.
+func (n *engine) clearPending(ctx context.Context, stack string, read *state) error {
+	if len(read.Deployment.PendingOperations) == 0 {
 		return nil
+	}
+	s, err := n.unchanged(ctx, stack, read)
+	if err != nil {
+		return err
 	}
 	var whole map[string]json.RawMessage
 	var deployment map[string]json.RawMessage
@@ -330,7 +407,6 @@ func (n *engine) clearPending(ctx context.Context, stack string, s *state) error
 		return err
 	}
 	delete(deployment, "pending_operations")
-	var err error
 	if whole["deployment"], err = json.Marshal(deployment); err != nil {
 		return err
 	}
@@ -339,6 +415,15 @@ func (n *engine) clearPending(ctx context.Context, stack string, s *state) error
 		return err
 	}
 	return n.restore(ctx, stack, text)
+}
+
+// unchanged reads a state again, which has to be the one that was read before.
+func (n *engine) unchanged(ctx context.Context, stack string, read *state) (*state, error) {
+	s, err := n.state(ctx, stack)
+	if err == nil && s.digest() != read.digest() {
+		err = fmt.Errorf("stack %s: somebody else has changed the state meanwhile, so nothing was done with it: look again", stack)
+	}
+	return s, err
 }
 
 // restore writes a stack's state. Secrets in it are encrypted.
@@ -385,8 +470,10 @@ func (n *engine) open(ctx context.Context, stack string, s *state, program pulum
 	case "cloud":
 		settings.SecretsProvider, settings.EncryptedKey = p.State.URL, p.State.EncryptedKey
 	}
+	variables := maps.Clone(n.variables)
+	variables["PULUMI_DEBUG_PROVIDERS"] = fmt.Sprintf("taskfleet:%d", n.ports[stack])
 	w, err := auto.NewLocalWorkspace(ctx, auto.WorkDir(dir), auto.Pulumi(quiet{n.command}), auto.Program(program), auto.PulumiHome(filepath.Join(n.home, "home")),
-		auto.EnvVars(maps.Clone(n.variables)), auto.SecretsProvider(n.environment.Secrets), auto.Stacks(map[string]workspace.ProjectStack{n.environment.Name: settings}))
+		auto.EnvVars(variables), auto.SecretsProvider(n.environment.Secrets), auto.Stacks(map[string]workspace.ProjectStack{n.environment.Name: settings}))
 	if err != nil {
 		return nil, err
 	}
@@ -396,13 +483,14 @@ func (n *engine) open(ctx context.Context, stack string, s *state, program pulum
 
 // A LockedError is that somebody else works on a stack, or did when they were killed.
 type LockedError struct {
-	Stack  string
-	Holder string // as Pulumi words it
+	Stack     string
+	Holder    string // as Pulumi words it
+	directory string // of the environment
 }
 
 // Error implements error.
 func (e *LockedError) Error() string {
-	return fmt.Sprintf("stack %s is locked: %s. If that is still at work, wait for it. If it is certainly dead, taskfleet stacks cancel --stack %s takes the lock away", e.Stack, e.Holder, e.Stack)
+	return fmt.Sprintf("stack %s is locked: %s. If that is still at work, wait for it. If it is certainly dead, taskfleet stacks cancel --dir %s --stack %s takes the lock away", e.Stack, Visible(e.Holder), ShellWord(e.directory), e.Stack)
 }
 
 var lockHolder = regexp.MustCompile(`created by (\S+ \(pid \d+\)) at (\S+)`)
@@ -419,7 +507,9 @@ func (n *engine) explain(ctx context.Context, stack, text string, err error) err
 		if m := lockHolder.FindStringSubmatch(text); m != nil {
 			holder = "by " + m[1] + " since " + m[2]
 		}
-		return &LockedError{stack, holder}
+		return &LockedError{stack, holder, n.environment.Directory}
+	case strings.Contains(text, planViolation):
+		return fmt.Errorf("stack %s: %s", stack, planViolated)
 	case strings.Contains(text, "incorrect passphrase"):
 		return fmt.Errorf("stack %s: the passphrase is not the one that its secrets are encrypted with: set %s to that", stack, PassphraseVariable)
 	}

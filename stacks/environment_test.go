@@ -3,12 +3,21 @@ package stacks
 import (
 	"context"
 	"encoding/json"
+	"errors"
+	"fmt"
+	"maps"
 	"os"
+	"os/exec"
 	"path/filepath"
+	"runtime"
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
+	"github.com/pulumi/pulumi/sdk/v3/go/common/apitype"
+
+	"github.com/taskfleet/taskfleet/client"
 	"github.com/taskfleet/taskfleet/resource"
 	"github.com/taskfleet/taskfleet/stacks/provider"
 )
@@ -231,6 +240,11 @@ Strays (1): on the platform, managed by a pattern, and defined nowhere. They are
 	if b.String() != want {
 		t.Errorf("it is\n%s\nwant\n%s", b.String(), want)
 	}
+	s.Notices = []string{"what to do: " + strings.Repeat("x", 50)}
+	b.Reset()
+	if err := s.Text(&b, 40, false); err != nil || !strings.Contains(b.String(), s.Notices[0]) || !strings.Contains(b.String(), want[strings.Index(want, "!!! DELETES Secret"):strings.Index(want, "\naccess")]) || !strings.Contains(b.String(), "Strays (1): on the platform, managed by…") {
+		t.Errorf("in 40 columns it is, %v,\n%s", err, b.String())
+	}
 	if s.Count() != 6 || len(s.Deletes()) != 2 {
 		t.Errorf("%d changes, %d to delete", s.Count(), len(s.Deletes()))
 	}
@@ -275,6 +289,189 @@ func TestASavedPreviewIsSealed(t *testing.T) {
 	for _, name := range []string{"../x", "20270131-101500"} {
 		if _, err := d.Saved(name); err == nil {
 			t.Errorf("%s is read", name)
+		}
+	}
+}
+
+// What has been taken out of the environment, and still has things, is told; from the files that the engine has written.
+func TestAStackWithoutASection(t *testing.T) {
+	e, err := Load(written(t))
+	if err != nil {
+		t.Fatal(err)
+	}
+	d := &Driver{Environment: e, names: []string{"pools"}, engine: &engine{environment: e, command: &command{path: "/is/not/there"}, home: t.TempDir()}}
+	write := func(name, text string) {
+		file := filepath.Join(e.states(), ".pulumi", name)
+		if err := errors.Join(os.MkdirAll(filepath.Dir(file), 0o700), os.WriteFile(file, []byte(text), 0o600)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	write("meta.yaml", "version: 1\n")
+	const pools = "stacks/taskfleet-pools/local.json"
+	write(pools, `{"version":3,"checkpoint":{"latest":{"resources":[{"type":"pulumi:pulumi:Stack"},{"type":"taskfleet:index:WorkerPool","id":"a/b"}]}}}`)
+	write("stacks/taskfleet-access/local.json", `{"version":3,"checkpoint":{"latest":{}}}`)
+	if told, err := d.left(t.Context()); err != nil || len(told) != 0 {
+		t.Errorf("as all is described it tells %q, %v", told, err)
+	}
+	// Without an answer of the platform nothing can be said of it.
+	d.inputs = &inputs{rootURL: "http://127.0.0.1:1", sets: map[string]*resource.Set{"pools": setOf(t, "managed: [WorkerPool=a/.*]\n")}}
+	if d.client, err = client.New(client.Options{RootURL: d.inputs.rootURL, Retry: client.Retry{For: -1}}); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := d.Preview(t.Context(), PreviewOptions{}); err == nil || !strings.Contains(err.Error(), "does not answer") || !strings.Contains(err.Error(), "--stack platform") {
+		t.Errorf("without an answer: %v", err)
+	}
+	e.Pools, e.Access = nil, nil
+	told, err := d.left(t.Context())
+	if err != nil || len(told) != 1 || !strings.Contains(told[0], "stack pools has things (1)") || !strings.Contains(told[0], "taskfleet stacks destroy --dir "+e.Directory+" --stack pools") {
+		t.Errorf("it tells %q, %v", told, err)
+	}
+	// Any other form is the engine's to read, which is not there.
+	for _, text := range []string{`{"version":4,"checkpoint":{"latest":{}}}`, "not JSON", `{"version":3}`, `{"version":3,"checkpoint":{"latest":null}}`} {
+		write(pools, text)
+		if _, err := d.engine.state(t.Context(), "pools"); err == nil || !strings.Contains(err.Error(), "/is/not/there") {
+			t.Errorf("%s is read: %v", text, err)
+		}
+	}
+	// A state that others have written since it was read is not overwritten.
+	write(pools, `{"version":3,"checkpoint":{"latest":{"resources":[{"type":"t"}],"pending_operations":[{"type":"creating"}]}}}`)
+	was, err := d.engine.state(t.Context(), "pools")
+	if err != nil {
+		t.Fatal(err)
+	}
+	write(pools, `{"version":3,"checkpoint":{"latest":{"resources":[{"type":"u"}]}}}`)
+	if err := d.engine.clearPending(t.Context(), "pools", was); err == nil || !strings.Contains(err.Error(), "somebody else has changed the state") {
+		t.Errorf("it is overwritten: %v", err)
+	}
+}
+
+// The end of an engine cancels what its provider does, and nothing of the others'.
+func TestEnginesShareNoProvider(t *testing.T) {
+	e, err := Load(written(t))
+	if err != nil {
+		t.Fatal(err)
+	}
+	names := e.Stacks()
+	d := &Driver{Environment: e, names: names, engine: &engine{environment: e, ports: map[string]int{}, home: t.TempDir()}, inputs: &inputs{rootURL: e.RootURL}}
+	d.options.Client = func(rootURL string) (*client.Client, error) { return client.New(client.Options{RootURL: rootURL}) }
+	defer d.Close()
+	if err := d.serve(t.Context(), names); err != nil {
+		t.Fatal(err)
+	}
+	if ports := slices.Compact(slices.Sorted(maps.Values(d.engine.ports))); len(ports) != len(names) || ports[0] == 0 {
+		t.Errorf("the ports are %v", d.engine.ports)
+	}
+}
+
+// What a definition leaves out stays as it is, and is not shown as taken away.
+func TestAPreviewCompletesWhatIsLeftOut(t *testing.T) {
+	r := newRecorder("access")
+	spec := func(of map[string]any) map[string]any { return map[string]any{"name": "x/y", "spec": of} }
+	m := apitype.StepEventMetadata{Op: apitype.OpUpdate, URN: "urn:pulumi:local::taskfleet-access::taskfleet:index:Client::x/y", Type: "taskfleet:index:Client",
+		Old: &apitype.StepEventStateMetadata{Outputs: spec(map[string]any{"description": "one", "disabled": false})},
+		New: &apitype.StepEventStateMetadata{Inputs: spec(map[string]any{"description": "two"})}}
+	r.before(&m)
+	done := m
+	done.New = &apitype.StepEventStateMetadata{Inputs: m.New.Inputs, Outputs: spec(map[string]any{"description": "two", "disabled": false})}
+	r.after(&done)
+	close(r.in)
+	if d := differences(r.changes[0].Before, r.changes[0].After); len(r.changes) != 1 || len(d) != 1 || d[0].path != "description" {
+		t.Errorf("what differs is %+v", d)
+	}
+}
+
+// The engine tells both values of what it did not plan, secret ones too.
+func TestAViolatedPlanTellsNoValues(t *testing.T) {
+	const urn = "urn:pulumi:local::taskfleet-schedules::taskfleet:stacks:Schedules$taskfleet:index:Secret::a/b"
+	const said = "error: resource " + urn + " violates plan: properties changed: ~~spec[{map[value:{&{{hunter2\nhunter3}}}]}!={map[value:{&{{hunter4}}}]}]"
+	r := newRecorder("schedules")
+	r.failure(&apitype.DiagnosticEvent{URN: urn, Message: said, Severity: "error"})
+	close(r.in)
+	n := &engine{environment: &Environment{}}
+	for _, err := range []error{&StackError{"schedules", r.failures}, n.explain(t.Context(), "schedules", "what was said before\n"+said, errors.New("exit status 1"))} {
+		if text := err.Error(); strings.Contains(text, "hunter") || !strings.Contains(text, "has changed since the preview") {
+			t.Errorf("it says %q", text)
+		}
+	}
+	if f := r.failures; len(f) != 1 || f[0].ID != "Secret=a/b" {
+		t.Errorf("failures are %+v", f)
+	}
+}
+
+// What a process left that was killed goes after a day; what others have, or may have, stays.
+func TestWhatKilledProcessesLeftIsRemoved(t *testing.T) {
+	base, dead := t.TempDir(), 1<<30 // no system has that many processes
+	old := time.Now().Add(-25 * time.Hour)
+	for name, stays := range map[string]bool{fmt.Sprintf("%s%d-1", homePrefix, dead): false, fmt.Sprintf("%s%d-1", homePrefix, os.Getpid()): true, homePrefix + "other": true, "other": true} {
+		directory := filepath.Join(base, name)
+		if err := errors.Join(os.Mkdir(directory, 0o700), os.WriteFile(filepath.Join(directory, "f"), nil, 0o600)); err != nil {
+			t.Fatal(err)
+		}
+		for _, age := range []time.Time{time.Now(), old} {
+			if err := os.Chtimes(directory, age, age); err != nil {
+				t.Fatal(err)
+			}
+			forgetHomes(base)
+			if _, err := os.Stat(directory); (err == nil) != (stays || age != old) {
+				t.Errorf("%s of %s: %v", name, age, err)
+			}
+		}
+	}
+}
+
+// A process that has ended is not at work, whether somebody has waited for it or not.
+func TestWhoIsAlive(t *testing.T) {
+	cmd := exec.Command("sleep", "60")
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	pid := cmd.Process.Pid
+	if !alive(pid) {
+		t.Error("it is at work")
+	}
+	if err := cmd.Process.Kill(); err != nil {
+		t.Fatal(err)
+	}
+	if runtime.GOOS == "linux" {
+		for begun := time.Now(); alive(pid); time.Sleep(time.Millisecond) {
+			if time.Since(begun) > 10*time.Second {
+				t.Fatal("it has ended, and is taken for alive")
+			}
+		}
+	}
+	cmd.Wait()
+	if alive(pid) {
+		t.Error("it is gone, and is taken for alive")
+	}
+}
+
+// A change is seen wherever definitions are read from.
+func TestFilesBehindALink(t *testing.T) {
+	e, err := Load(written(t))
+	if err != nil {
+		t.Fatal(err)
+	}
+	elsewhere := filepath.Join(t.TempDir(), "access")
+	if err := errors.Join(os.Rename(e.path("access"), elsewhere), os.Symlink(elsewhere, e.path("access"))); err != nil {
+		t.Fatal(err)
+	}
+	d := &Driver{Environment: e}
+	before, err := d.files()
+	if err != nil || before[filepath.Join("access", "access.yml")] == "" {
+		t.Fatalf("%v, %v", before, err)
+	}
+	if err := os.WriteFile(filepath.Join(elsewhere, "access.yml"), []byte("roles: {a: {}}\n"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	if after, err := d.files(); err != nil || after[filepath.Join("access", "access.yml")] == before[filepath.Join("access", "access.yml")] {
+		t.Errorf("%v, %v", after, err)
+	}
+}
+
+func TestWordsOfAShell(t *testing.T) {
+	for word, want := range map[string]string{"prod/stacks": "prod/stacks", "": "''", "a b": "'a b'", "it's": `'it'\''s'`, "$(x)": "'$(x)'", "~": "'~'", "a\x1bb": "'a\ufffdb'"} {
+		if got := ShellWord(word); got != want {
+			t.Errorf("%q is %s, and not %s", word, got, want)
 		}
 	}
 }

@@ -78,7 +78,7 @@ func (d *Driver) Preview(ctx context.Context, o PreviewOptions) (*Saved, error) 
 	if err := os.MkdirAll(base, 0o700); err != nil {
 		return nil, err
 	}
-	if s.directory, err = os.MkdirTemp(base, ".making-"); err != nil {
+	if s.directory, err = os.MkdirTemp(base, makingPrefix); err != nil {
 		return nil, err
 	}
 	defer os.RemoveAll(s.directory) // if it did not get its name
@@ -99,9 +99,17 @@ func (d *Driver) Preview(ctx context.Context, o PreviewOptions) (*Saved, error) 
 	if err != nil {
 		return nil, err
 	}
-	s.Strays, s.Notices = append(s.Strays, look.strays...), look.notices
-	if o.Prune && look.blind {
+	left, err := d.left(ctx)
+	if err != nil {
+		return nil, err
+	}
+	s.Strays, s.Notices = append(s.Strays, look.strays...), append(look.notices, left...)
+	switch {
+	case !look.blind:
+	case o.Prune:
 		return nil, errors.New("--prune: the platform does not answer, so it is not known what there is to delete")
+	case slices.ContainsFunc(states, (*state).isOnPlatform):
+		return nil, errors.New(look.notices[0] + ". A stack of the servers themselves can do without: --stack platform")
 	}
 	// Else the engine would end at the first of them, and nothing else would be shown.
 	d.guard.take(slices.Collect(maps.Keys(look.other)))
@@ -294,6 +302,9 @@ func (d *Driver) files() (map[string]string, error) {
 	}
 	out := map[string]string{}
 	for _, p := range paths {
+		if info, err := os.Stat(p); err == nil && info.IsDir() {
+			p += string(filepath.Separator) // else a link to a directory would not be walked
+		}
 		err := filepath.WalkDir(p, func(file string, entry fs.DirEntry, err error) error {
 			if err != nil {
 				return err
@@ -357,14 +368,21 @@ func (s *Saved) save(base string) (err error) {
 	return forget(base)
 }
 
-// mostPreviews is how many are kept.
-const mostPreviews = 20
+const (
+	mostPreviews = 20         // are kept
+	makingPrefix = ".making-" // of a preview that is not complete
+)
 
 // forget removes the oldest previews.
 func forget(base string) error {
 	entries, err := os.ReadDir(base) // in order of their names, which are times
 	if err != nil {
 		return err
+	}
+	for _, e := range entries { // of processes that were killed
+		if info, err := e.Info(); err == nil && strings.HasPrefix(e.Name(), makingPrefix) && time.Since(info.ModTime()) > 24*time.Hour {
+			os.RemoveAll(filepath.Join(base, e.Name()))
+		}
 	}
 	entries = slices.DeleteFunc(entries, func(e fs.DirEntry) bool { return !previewName.MatchString(e.Name()) })
 	for _, e := range entries[:max(0, len(entries)-mostPreviews)] {

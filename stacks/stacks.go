@@ -119,7 +119,7 @@ type Driver struct {
 	inputs *inputs
 	guard  *guard
 	client *client.Client // nil: nothing that is selected needs one
-	stop   func()         // the provider
+	stops  []func()       // of the providers
 
 	working atomic.Value // the name of the stack that is brought up or destroyed
 }
@@ -143,18 +143,20 @@ func Open(ctx context.Context, directory string, names []string, o Options) (d *
 	if err != nil {
 		return nil, err
 	}
-	d = &Driver{Environment: e, names: names, options: o, stop: func() {}}
+	d = &Driver{Environment: e, names: names, options: o}
 	d.engine, err = newEngine(ctx, e, o)
 	return d, err
 }
 
-// Close ends the provider and removes the work files.
+// Close ends the providers and removes the work files.
 func (d *Driver) Close() {
-	d.stop()
+	for _, stop := range d.stops {
+		stop()
+	}
 	d.engine.close()
 }
 
-// start reads what the programs need, and starts the provider. What works on states alone does without.
+// start reads what the programs need, and starts the providers. What works on states alone does without.
 func (d *Driver) start(ctx context.Context) (err error) {
 	if d.inputs != nil {
 		return nil
@@ -254,7 +256,8 @@ func (e *Environment) configurations() map[string]string {
 	return out
 }
 
-// serve starts the provider, with the kinds that the stacks use.
+// serve starts a provider for each stack, with the kinds that the stacks use. They do not share one: an engine that comes to
+// its end cancels what its provider has under way, and several engines work at the same time.
 func (d *Driver) serve(ctx context.Context, names []string) error {
 	e := d.Environment
 	var kinds []provider.Kind
@@ -278,17 +281,19 @@ func (d *Driver) serve(ctx context.Context, names []string) error {
 		}
 		kinds = append(kinds, more...)
 	}
-	p, err := provider.New(providerVersion, kinds...)
-	if err != nil {
-		return err
+	for _, name := range names {
+		p, err := provider.New(providerVersion, kinds...)
+		if err != nil {
+			return err
+		}
+		// It outlives ctx: what is under way when that ends is waited for.
+		port, stop, err := provider.Serve(context.WithoutCancel(ctx), p)
+		if err != nil {
+			return err
+		}
+		d.stops = append(d.stops, stop)
+		d.engine.ports[name] = port
 	}
-	// It outlives ctx: what is under way when that ends is waited for.
-	port, stop, err := provider.Serve(context.WithoutCancel(ctx), p)
-	if err != nil {
-		return err
-	}
-	d.stop = stop
-	d.engine.attach(port)
 	return nil
 }
 

@@ -89,11 +89,11 @@ type Lock struct {
 
 // Locks are the locks of a stack, where the backend is a directory; elsewhere only who tries to work is told of them.
 func (d *Driver) Locks(name string) (locks []Lock, known bool, err error) {
-	path, isFile := strings.CutPrefix(d.Environment.Backend, "file://")
-	if !isFile {
+	path := d.Environment.states()
+	if path == "" {
 		return nil, false, nil
 	}
-	files, err := filepath.Glob(filepath.Join(escapeGlob(d.Environment.path(path)), ".pulumi", "locks", "organization", project(name), d.Environment.Name, "*.json"))
+	files, err := filepath.Glob(filepath.Join(escapeGlob(path), ".pulumi", "locks", "organization", project(name), d.Environment.Name, "*.json"))
 	for _, f := range files {
 		l := Lock{Stack: name}
 		text, err := os.ReadFile(f)

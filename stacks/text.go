@@ -40,6 +40,14 @@ func (t *writer) line(indent int, colour, text string) {
 	t.b.WriteString(text + "\n")
 }
 
+// whole is line for what has to be read to its end, however wide it is.
+func (t *writer) whole(indent int, colour, text string) {
+	width := t.width
+	t.width = 0
+	t.line(indent, colour, text)
+	t.width = width
+}
+
 // Visible is s without what a terminal obeys: names on a platform are anybody's.
 func Visible(s string) string {
 	return strings.Map(func(r rune) rune {
@@ -48,6 +56,15 @@ func Visible(s string) string {
 		}
 		return r
 	}, s)
+}
+
+// ShellWord is s as one word of a command that somebody may copy into a shell.
+func ShellWord(s string) string {
+	s = Visible(s)
+	if s != "" && strings.Trim(s, "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-_./:+@%,=") == "" {
+		return s
+	}
+	return "'" + strings.ReplaceAll(s, "'", `'\''`) + "'"
 }
 
 // signs are how an action is shown.
@@ -90,13 +107,13 @@ func (s *Saved) Text(w io.Writer, width int, colour bool) error {
 		t.line(0, "", "")
 		t.line(0, red, fmt.Sprintf("REFUSED (%d)", len(s.Refused)))
 		for _, f := range s.Refused {
-			t.line(2, red, f.ID)
-			t.line(6, "", f.Reason)
+			t.whole(2, red, f.ID)
+			t.whole(6, "", f.Reason)
 		}
 	}
 	for _, n := range s.Notices {
 		t.line(0, "", "")
-		t.line(0, yellow, n)
+		t.whole(0, yellow, n)
 	}
 	_, err := io.WriteString(w, t.b.String())
 	return err
@@ -132,13 +149,13 @@ func (t *writer) lost(list []*Change) {
 	var rest []*Change
 	for _, c := range list {
 		if holds := c.Holds(); holds != "" {
-			t.line(0, red, fmt.Sprintf("!!! %sS %s  %s", strings.ToUpper(signs[c.Action].word), c.ID, holds))
+			t.whole(0, red, fmt.Sprintf("!!! %sS %s  %s", strings.ToUpper(signs[c.Action].word), c.ID, holds))
 		} else {
 			rest = append(rest, c)
 		}
 	}
 	for _, c := range rest {
-		t.line(0, red, fmt.Sprintf("!! %ss %s", signs[c.Action].word, c.ID))
+		t.whole(0, red, fmt.Sprintf("!! %ss %s", signs[c.Action].word, c.ID))
 	}
 }
 

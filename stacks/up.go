@@ -179,7 +179,7 @@ func (d *Driver) fresh(ctx context.Context, s *Saved) ([]*state, error) {
 			return nil, err
 		}
 		if at.digest() != stack.State {
-			e.Reasons = append(e.Reasons, fmt.Sprintf("the state of stack %s has changed: somebody was there, or this preview was done already; taskfleet stacks history --stack %s tells", stack.Name, stack.Name))
+			e.Reasons = append(e.Reasons, fmt.Sprintf("the state of stack %s has changed: somebody was there, or this preview was done already; taskfleet stacks history --dir %s --stack %s tells", stack.Name, ShellWord(d.Environment.Directory), stack.Name))
 		}
 		states = append(states, at)
 	}

@@ -1,4 +1,4 @@
-//go:build !agent
+//go:build !agent && !server
 
 package main
 
@@ -116,7 +116,7 @@ func (f *stacksFlags) dirFlag() string {
 	if f.directory == "." {
 		return ""
 	}
-	return " --dir " + f.directory
+	return " --dir " + stacks.ShellWord(f.directory)
 }
 
 func (f *stacksFlags) dirFlags() string {
@@ -181,7 +181,7 @@ func newStacksInitCommand() *cobra.Command {
 1. Change %s/environment.yml, and the definitions beside it.
 2. Make up a passphrase that secrets in states are encrypted with, keep it, and export it as %s.
 3. taskfleet stacks preview --dir %s   shows what would be made.
-`, args[0], args[0], stacks.PassphraseVariable, args[0])
+`, args[0], args[0], stacks.PassphraseVariable, stacks.ShellWord(args[0]))
 			return err
 		},
 	}

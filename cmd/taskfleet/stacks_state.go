@@ -1,9 +1,10 @@
-//go:build !agent
+//go:build !agent && !server
 
 package main
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -21,9 +22,9 @@ func newStacksDriftCommand() *cobra.Command {
 		Use: "drift", Short: "Show what others have changed since the last up",
 		Long: `Looks at everything that the stacks have and compares it with what the last up has left; and it looks for strays: what a
 managed pattern matches and nobody has defined. Nothing is changed, not even the states. What the files say and was not
-brought up yet is no drift: preview shows that.
+brought up yet is no drift: preview shows that. A stack that has things and no section any more is told, too.
 
-The exit code is 0 if nothing has changed, 2 if something has or if there are strays, 1 if that could not be found out.`,
+The exit code is 0 if nothing has changed, 2 if something has or if something else is told, 1 if that could not be found out.`,
 		Example: `  taskfleet stacks drift --dir prod/stacks
   taskfleet stacks drift --dir prod/stacks --json | jq '.drift[].id'`,
 		Args: cobra.NoArgs,
@@ -38,12 +39,13 @@ The exit code is 0 if nothing has changed, 2 if something has or if there are st
 				return flags.told(err)
 			}
 			out := cmd.OutOrStdout()
-			n := len(r.Drift) + len(r.Strays)
+			n := len(r.Drift) + len(r.Strays) + len(r.Left)
 			switch {
 			case flags.json:
 				err = printJSON(out, r)
 			case n == 0:
 				_, err = fmt.Fprintf(out, "no drift: %s as the last up has left them\n", plural(r.Looked, "thing"))
+			case n == len(r.Left):
 			default:
 				fmt.Fprintf(out, "%s of %d changed by others since the last up, %s\n\n", plural(len(r.Drift), "thing"), r.Looked, plural(len(r.Strays), "stray"))
 				if err := r.Text(out, widthOf(out), colourful(out)); err != nil {
@@ -54,6 +56,11 @@ To put back what the files say: taskfleet stacks up%s
 To keep what was done: write it into the files, until preview has nothing to do.
 `, flags.dirFlags())
 			}
+			if !flags.json {
+				for _, line := range r.Left {
+					fmt.Fprintln(out, printable(line))
+				}
+			}
 			if len(r.Pending) > 0 && !flags.json {
 				fmt.Fprintf(out, "\n%s cut off by the end of an up; the next up does the rest:\n", plural(len(r.Pending), "operation"))
 				for _, p := range r.Pending {
@@ -61,7 +68,11 @@ To keep what was done: write it into the files, until preview has nothing to do.
 				}
 			}
 			if err == nil && n > 0 {
-				err = &codedError{fmt.Errorf("%s drifted, %s", plural(len(r.Drift), "thing"), plural(len(r.Strays), "stray")), exitDrift}
+				what := fmt.Sprintf("%s drifted, %s", plural(len(r.Drift), "thing"), plural(len(r.Strays), "stray"))
+				if len(r.Left) > 0 {
+					what += ", " + plural(len(r.Left), "stack") + " without a section"
+				}
+				err = &codedError{errors.New(what), exitDrift}
 			}
 			return err
 		},

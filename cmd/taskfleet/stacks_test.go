@@ -1,4 +1,4 @@
-//go:build unix && !agent
+//go:build unix && !agent && !server
 
 package main
 
@@ -195,8 +195,17 @@ func TestPulumiFromPreviewToDestroy(t *testing.T) {
 	s.makeRole("old:a", "from before")
 	s.must(exitOK, "import", "0 things of ", "left out, as no managed pattern of the environment matches them")
 	s.must(exitOK, "import --only Role=old:.* --yes", "  = Role=old:a", "adopted     Role=old:a", "access      done, 1 change")
-	s.must(exitOK, "preview --stack access", "No changes; 5 unchanged")
+	const section = "pools:\n  files: [pools]\n"
+	s.replace("environment.yml", section, "")
+	s.must(exitOK, "preview --stack access", "No changes; 5 unchanged", "stack pools has things (1), and environment.yml has no section pools any more", "taskfleet stacks destroy --dir "+s.directory+" --stack pools")
+	s.must(exitDrift, "drift --stack access", "no section pools any more", "0 things drifted, 0 strays, 1 stack without a section")
+	s.replace("environment.yml", "schedules:", section+"schedules:")
 
+	// The engine, which notices that a secret is another one, would tell both.
+	s.replace("schedules/hooks.yml", "Builds the example every night.", "Builds it every night.")
+	next = nextLine.FindStringSubmatch(s.must(exitOK, "preview --stack schedules", "1 to change; 1 unchanged"))
+	t.Setenv("DEPLOY_KEY", `{"key": "hunter2-is-another"}`)
+	s.must(exitFailed, "up "+next[1]+" --digest "+next[2], "Secret=project/example/deploy-key: it, or a value that its definition takes from elsewhere, has changed since the preview", "0 of 1 done")
 	s.must(exitOK, "outputs --stack pools", `pools.workerPools = ["proj-example/build"]`)
 	s.must(exitOK, "history --stack pools", "failed", "succeeded", "preview 2")
 	saved := filepath.Join(t.TempDir(), "states.json")
@@ -296,7 +305,7 @@ func TestPulumiThatIsCutOff(t *testing.T) {
 	}
 	cmd.Wait()
 	os.Remove(hold)
-	s.must(exitFailed, "up --stack platform --yes", "stack platform is locked: by ", fmt.Sprintf("(pid %d)", pid), "taskfleet stacks cancel --stack platform")
+	s.must(exitFailed, "up --stack platform --yes", "stack platform is locked: by ", fmt.Sprintf("(pid %d)", pid), "taskfleet stacks cancel --dir "+s.directory+" --stack platform")
 	s.must(exitFailed, "cancel", fmt.Sprintf("(pid %d)", pid), "no such process is on this machine any more", "--yes is not given")
 	s.must(exitOK, "cancel --yes", "unlocked")
 	s.must(exitOK, "cancel", "no stack is locked")
