@@ -12,7 +12,7 @@ import (
 func TestA404ThatIsNotTheAPIsIsAnError(t *testing.T) {
 	for body, gone := range map[string]bool{
 		`{"code": "ResourceNotFound", "message": "There is no such role."}`: true,
-		`<html><h1>404 Not Found</h1></html>`:                              false,
+		`<html><h1>404 Not Found</h1></html>`:                               false,
 		``:                                                                  false,
 	} {
 		s := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
