@@ -31,6 +31,9 @@ var harmless = map[string]string{
 	"mirror/scrub.go":                              "likewise",
 	"mirror/sweep.go":                              "likewise",
 	"mirror/want.go":                               "likewise",
+	"stacks/change.go":                             "Pulumi's mark of a secret, and a kind of resource",
+	"stacks/platform/secret.go":                    "what a secret is to hold: a word of a definition",
+	"stacks/provider/resources.go":                 "a kind of resource",
 }
 
 // Secrets are compared in constant time, by crypto/subtle or crypto/hmac: no
