@@ -34,6 +34,9 @@ func platformProgram(ctx *pulumi.Context, in *inputs) error {
 
 // configure registers a stack's part of the server's configuration, and what has the servers read it.
 func (in *inputs) configure(ctx *pulumi.Context, top pulumi.Resource, stack string) ([]pulumi.Resource, error) {
+	if in.environment.Platform == nil { // hooks alone, say: an environment with configuration says where that goes
+		return nil, nil
+	}
 	if in.environment.Platform.Files != "" {
 		return in.configureFiles(ctx, top, stack)
 	}

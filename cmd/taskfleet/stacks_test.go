@@ -250,6 +250,49 @@ func (s *stacksTest) sameAsByFiles() {
 		if files := by(t, "files.yml"); files != stacks || !strings.Contains(files, "project:example:builds") {
 			t.Errorf("by stacks the platform has\n%s\nand by files\n%s", stacks, files)
 		}
+
+		// The example of the Terraform provider, whose tests compare it with the same definitions.
+		t.Setenv("NIGHTLY_KEY", `{"key": "hunter2-of-the-night"}`)
+		const definitions = "../../examples/terraform/resources.yml"
+		before := by(t, "before.yml")
+		expect(t, exitOK, "8 changes made", "resources", "apply", "--yes", definitions)
+		wanted := by(t, "wanted.yml")
+		nothing := filepath.Join(t.TempDir(), "nothing.yml")
+		if err := os.WriteFile(nothing, []byte("managed: ['Role=(project:|hook-id:project-)nightly.*', 'Client=project/nightly/.*', 'Secret=project/nightly/.*', "+
+			"'WorkerPool=proj-nightly/.*', 'Hook=project-nightly/.*', 'DenylistAddress=email/nobody.*']\n"), 0o644); err != nil {
+			t.Fatal(err)
+		}
+		expect(t, exitOK, "", "resources", "apply", "--yes", nothing)
+		if after := by(t, "after.yml"); after != before || wanted == before {
+			t.Fatalf("there was\n%s\nthen\n%s\nand then\n%s", before, wanted, after)
+		}
+		text, err := os.ReadFile(definitions)
+		if err != nil {
+			t.Fatal(err)
+		}
+		other := &stacksTest{t, t.TempDir(), nil}
+		other.write("environment.yml", "name: nightly\nrootUrl: "+p.RootURL+"\nbackend: file://./.stacks/state\nsecrets: passphrase\n"+
+			"access: {files: [access.yml]}\npools: {files: [pools.yml]}\nschedules: {files: [schedules.yml]}\n")
+		files := map[string]string{}
+		file := ""
+		for line := range strings.Lines(string(text)) {
+			switch key, _, _ := strings.Cut(line, ":"); key {
+			case "roles", "clients", "denylist":
+				file = "access.yml"
+			case "workerPools":
+				file = "pools.yml"
+			case "hooks", "secrets":
+				file = "schedules.yml"
+			}
+			files[file] += line
+		}
+		for _, name := range []string{"access.yml", "pools.yml", "schedules.yml"} {
+			other.write(name, files[name])
+		}
+		other.must(exitOK, "up --yes", "8 to create", "done after")
+		if byStacks := by(t, "by-stacks.yml"); byStacks != wanted {
+			t.Errorf("by files there is\n%s\nand by stacks\n%s", wanted, byStacks)
+		}
 	})
 }
 
