@@ -211,7 +211,7 @@ func (r *reader) document(n *yaml.Node) {
 		i := slices.Index(sections, f.name)
 		switch {
 		case i < 0:
-			r.fail(f.key, "the file has no section %.100q; %s", f.name, suggest(f.name, sections))
+			r.fail(f.key, "the file has no section %.100q; %s", f.name, Suggest(f.name, sections))
 		case i == 0:
 			r.managed(f.node)
 		default:
@@ -383,7 +383,7 @@ func (r *reader) members(n *yaml.Node, v reflect.Value, what string) {
 	for _, f := range r.fields(n, what) {
 		i, ok := known[f.name]
 		if !ok {
-			r.fail(f.key, "%s has no field %.100q; %s", what, f.name, suggest(f.name, slices.Collect(maps.Keys(known))))
+			r.fail(f.key, "%s has no field %.100q; %s", what, f.name, Suggest(f.name, slices.Collect(maps.Keys(known))))
 			continue
 		}
 		r.decode(f.node, v.Field(i), what+": "+f.name)
@@ -475,8 +475,8 @@ func sort(n *yaml.Node) string {
 	return "a word"
 }
 
-// suggest names the one of the known names that is nearest to one that is not, or all.
-func suggest(name string, known []string) string {
+// Suggest names the one of the known names that is nearest to one that is not, or all.
+func Suggest(name string, known []string) string {
 	slices.Sort(known)
 	best, distance := "", 3
 	for _, k := range known {

@@ -50,7 +50,7 @@ func ParsePattern(text string) (*Pattern, error) {
 		for _, k := range Kinds() {
 			names = append(names, k.Name())
 		}
-		return nil, fmt.Errorf("the pattern %.100q does not begin with a kind, as in Role=project:nightly:.*; %s", text, suggest(name, names))
+		return nil, fmt.Errorf("the pattern %.100q does not begin with a kind, as in Role=project:nightly:.*; %s", text, Suggest(name, names))
 	}
 	if len(text) > longestPattern {
 		return nil, fmt.Errorf("the pattern %.100q… has %d bytes; %d are the most", text, len(text), longestPattern)

@@ -307,7 +307,7 @@ func (e *Environment) Select(names []string) ([]string, error) {
 	for _, n := range names {
 		switch {
 		case !slices.Contains(Names(), n):
-			return nil, fmt.Errorf("there is no stack %q; %s", n, suggest(n, Names()))
+			return nil, fmt.Errorf("there is no stack %q; %s", n, resource.Suggest(n, Names()))
 		case !slices.Contains(have, n):
 			return nil, fmt.Errorf("%s has no section %s, so there is no such stack; there are %s", EnvironmentFile, n, strings.Join(have, ", "))
 		}

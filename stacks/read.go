@@ -10,8 +10,9 @@ import (
 	"strconv"
 	"strings"
 
-	"github.com/agnivade/levenshtein"
 	yaml "go.yaml.in/yaml/v3"
+
+	"github.com/taskfleet/taskfleet/resource"
 )
 
 // A reader reads YAML into structs, whose fields have JSON names, and collects what is wrong, with its lines.
@@ -117,7 +118,7 @@ func (r *reader) value(n *yaml.Node, v reflect.Value, member string, depth int) 
 		r.fields(n, member, func(name, of string, value *yaml.Node, line int) {
 			index, ok := known[name]
 			if !ok {
-				r.errs = append(r.errs, fmt.Errorf("%s:%d: %s has no field %.100q; %s", r.file, line, nameOf(member), name, suggest(name, slices.Collect(maps.Keys(known)))))
+				r.errs = append(r.errs, fmt.Errorf("%s:%d: %s has no field %.100q; %s", r.file, line, nameOf(member), name, resource.Suggest(name, slices.Collect(maps.Keys(known)))))
 				return
 			}
 			r.value(value, v.FieldByIndex(index), of, depth-1)
@@ -239,22 +240,4 @@ func sort(n *yaml.Node) string {
 		return "true or false"
 	}
 	return "a word"
-}
-
-// suggest names the one of the known names that is nearest to one that is not, or all.
-func suggest(name string, known []string) string {
-	slices.Sort(known)
-	best, distance := "", 3
-	for _, k := range known {
-		if len(name) > 64 {
-			break
-		}
-		if d := levenshtein.ComputeDistance(strings.ToLower(name), strings.ToLower(k)); d < distance {
-			best, distance = k, d
-		}
-	}
-	if best != "" {
-		return "did you mean " + best + "?"
-	}
-	return "there are " + strings.Join(known, ", ")
 }

@@ -24,7 +24,7 @@ import (
 	amqp "github.com/rabbitmq/amqp091-go"
 
 	"github.com/taskfleet/taskfleet/credentials"
-	"github.com/taskfleet/taskfleet/credentials/internal/pace"
+	"github.com/taskfleet/taskfleet/credentials/pace"
 )
 
 // A management is the management API of a broker.

@@ -30,7 +30,7 @@ import (
 	"github.com/signalfx/signalfx-go/orgtoken"
 
 	"github.com/taskfleet/taskfleet/credentials"
-	"github.com/taskfleet/taskfleet/credentials/internal/pace"
+	"github.com/taskfleet/taskfleet/credentials/pace"
 	"github.com/taskfleet/taskfleet/timestamp"
 )
 

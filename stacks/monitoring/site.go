@@ -16,6 +16,8 @@ import (
 	"unicode"
 
 	"github.com/signalfx/signalfx-go"
+
+	"github.com/taskfleet/taskfleet/credentials/pace"
 )
 
 // A site is SignalFx, for an environment.
@@ -44,7 +46,7 @@ func newSite(c SignalFx, environment string, base http.RoundTripper) *site {
 	return &site{
 		api: strings.TrimSuffix(cmp.Or(c.API, "https://api."+c.Realm+".signalfx.com"), "/"), tokenFrom: c.TokenFrom, environment: environment,
 		http: &http.Client{
-			Transport: &transport{base: base, every: every}, Timeout: requestLimit,
+			Transport: &pace.Transport{Base: base, Every: every, Faults: true}, Timeout: requestLimit,
 			CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }, // the token is for nobody else
 		},
 	}
@@ -114,8 +116,8 @@ func judge(err error, token string) error {
 		if broken, ok := errors.AsType[*url.Error](err); ok {
 			err = broken.Err
 		}
-		if _, large := errors.AsType[*http.MaxBytesError](err); large {
-			return fmt.Errorf("the answer has more than %d bytes", largestAnswer)
+		if large, ok := errors.AsType[*http.MaxBytesError](err); ok {
+			return fmt.Errorf("the answer has more than %d bytes", large.Limit)
 		}
 		if errors.Is(err, io.EOF) || isSyntax(err) { // which may show what it could not read
 			return errors.New("the answer is not the JSON that was expected")

@@ -15,6 +15,10 @@ type Transport struct {
 	Base  http.RoundTripper // http.DefaultTransport where it is nil
 	Every time.Duration     // from one request to the next; zero for as fast as they come
 
+	// Faults has requests be sent again, too, that the network or the provider has failed (5xx), unless they were posted: those
+	// may have been carried out, and whoever posts has to look first.
+	Faults bool
+
 	mu   sync.Mutex
 	next time.Time
 }
@@ -36,22 +40,23 @@ func (t *Transport) RoundTrip(r *http.Request) (*http.Response, error) {
 			return nil, err
 		}
 		out, err := base.RoundTrip(r)
-		if err != nil {
-			return nil, err
+		if err == nil {
+			out.Body = http.MaxBytesReader(nil, out.Body, largest)
 		}
-		out.Body = http.MaxBytesReader(nil, out.Body, largest)
-		if attempt == attempts {
-			return out, nil
+		if attempt == attempts || err != nil && (!t.Faults || r.Context().Err() != nil) {
+			return out, err
 		}
-		wait, again := asked(r.Method, out, time.Second<<(attempt-1))
+		wait, again := t.asked(r.Method, out, time.Second<<(attempt-1))
 		if !again || wait > longest || r.Body != nil && r.GetBody == nil {
-			return out, nil
+			return out, err
 		}
 		if end, ok := r.Context().Deadline(); ok && time.Until(end) <= wait {
-			return out, nil
+			return out, err
 		}
-		io.Copy(io.Discard, io.LimitReader(out.Body, 64<<10)) // so that the connection is used again
-		out.Body.Close()
+		if out != nil {
+			io.Copy(io.Discard, io.LimitReader(out.Body, 64<<10)) // so that the connection is used again
+			out.Body.Close()
+		}
 		if err := sleep(r, wait); err != nil {
 			return nil, err
 		}
@@ -99,15 +104,20 @@ func sleep(r *http.Request, d time.Duration) error {
 	}
 }
 
-// asked tells whether an answer says that the request is to be sent again later, and
+// asked tells whether an answer, nil if there is none, says that the request is to be sent again later, and
 // when. A moment is one of the provider's clock, which may not be ours: what counts is how
 // far it is from the answer's own date.
-func asked(method string, out *http.Response, otherwise time.Duration) (wait time.Duration, again bool) {
-	text := out.Header.Get("Retry-After")
+func (t *Transport) asked(method string, out *http.Response, otherwise time.Duration) (wait time.Duration, again bool) {
+	posted := method == http.MethodPost // and may have been carried out
 	switch {
-	case out.StatusCode != http.StatusTooManyRequests && (out.StatusCode != http.StatusServiceUnavailable || method == http.MethodPost):
-		return 0, false // what was posted may have been carried out
-	case text == "":
+	case out == nil:
+		return otherwise, !posted
+	case out.StatusCode == http.StatusTooManyRequests:
+	case posted, out.StatusCode != http.StatusServiceUnavailable && !(t.Faults && out.StatusCode >= 500):
+		return 0, false
+	}
+	text := out.Header.Get("Retry-After")
+	if text == "" {
 		return otherwise, true
 	}
 	if seconds, err := strconv.ParseUint(text, 10, 31); err == nil {

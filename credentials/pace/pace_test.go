@@ -122,3 +122,46 @@ func TestRequestsKeepTheirDistance(t *testing.T) {
 		}
 	})
 }
+
+// What fails is sent again where that was asked for, but not what was posted.
+func TestFaults(t *testing.T) {
+	for name, c := range map[string]struct {
+		method   string
+		statuses []int // 0: the network fails
+		asked    int
+		ends     int
+	}{
+		"the provider fails":       {http.MethodPut, []int{500, 502, 200}, 3, 200},
+		"the network fails":        {http.MethodGet, []int{0, 0, 200}, 3, 200},
+		"for ever":                 {http.MethodGet, []int{0}, 4, 0},
+		"what was posted":          {http.MethodPost, []int{500}, 1, 500},
+		"posted into a dead end":   {http.MethodPost, []int{0}, 1, 0},
+		"posted, and turned away":  {http.MethodPost, []int{429, 200}, 2, 200},
+		"what is nobody's failure": {http.MethodPut, []int{404}, 1, 404},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				asked := 0
+				base := roundTrip(func(*http.Request) (*http.Response, error) {
+					status := c.statuses[min(asked, len(c.statuses)-1)]
+					if asked++; status == 0 {
+						return nil, io.ErrUnexpectedEOF
+					}
+					return &http.Response{StatusCode: status, Header: http.Header{}, Body: io.NopCloser(strings.NewReader("so"))}, nil
+				})
+				r, err := http.NewRequestWithContext(t.Context(), c.method, "http://provider/", strings.NewReader("body"))
+				if err != nil {
+					t.Fatal(err)
+				}
+				out, err := (&Transport{Base: base, Faults: true}).RoundTrip(r)
+				if asked != c.asked || (err != nil) != (c.ends == 0) || err == nil && out.StatusCode != c.ends {
+					t.Errorf("asked %d times, and ended with %+v, %v", asked, out, err)
+				}
+			})
+		})
+	}
+}
+
+type roundTrip func(*http.Request) (*http.Response, error)
+
+func (f roundTrip) RoundTrip(r *http.Request) (*http.Response, error) { return f(r) }
