@@ -374,7 +374,7 @@ func (e *Unfinished) Error() string {
 // visible is s without what a terminal obeys: names on a platform are anybody's.
 func visible(s string) string {
 	return strings.Map(func(r rune) rune {
-		if unicode.IsControl(r) {
+		if unicode.IsControl(r) || r >= '\u202a' && r <= '\u202e' || r >= '\u2066' && r <= '\u2069' { // or turns the text round
 			return unicode.ReplacementChar
 		}
 		return r

@@ -47,6 +47,11 @@ type Change struct {
 	Taken bool `json:"taken,omitempty"`
 }
 
+// stays tells whether a thing is left as it is, whoever deletes it.
+func (c *Change) stays() bool {
+	return slices.Contains([]string{tokenGeneratedSecret, tokenReplicas, monitoring.TokenTeam, monitoring.TokenProject}, c.Kind)
+}
+
 // Holds words what is lost with a thing for good; "" if the definition makes it again.
 func (c *Change) Holds() string {
 	switch {

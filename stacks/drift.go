@@ -183,7 +183,7 @@ func (d *Driver) PlanDestroy(ctx context.Context) (*Destruction, error) {
 				continue
 			}
 			c := &Change{Stack: name, ID: idOf(r.Type, r.ID), Action: Delete, Kind: r.Type, Name: r.ID}
-			if kind := c.resourceKind(); kind != nil && !d.guard.manages(kind, r.ID) {
+			if kind := c.resourceKind(); c.stays() || kind != nil && !d.guard.manages(kind, r.ID) {
 				c.Action = Keep
 			}
 			out.Changes = append(out.Changes, c)

@@ -301,12 +301,9 @@ type state struct {
 }
 
 type stateResource struct {
-	URN     string                     `json:"urn"`
-	Custom  bool                       `json:"custom"`
-	ID      string                     `json:"id"`
-	Type    string                     `json:"type"`
-	Inputs  map[string]json.RawMessage `json:"inputs"`
-	Protect bool                       `json:"protect"`
+	URN  string `json:"urn"`
+	ID   string `json:"id"`
+	Type string `json:"type"`
 }
 
 // noStack is what pulumi says of a stack that is not there.

@@ -213,6 +213,7 @@ func (e *Environment) check(r *reader) {
 	}
 	if e.Monitoring != nil {
 		r.problems("monitoring", e.Monitoring.Check())
+		e.Monitoring.In(e.Directory)
 	}
 	if e.Smoke != nil && e.Smoke.TaskQueueID == "" {
 		r.fail("smoke", "smoke.taskQueueId is missing, such as built-in/succeed")

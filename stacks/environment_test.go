@@ -19,6 +19,7 @@ import (
 
 	"github.com/taskfleet/taskfleet/client"
 	"github.com/taskfleet/taskfleet/resource"
+	"github.com/taskfleet/taskfleet/stacks/monitoring"
 	"github.com/taskfleet/taskfleet/stacks/provider"
 )
 
@@ -206,6 +207,7 @@ func TestAPreviewIsReadable(t *testing.T) {
 		{Stack: "access", ID: "Role=new", Action: Create, After: json.RawMessage(`{"scopes":["a"]}`)},
 		{Stack: "access", ID: "Role=a\x1b[31m", Action: Update, Before: json.RawMessage(`{"scopes":["x","y"],"d":"one"}`), After: json.RawMessage(`{"scopes":["y","z"],"d":"two"}`)},
 		{Stack: "access", ID: "Role=old", Action: Keep},
+		{Stack: "access", ID: "SentryProject=web", Kind: monitoring.TokenProject, Action: Keep},
 	}}, {Name: "schedules", Changes: []*Change{
 		{Stack: "schedules", ID: "Secret=s", Kind: "taskfleet:index:Secret", Action: Delete},
 		{Stack: "schedules", ID: "Secret=t", Action: Update, Before: json.RawMessage(`{"value":"[secret]"}`), After: json.RawMessage(`{"value":"[secret]"}`), Hidden: []string{"value"}},
@@ -214,7 +216,7 @@ func TestAPreviewIsReadable(t *testing.T) {
 	if err := s.Text(&b, 0, false); err != nil {
 		t.Fatal(err)
 	}
-	want := `1 to create, 2 to change, 2 to delete, 1 to forget; 3 unchanged
+	want := `1 to create, 2 to change, 2 to delete, 2 to forget; 3 unchanged
 
 !!! DELETES Secret=s  SECRET: what is in it is gone for good
 !!! DELETES WorkerPool=a/b  WORKER POOL: its workers are ended, with the tasks that they run
@@ -228,6 +230,7 @@ access
       scopes:
         - a
   o Role=old  (stays on the platform, as no managed pattern matches it; add one to have it deleted)
+  o SentryProject=web  (stays as it is: such a thing is never deleted)
 
 schedules
   - Secret=s
@@ -245,7 +248,7 @@ Strays (1): on the platform, managed by a pattern, and defined nowhere. They are
 	if err := s.Text(&b, 40, false); err != nil || !strings.Contains(b.String(), s.Notices[0]) || !strings.Contains(b.String(), want[strings.Index(want, "!!! DELETES Secret"):strings.Index(want, "\naccess")]) || !strings.Contains(b.String(), "Strays (1): on the platform, managed by…") {
 		t.Errorf("in 40 columns it is, %v,\n%s", err, b.String())
 	}
-	if s.Count() != 6 || len(s.Deletes()) != 2 {
+	if s.Count() != 7 || len(s.Deletes()) != 2 {
 		t.Errorf("%d changes, %d to delete", s.Count(), len(s.Deletes()))
 	}
 }
@@ -463,8 +466,51 @@ func TestFilesBehindALink(t *testing.T) {
 	if err := os.WriteFile(filepath.Join(elsewhere, "access.yml"), []byte("roles: {a: {}}\n"), 0o644); err != nil {
 		t.Fatal(err)
 	}
-	if after, err := d.files(); err != nil || after[filepath.Join("access", "access.yml")] == before[filepath.Join("access", "access.yml")] {
+	after, err := d.files()
+	if err != nil || after[filepath.Join("access", "access.yml")] == before[filepath.Join("access", "access.yml")] {
 		t.Errorf("%v, %v", after, err)
+	}
+	// Somebody's editor has it open, and marks that with a link to nowhere.
+	if err := os.Symlink("nowhere", filepath.Join(elsewhere, ".#access.yml")); err != nil {
+		t.Fatal(err)
+	}
+	if opened, err := d.files(); err != nil || !maps.Equal(opened, after) {
+		t.Errorf("%v, %v", opened, err)
+	}
+}
+
+func TestTokensAreBesideTheEnvironment(t *testing.T) {
+	directory := written(t)
+	text, err := os.ReadFile(filepath.Join(directory, "environment.yml"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	text = append(text, "monitoring:\n  signalfx: {realm: eu0, ours: true, tokenFrom: {file: token}}\n"...)
+	if err := os.WriteFile(filepath.Join(directory, "environment.yml"), text, 0o644); err != nil {
+		t.Fatal(err)
+	}
+	e, err := Load(directory)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got := e.Monitoring.SignalFx.TokenFrom.File; got != filepath.Join(e.Directory, "token") {
+		t.Errorf("the token is in %s", got)
+	}
+}
+
+func TestABalancerIsNoPlatform(t *testing.T) {
+	for _, c := range []struct {
+		err  error
+		away bool
+	}{
+		{&client.Error{StatusCode: 503}, true},
+		{&client.Error{StatusCode: 503, Code: "InternalServerError"}, false},
+		{&client.Error{StatusCode: 404}, false},
+		{errors.New("another"), false},
+	} {
+		if got := unreachable(fmt.Errorf("asking: %w", c.err)); got != c.away {
+			t.Errorf("%v: %t", c.err, got)
+		}
 	}
 }
 

@@ -20,6 +20,7 @@ import (
 	"github.com/pulumi/pulumi/sdk/v3/go/pulumi"
 	"golang.org/x/sync/errgroup"
 
+	"github.com/taskfleet/taskfleet/client"
 	"github.com/taskfleet/taskfleet/resource"
 )
 
@@ -248,13 +249,20 @@ func (d *Driver) look(ctx context.Context, names []string, states []*state) (*vi
 	return v, nil
 }
 
+// unreachable tells whether no server answers: nobody does, or a balancer, which says so in words that are not the API's.
 func unreachable(err error) bool {
-	_, ok := errors.AsType[*net.OpError](err)
-	return ok
+	if _, ok := errors.AsType[*net.OpError](err); ok {
+		return true
+	}
+	e, ok := errors.AsType[*client.Error](err)
+	return ok && e.Code == "" && e.StatusCode >= 502 && e.StatusCode <= 504
 }
 
 // judge says of a change what the engine does not know.
 func (d *Driver) judge(s *Saved, v *view, c *Change) {
+	if c.Action == Delete && c.stays() {
+		c.Action = Keep
+	}
 	kind := c.resourceKind()
 	if kind == nil {
 		return
@@ -308,6 +316,12 @@ func (d *Driver) files() (map[string]string, error) {
 		err := filepath.WalkDir(p, func(file string, entry fs.DirEntry, err error) error {
 			if err != nil {
 				return err
+			}
+			if file != p && strings.HasPrefix(entry.Name(), ".") { // as package resource leaves them out
+				if entry.IsDir() {
+					return fs.SkipDir
+				}
+				return nil
 			}
 			if entry.IsDir() || file != p && !strings.HasSuffix(file, ".yml") && !strings.HasSuffix(file, ".yaml") {
 				return nil

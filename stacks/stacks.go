@@ -11,7 +11,7 @@
 // with the engine's plans (preview.go). Up does what was saved, if states, files, manifest and program are what they were,
 // and the engine holds it to the plan (up.go). Drift and Refresh compare states with what there is (drift.go).
 //
-// What may be deleted is said by the managed patterns of the definitions, and by nothing else: what none of them matches
+// What may be deleted from the platform is said by the managed patterns of the definitions, and by nothing else: what none of them matches
 // stays on the platform when it leaves the files, and also when everything is destroyed. That is not left to the engine: the
 // provider's kinds themselves are asked (guard.go).
 //
@@ -92,7 +92,7 @@ func newComponent(ctx *pulumi.Context, kind, name string, opts ...pulumi.Resourc
 // Options are what a Driver needs of others.
 type Options struct {
 	Pulumi    string // path of the program; "": the one on PATH
-	Install   bool   // download it if there is none
+	Install   bool   // download it, and terraform, if there is none
 	Terraform string // for environments that name a deployment of package infra
 	Version   string // of this program: a preview is for it alone
 
@@ -322,7 +322,7 @@ func (d *Driver) manifest(ctx context.Context) (*infra.Manifest, error) {
 			return m, nil
 		}
 	}
-	deployment, err := infra.Open(ctx, e.path(directory), infra.Options{Terraform: d.options.Terraform, Notice: d.options.Notice})
+	deployment, err := infra.Open(ctx, e.path(directory), infra.Options{Terraform: d.options.Terraform, Install: d.options.Install, Notice: d.options.Notice})
 	switch {
 	case err != nil && m != nil:
 		d.options.Notice(fmt.Sprintf("whether the manifest is stale is not known: %v", err))

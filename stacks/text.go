@@ -166,6 +166,8 @@ func (t *writer) changes(list []*Change) {
 		sign := signs[c.Action]
 		more := ""
 		switch {
+		case c.Action == Keep && c.stays():
+			more = "  (stays as it is: such a thing is never deleted)"
 		case c.Action == Keep:
 			more = "  (stays on the platform, as no managed pattern matches it; add one to have it deleted)"
 		case c.Action == Adopt:
@@ -293,7 +295,7 @@ func (p *Destruction) Text(w io.Writer, width int, colour bool) error {
 	t.lost(going)
 	if len(stay) > 0 {
 		t.line(0, "", "")
-		t.line(0, bold, "Stays, as no managed pattern matches it")
+		t.line(0, bold, "Stays, as no managed pattern matches it, or as such a thing is never deleted")
 		for _, c := range stay {
 			t.line(2, "", c.ID)
 		}

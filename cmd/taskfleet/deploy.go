@@ -173,7 +173,10 @@ func (f *deployFlags) run(cmd *cobra.Command) error {
 		if f.yes {
 			return nil
 		}
-		return sure(cmd, question, "yes", "--yes")
+		if err := sure(cmd, question, "yes", "--yes"); err != nil {
+			return fmt.Errorf("%w at this step", err)
+		}
+		return nil
 	}
 	above := &deployStacks{cmd: cmd, flags: f, environment: e, progress: t.progress(), width: widthOf(t.out), colour: colourful(t.out)}
 	defer above.close()
@@ -199,7 +202,7 @@ func (f *deployFlags) run(cmd *cobra.Command) error {
 	return f.told(cmd, t, d.Run(ctx, mode))
 }
 
-// resumed is the command line that goes on with this deploy. What it is not to touch it names again.
+// resumed is the command line that goes on with this deploy. What it is not to touch, and what it is done with, it names again.
 func (f *deployFlags) resumed(directory string) string {
 	line := "taskfleet deploy --environment " + stacks.ShellWord(directory) + " --resume"
 	if f.skipInfra {
@@ -207,6 +210,15 @@ func (f *deployFlags) resumed(directory string) string {
 	}
 	for _, v := range f.varFiles {
 		line += " --var-file " + stacks.ShellWord(v)
+	}
+	if f.terraform != "" {
+		line += " --terraform " + stacks.ShellWord(f.terraform)
+	}
+	if f.pulumi != "" {
+		line += " --pulumi " + stacks.ShellWord(f.pulumi)
+	}
+	if f.install {
+		line += " --install"
 	}
 	return line
 }

@@ -151,17 +151,17 @@ func (s *smokeTest) giveUp(ctx context.Context, q *queue.Client, taskID string, 
 	if last != nil {
 		state = last.State
 	}
-	err := fmt.Errorf("task %s on %s was still %s after %s, and was canceled", taskID, s.queue, state, s.limit)
-	if state == string(task.Pending) {
-		err = fmt.Errorf("%w: no worker has taken it. taskfleet provisioner explain %s says why", err, s.queue)
+	text, why := fmt.Sprintf("task %s on %s was still %s after %s", taskID, s.queue, state, s.limit), ""
+	switch state {
+	case string(task.Pending):
+		why = fmt.Sprintf(": no worker has taken it. taskfleet provisioner explain %s says why", s.queue)
+	case string(task.Running):
+		why = s.log(ctx, q, taskID)
 	}
-	if state == string(task.Running) {
-		err = fmt.Errorf("%w%s", err, s.log(ctx, q, taskID))
+	if _, err := q.CancelTask(ctx, taskID); err != nil {
+		return fmt.Errorf("%s, and cannot be canceled (%w)%s", text, err, why)
 	}
-	if _, cancelErr := q.CancelTask(ctx, taskID); cancelErr != nil {
-		return fmt.Errorf("%w; it cannot be canceled: %w", err, cancelErr)
-	}
-	return err
+	return errors.New(text + ", and was canceled" + why)
 }
 
 // logLimit is how much of the end of a log is shown.

@@ -30,7 +30,7 @@ Pulumi. The programs and the provider are in this program: of Pulumi only its en
 A change goes in two steps. preview shows what would be done, and saves it under a digest. up does what was previewed, if
 files, states and program are still the same.
 
-What is deleted is what a managed pattern matches and nothing defines any more; what none matches stays on the platform.
+What is deleted from the platform is what a managed pattern matches and nothing defines any more; what none matches stays on the platform.
 
 Exit codes: 0 done; 1 failed, and also a wrong command line; drift: 2 if it has found something; preview: 3 if it cannot be done.`,
 		Example: `  taskfleet stacks init prod/stacks --from-infra prod
@@ -63,7 +63,7 @@ func (f *stacksFlags) add(cmd *cobra.Command) {
 	cmd.Flags().StringVarP(&f.directory, "dir", "d", ".", "`directory` of the environment")
 	cmd.Flags().StringArrayVar(&f.stacks, "stack", nil, "`name` of a stack; may be repeated (default: all)")
 	cmd.Flags().StringVar(&f.options.Pulumi, "pulumi", "", "`path` of pulumi, instead of the one on PATH")
-	cmd.Flags().BoolVar(&f.options.Install, "install", false, "where there is no pulumi, download it from get.pulumi.com")
+	cmd.Flags().BoolVar(&f.options.Install, "install", false, "where there is no pulumi, download it from get.pulumi.com; and terraform, where a deployment of taskfleet infra needs it")
 	cmd.Flags().StringVar(&f.options.Terraform, "terraform", "", "`path` of terraform or tofu, for an environment on a deployment of taskfleet infra")
 	_ = cmd.RegisterFlagCompletionFunc("stack", cobra.FixedCompletions(stacks.Names(), cobra.ShellCompDirectiveNoFileComp))
 	jsonFlag(cmd, &f.json)

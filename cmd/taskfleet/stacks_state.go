@@ -145,6 +145,9 @@ Where states are in S3 it is not known who holds a lock until an up is refused, 
 					}
 					fmt.Fprintf(errOut, "stack %s is locked by %s@%s (pid %d) since %s%s\n", name, printable(l.User), printable(l.Host), l.PID, l.Since.UTC().Format(time.DateTime+" UTC"), state)
 				}
+				if !known {
+					fmt.Fprintf(errOut, "stack %s: who holds its lock, if anybody does, cannot be told where states are in S3; an up that is refused tells\n", name)
+				}
 				if len(locks) > 0 || !known {
 					locked, taken = append(locked, name), append(taken, locks...)
 				}
@@ -200,6 +203,9 @@ With --state, a file of taskfleet stacks export is made the state of the stack t
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if file != "" && (len(flags.stacks) != 1 || from != "" || only != nil) {
 				return usagef("--state goes with one --stack, and neither with --from nor with --only")
+			}
+			if file == "" && len(flags.stacks) > 0 {
+				return usagef("--stack goes with --state; --only says what is imported")
 			}
 			var patterns []*resource.Pattern
 			for _, text := range only {
@@ -288,7 +294,6 @@ func (f *stacksFlags) takeIn(cmd *cobra.Command, d **stacks.Driver, a *stacks.Ad
 	for _, file := range a.Files {
 		f.stacks = append(f.stacks, file.Stack)
 	}
-	var err error
 	again, err := f.open(cmd)
 	if err != nil {
 		return err
@@ -296,7 +301,7 @@ func (f *stacksFlags) takeIn(cmd *cobra.Command, d **stacks.Driver, a *stacks.Ad
 	*d = again
 	s, err := again.Preview(cmd.Context(), stacks.PreviewOptions{})
 	if err != nil {
-		return err
+		return f.told(err)
 	}
 	if !s.OnlyAdopts() {
 		if err := f.tell(cmd, s); err != nil {

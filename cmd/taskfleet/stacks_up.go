@@ -229,9 +229,9 @@ func newStacksDestroyCommand() *cobra.Command {
 	var word string
 	cmd := &cobra.Command{
 		Use: "destroy", Short: "Delete everything of the stacks that is managed",
-		Long: `Shows what would be deleted, asks for the environment's name, and deletes it: stacks in the reverse of their order, and of
-things only what a managed pattern matches. The rest stays on the platform, and leaves the states. Secrets are gone for good, and
-the workers of pools are ended.`,
+		Long: `Shows what would be deleted, asks for the environment's name, and deletes it: stacks in the reverse of their order. Of what is on
+the platform it is only what a managed pattern matches; the rest stays there, and leaves the states. Configuration, releases and what is
+at SignalFx need no pattern. Secrets are gone for good, and the workers of pools are ended.`,
 		Example: `  taskfleet stacks destroy --dir staging/stacks
   taskfleet stacks destroy --dir staging/stacks --stack schedules --destroy staging`,
 		Args: cobra.NoArgs,

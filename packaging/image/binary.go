@@ -37,9 +37,6 @@ const program = "github.com/taskfleet/taskfleet/cmd/taskfleet"
 // commands that run Pulumi, which is not in the image (cmd/taskfleet/deployment.go): half of it.
 func build(ctx context.Context, directory, pkg, platform, version string) (binary, error) {
 	system, architecture, _ := strings.Cut(platform, "/")
-	if _, ok := machines[platform]; !ok {
-		return binary{}, usageError{fmt.Errorf("--platforms: %q is not one of linux/amd64, linux/arm64", platform)}
-	}
 	path := filepath.Join(directory, system+"-"+architecture)
 	flags := "-s -w"
 	if version != "" {

@@ -146,6 +146,17 @@ func runBuild(ctx context.Context, args []string, out, progress io.Writer) error
 			return usageError{fmt.Errorf("--push: %w", err)}
 		}
 	}
+	for p := range strings.SplitSeq(*platforms, ",") {
+		if _, ok := machines[p]; !ok {
+			return usageError{fmt.Errorf("--platforms: %q is not one of linux/amd64, linux/arm64", p)}
+		}
+	}
+	if *base != "" {
+		if _, err := name.ParseReference(*base); err != nil {
+			return usageError{fmt.Errorf("--base: %w", err)}
+		}
+	}
+	*output = filepath.Clean(*output) // after a slash, the new directory would be made in the one that it replaces
 	if err := replaceable(*output); err != nil {
 		return err
 	}

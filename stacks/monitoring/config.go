@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"path/filepath"
 	"regexp"
 	"slices"
 	"strings"
@@ -52,6 +53,21 @@ type Sentry struct {
 type Source struct {
 	Env  string `json:"env,omitempty"`  // a variable of the environment
 	File string `json:"file,omitempty"` // a path
+}
+
+// In has the files of tokens be in a directory, where their paths are relative.
+func (c Config) In(directory string) {
+	in := func(s *Source) {
+		if s.File != "" && !filepath.IsAbs(s.File) {
+			s.File = filepath.Join(directory, s.File)
+		}
+	}
+	if c.SignalFx != nil {
+		in(&c.SignalFx.TokenFrom)
+	}
+	if c.Sentry != nil {
+		in(&c.Sentry.TokenFrom)
+	}
 }
 
 // A DashboardConfig is a dashboard with its charts, which are laid out from the left to the right in rows.

@@ -116,7 +116,7 @@ func adopt(ctx context.Context, k Kind, name string, spec json.RawMessage) (json
 	}
 	if differ := changes(atSpec, is.Get("spec"), to.Get("spec")); len(differ) > 0 {
 		members := strings.Join(slices.Sorted(maps.Keys(differ)), ", ")
-		return nil, fmt.Errorf("%w in %s: import it (taskfleet stacks import), or remove it", errDiffers, members)
+		return nil, fmt.Errorf("%w in %s: write into the definition how it is, or remove it", errDiffers, members)
 	}
 	return state, nil
 }

@@ -102,7 +102,7 @@ var (
 	memberSyntax = regexp.MustCompile(`^[A-Za-z][A-Za-z0-9_]*(\.[A-Za-z][A-Za-z0-9_]*)*$`)
 )
 
-// New is a provider of the kinds. version is the program's, such as 1.2.0. The error is that of kinds that do not
+// New is a provider of the kinds. version is the provider's, as states have it, such as 1.0.0. The error is that of kinds that do not
 // fit together.
 func New(version string, kinds ...Kind) (p.Provider, error) {
 	v := &provider{kinds: map[string]Kind{}, replaced: map[presource.URN]bool{}, silent: map[string]time.Time{}}

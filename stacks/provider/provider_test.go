@@ -419,7 +419,7 @@ func TestWhatIsThereIsTakenOverOrLeftAlone(t *testing.T) {
 	before := string(k.there["a"])
 	for _, preview := range []bool{true, false} {
 		_, err := s.server.Create(p.CreateRequest{Urn: s.urn, Properties: s.checked(inputs("a", value(t, `{"size": 2, "color": "red"}`))), DryRun: preview})
-		if err == nil || !strings.Contains(err.Error(), "is there already, and differs in spec.color, spec.size: import it (taskfleet stacks import)") {
+		if err == nil || !strings.Contains(err.Error(), "is there already, and differs in spec.color, spec.size: write into the definition how it is") {
 			t.Errorf("the error is %v", err)
 		}
 	}

@@ -41,8 +41,11 @@ func installPulumi(ctx context.Context) (path string, err error) {
 	}
 	fmt.Printf("== building Pulumi %s, once\n", pulumiVersion)
 	const source = "github.com/pulumi/pulumi/"
-	return path, buildProgram(ctx, path, source+"pkg/v3/cmd/pulumi",
-		fmt.Sprintf("require %spkg/v3 v%s", source, pulumiVersion), "-X "+source+"sdk/v3/go/common/version.Version=v"+pulumiVersion)
+	if err := buildProgram(ctx, path, source+"pkg/v3/cmd/pulumi",
+		fmt.Sprintf("require %spkg/v3 v%s", source, pulumiVersion), "-X "+source+"sdk/v3/go/common/version.Version=v"+pulumiVersion); err != nil {
+		return "", fmt.Errorf("the tests need pulumi %s or later on PATH, and it could not be built: %w", pulumiVersion, err)
+	}
+	return path, nil
 }
 
 // isRecentPulumi tells whether a program is a pulumi that the tests can be run with.
