@@ -24,7 +24,7 @@ provider: ## build ./bin/terraform-provider-taskfleet
 test: $(RUN) ## everything: formatting, vet, all tests on SQLite and PostgreSQL, race detector, official clients, crashes, EC2
 	@exec $(RUN) test
 
-check: $(RUN) ## in a minute or so: formatting, vet, and the tests on SQLite alone
+check: $(RUN) ## in a few minutes: formatting, vet, and the tests on SQLite alone
 	@exec $(RUN) check
 
 bench: $(RUN) ## rates, latencies and CPU of the queue on SQLite and on PostgreSQL
