@@ -97,7 +97,7 @@ and up do the same by themselves; it is of use after a repair by hand, so that d
 			defer d.Close()
 			found, err := d.Refresh(cmd.Context())
 			if err != nil {
-				return err
+				return flags.told(err)
 			}
 			out := cmd.OutOrStdout()
 			if flags.json {

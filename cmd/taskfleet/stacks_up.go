@@ -243,7 +243,7 @@ at SignalFx need no pattern. Secrets are gone for good, and the workers of pools
 			defer d.Close()
 			p, err := d.PlanDestroy(cmd.Context())
 			if err != nil {
-				return err
+				return flags.told(err)
 			}
 			errOut := cmd.ErrOrStderr()
 			if len(p.Changes) == 0 {

@@ -121,8 +121,8 @@ func (c *checkout) vet(ctx context.Context, out io.Writer) error {
 // have ended, with a processor that has nothing to do.
 var first = []string{module + "/mirror", module + "/queue", module + "/provisioner", module + "/blob/gateway", module + "/infra"}
 
-// allUnitTests are all but those under test/, which run the built binary, and what needs terraform, pulumi or a
-// C compiler, on every database that is asked for.
+// allUnitTests are all but those under test/, which run the built binary, and what needs terraform or pulumi, on
+// every database that is asked for.
 func (c *checkout) allUnitTests(ctx context.Context, out io.Writer) error {
 	packages, err := c.packages(ctx, "./...")
 	if err != nil {
@@ -211,8 +211,8 @@ func place(name string) int {
 // raceTests are short ones where a test can be: those that do the same many times over. The detector sees that two
 // accesses are not ordered when it has seen both, however they fell. SQLite itself, translated from C, goes without the
 // detector: it shares no memory with us but what it copies, and every step of its virtual machine would be looked at,
-// which takes three fifths of the time of index's tests. Only this package can: one with generic code of others in it would give the whole
-// program instances, of sync.Map for example, in which the detector sees no order.
+// which takes three fifths of the time of index's tests. Only this package can: one with generic code of others in it would
+// give the whole program instances, of sync.Map for example, in which the detector sees no order.
 func (c *checkout) raceTests(ctx context.Context, out io.Writer) error {
 	return c.with("TASKFLEET_TEST_DATABASES=sqlite", "CGO_ENABLED=1").goCommand(ctx, out,
 		testCommand([]string{"-race", "-gcflags=modernc.org/sqlite/lib=-race=false", "-short", "-skip", strings.Join(alone, "|")}, raced)...)
