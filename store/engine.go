@@ -67,8 +67,9 @@ type transaction interface {
 	// not end with ctx.
 	commit(ctx context.Context) error
 
-	// rollback undoes the transaction and takes the connection back.
-	rollback(ctx context.Context)
+	// rollback undoes the transaction and takes the connection back. An error
+	// says that something the transaction may have seen was undone as well.
+	rollback(ctx context.Context) error
 }
 
 // A call is a statement and its arguments.

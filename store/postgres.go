@@ -321,7 +321,7 @@ var (
 	errRolledBack = errors.New("the server rolled back, since a statement had failed")
 )
 
-func (t *postgresTx) rollback(ctx context.Context) {
+func (t *postgresTx) rollback(ctx context.Context) error {
 	defer t.conn.Release() // which undoes, too, if ROLLBACK fails
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), settleTimeout)
 	defer cancel()
@@ -329,6 +329,7 @@ func (t *postgresTx) rollback(ctx context.Context) {
 	if t.open {
 		t.end(ctx, "ROLLBACK")
 	}
+	return nil // it saw only what others had committed
 }
 
 var postgresText = strings.NewReplacer(

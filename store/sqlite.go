@@ -102,7 +102,7 @@ type sqliteWrite struct {
 
 func (t sqliteWrite) commit(context.Context) error { return t.writer.commit() }
 
-func (t sqliteWrite) rollback(context.Context) { t.writer.rollback() }
+func (t sqliteWrite) rollback(context.Context) error { return t.writer.rollback() }
 
 // A sqliteRead is a transaction on one of the connections that read, or, if it
 // is bare, one statement without one.
@@ -120,8 +120,9 @@ func (t sqliteRead) commit(context.Context) (err error) {
 	return err
 }
 
-func (t sqliteRead) rollback(context.Context) {
+func (t sqliteRead) rollback(context.Context) error {
 	t.engine.readers <- t.closeIf(!t.bare && !rollBack(t.session))
+	return nil
 }
 
 // rollBack makes sure that no transaction is open. Often SQLite did so when a

@@ -18,9 +18,10 @@ import (
 // The last one, behind which nobody waits, commits for all. With nobody waiting
 // a batch is one transaction, at no extra cost.
 //
-// None of a batch is told that it committed before the batch has. If SQLite
-// gives up the whole transaction, as it does when the disk is full or a
-// statement is interrupted, those that wait for it are run again.
+// None of a batch is told that it committed before the batch has, and neither is
+// one that fails told so: what it fails of may be what another of the batch has
+// written. If SQLite gives up the whole transaction, as it does when the disk is
+// full or a statement is interrupted, those that wait for it are run again.
 type sqliteWriter struct {
 	connect func(context.Context) (*session, error)
 
@@ -97,16 +98,19 @@ func (w *sqliteWriter) commit() error {
 	return b.err
 }
 
-func (w *sqliteWriter) rollback() {
-	if w.batch == nil {
+func (w *sqliteWriter) rollback() error {
+	b := w.batch
+	switch {
+	case b == nil:
 		w.abandon(nil)
-		return
-	}
-	if w.exec("ROLLBACK TO turn") != nil || w.exec("RELEASE turn") != nil {
+		return nil
+	case w.exec("ROLLBACK TO turn") != nil || w.exec("RELEASE turn") != nil:
 		w.abandon(errBatchUndone)
-		return
+		return nil // by what the transaction itself has failed of
 	}
 	w.end()
+	<-b.done
+	return b.err
 }
 
 // end ends a turn after which the transaction, if it holds a batch, is as it

@@ -242,16 +242,17 @@ func (db *DB) try(ctx context.Context, k kind, f func(*Tx) error) (err error, ag
 	defer tx.end() // also when f panics
 	err = f(tx)
 	tx.closeRows()
-	switch {
-	case tx.failure != nil && (tx.again || err == nil):
+	if err == nil && tx.failure == nil {
+		err = tx.commit()
+		return err, err != nil && tx.again
+	}
+	if undone := tx.end(); undone != nil {
+		return fmt.Errorf("store: what the transaction went by was undone: %w", undone), ctx.Err() == nil && db.engine.transient(undone)
+	}
+	if tx.failure != nil && (tx.again || err == nil) {
 		return tx.failure, tx.again
-	case err != nil:
-		return err, errors.Is(err, ErrAgain)
 	}
-	if err := tx.commit(); err != nil {
-		return err, tx.again
-	}
-	return nil, false
+	return err, errors.Is(err, ErrAgain)
 }
 
 // withCause makes an error that came of the end of ctx say so, whatever a

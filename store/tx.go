@@ -219,13 +219,15 @@ func (tx *Tx) commit() error {
 	return nil
 }
 
-// end undoes what was not committed.
-func (tx *Tx) end() {
-	if !tx.over {
-		tx.closeRows()
-		tx.over = true
-		tx.inner.rollback(tx.ctx)
+// end undoes what was not committed. An error says that the transaction may have
+// gone by something that was undone as well.
+func (tx *Tx) end() error {
+	if tx.over {
+		return nil
 	}
+	tx.closeRows()
+	tx.over = true
+	return tx.inner.rollback(tx.ctx)
 }
 
 func (tx *Tx) closeRows() {
