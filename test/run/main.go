@@ -82,7 +82,7 @@ func run(ctx context.Context, args []string) error {
 	if _, err := os.Stat("test/run/main.go"); err != nil {
 		return errors.New("run this from the top of the checkout: make test, make check or make bench")
 	}
-	c := &checkout{root: root}
+	c := &checkout{root: root, unsteady: &unsteady{}}
 	if len(args) != 1 {
 		return errors.New(usage)
 	}
@@ -159,6 +159,7 @@ func test(ctx context.Context, c *checkout) error {
 		step{name: "tests", do: c.unitTests},
 		step{name: "race detector", do: c.raceTests},
 	)
+	c.unsteady.print(os.Stdout)
 	if failed != nil && ctx.Err() == nil {
 		failed = errors.Join(failed, database.Fallen(), imitation.daemon.Fallen())
 	}
@@ -170,11 +171,13 @@ func check(ctx context.Context, c *checkout) error {
 	c.env = []string{"TASKFLEET_TEST_DATABASES=sqlite"}
 	c.without = []string{module + "/event/rabbit", module + "/credentials/postgres", module + "/credentials/rabbitmq", // they need a broker, or a server
 		module + "/infra/verify", module + "/infra", module + "/infra/statetest", module + "/stacks/platform"} // and these moto, or terraform
-	return runSteps(ctx,
+	failed := runSteps(ctx,
 		step{name: "formatting", do: c.formatting},
 		step{name: "vet", do: c.vet},
 		step{name: "tests", do: c.allUnitTests},
 	)
+	c.unsteady.print(os.Stdout)
+	return failed
 }
 
 // postgresAlone lends the private PostgreSQL to tests that are run by hand.

@@ -66,10 +66,11 @@ var haveAlone = []string{"./blob/blobtest", "./blob/gateway", "./hooks", "./inde
 
 // A checkout is the source tree under test, and what its tests are told through the environment.
 type checkout struct {
-	root    string
-	env     []string
-	without []string // packages that are not tested
-	nice    bool     // whether others come first
+	root     string
+	env      []string
+	without  []string // packages that are not tested
+	nice     bool     // whether others come first
+	unsteady *unsteady
 }
 
 // with is the same with more in the environment.
@@ -128,7 +129,7 @@ func (c *checkout) allUnitTests(ctx context.Context, out io.Writer) error {
 	if err != nil {
 		return err
 	}
-	return c.goCommand(ctx, out, testCommand([]string{"-skip", "^Test(Terraform|Pulumi|TheProgramRunsFromTheImage)"}, packages)...)
+	return c.goTest(ctx, out, []string{"-p", "3", "-skip", "^Test(Terraform|Pulumi|TheProgramRunsFromTheImage)"}, packages)
 }
 
 // unitTests are those that raceTests does not run: of raced packages those on PostgreSQL, and those that are alone on
@@ -157,14 +158,9 @@ func (c *checkout) unitTests(ctx context.Context, out io.Writer) error {
 		{"sqlite", []string{"-run", strings.Join(alone, "|")}, haveAlone},
 	} {
 		fmt.Fprintf(out, "-- on %s\n", strings.ReplaceAll(run.databases, ",", " and "))
-		wrong = append(wrong, c.with("TASKFLEET_TEST_DATABASES="+run.databases).goCommand(ctx, out, testCommand(run.flags, run.packages)...))
+		wrong = append(wrong, c.with("TASKFLEET_TEST_DATABASES="+run.databases).goTest(ctx, out, append([]string{"-p", "3"}, run.flags...), run.packages))
 	}
 	return errors.Join(wrong...)
-}
-
-// testCommand is for what was vetted before, and for programs that nobody debugs: linking them is a third quicker so.
-func testCommand(flags, packages []string) []string {
-	return slices.Concat([]string{"test", "-vet=off", "-ldflags=-s -w", "-p", "3", "-timeout", "30m"}, flags, packages)
 }
 
 // onDatabases are those of packages whose tests are run on one database or another, which package storetest gives them.
@@ -214,14 +210,14 @@ func place(name string) int {
 // which takes three fifths of the time of index's tests. Only this package can: one with generic code of others in it would
 // give the whole program instances, of sync.Map for example, in which the detector sees no order.
 func (c *checkout) raceTests(ctx context.Context, out io.Writer) error {
-	return c.with("TASKFLEET_TEST_DATABASES=sqlite", "CGO_ENABLED=1").goCommand(ctx, out,
-		testCommand([]string{"-race", "-gcflags=modernc.org/sqlite/lib=-race=false", "-short", "-skip", strings.Join(alone, "|")}, raced)...)
+	return c.with("TASKFLEET_TEST_DATABASES=sqlite", "CGO_ENABLED=1").goTest(ctx, out,
+		[]string{"-p", "3", "-race", "-gcflags=modernc.org/sqlite/lib=-race=false", "-short", "-skip", strings.Join(alone, "|")}, raced)
 }
 
 // systemTests drive the built binary from outside: the official clients, and what a crash leaves. They are not cached,
 // since Go does not see what they depend on.
 func (c *checkout) systemTests(ctx context.Context, out io.Writer) error {
-	return c.goCommand(ctx, out, "test", "-vet=off", "-ldflags=-s -w", "-count=1", "-timeout", "30m", "./test/replicas", "./test/...")
+	return c.goTest(ctx, out, []string{"-count=1"}, []string{"./test/replicas", "./test/..."})
 }
 
 // goCommand runs the go command in a process group of its own, so that an interrupt ends all it started, and only once

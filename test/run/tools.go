@@ -14,6 +14,8 @@ import (
 	"strings"
 	"syscall"
 
+	"golang.org/x/sync/errgroup"
+
 	"github.com/taskfleet/taskfleet/test/postgres"
 )
 
@@ -67,22 +69,16 @@ func install(ctx context.Context, root string) (tools, error) {
 		return tools{}, err
 	}
 	defer unlock()
-	if t.moto, err = installMoto(ctx, root, t.python); err != nil {
-		return tools{}, err
-	}
-	if t.checkov, err = installCheckov(ctx, root, t.python); err != nil {
-		return tools{}, err
-	}
-	if t.rabbitmq, err = installRabbitMQ(ctx, root); err != nil {
-		return tools{}, err
-	}
-	if t.terraform, err = installTerraform(ctx, root); err != nil {
-		return tools{}, err
-	}
-	if t.pulumi, err = installPulumi(ctx); err != nil {
-		return tools{}, err
-	}
-	t.node, t.python, err = installClients(ctx, root, t.python)
+	// One downloads while another unpacks or compiles.
+	system := t.python
+	all, ctx := errgroup.WithContext(ctx)
+	all.Go(func() (err error) { t.moto, err = installMoto(ctx, root, system); return err })
+	all.Go(func() (err error) { t.checkov, err = installCheckov(ctx, root, system); return err })
+	all.Go(func() (err error) { t.rabbitmq, err = installRabbitMQ(ctx, root); return err })
+	all.Go(func() (err error) { t.terraform, err = installTerraform(ctx, root); return err })
+	all.Go(func() (err error) { t.pulumi, err = installPulumi(ctx); return err })
+	all.Go(func() (err error) { t.node, t.python, err = installClients(ctx, root, system); return err })
+	err = all.Wait()
 	return t, err
 }
 
@@ -219,7 +215,7 @@ func installPython(ctx context.Context, home, requirements, systemPython string)
 	if _, err := output(exec.CommandContext(ctx, systemPython, "-m", "venv", home)); err != nil {
 		return fmt.Errorf("no Python environment could be made in %s: %w", home, err)
 	}
-	if _, err := output(exec.CommandContext(ctx, filepath.Join(home, "bin", "python"), "-m", "pip", "install", "--disable-pip-version-check", "-q", "-r", requirements)); err != nil {
+	if _, err := output(exec.CommandContext(ctx, filepath.Join(home, "bin", "python"), "-m", "pip", "install", "--disable-pip-version-check", "--no-compile", "-q", "-r", requirements)); err != nil {
 		return fmt.Errorf("the packages of %s could not be installed. Is PyPI, or the index that pip is configured for, reached from here? %w", requirements, err)
 	}
 	return nil
