@@ -56,13 +56,13 @@ func installRabbitMQ(ctx context.Context, root string) (programs string, err err
 		return "", err
 	}
 	download := func() error {
-		get := exec.CommandContext(ctx, "apt-get", append([]string{"-q", "-o", "APT::Sandbox::User=root", "download"}, rabbitmqPackages...)...)
+		get := exec.CommandContext(ctx, "apt-get", append([]string{"-q", "-o", "APT::Sandbox::User=root", "-o", "Acquire::Retries=5", "download"}, rabbitmqPackages...)...)
 		get.Dir = packages
 		_, err := output(get)
 		return err
 	}
 	if err := download(); err != nil { // the list of packages may be old, or not be there
-		update := exec.CommandContext(ctx, "apt-get", "-q", "-o", "DPkg::Lock::Timeout=600", "update")
+		update := exec.CommandContext(ctx, "apt-get", "-q", "-o", "DPkg::Lock::Timeout=600", "-o", "Acquire::Retries=5", "update")
 		if os.Geteuid() != 0 {
 			update = exec.CommandContext(ctx, "sudo", update.Args...)
 		}

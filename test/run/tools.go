@@ -132,8 +132,8 @@ func aptInstall(ctx context.Context, packages []string) error {
 		trap 'rm -f $quiet' EXIT
 		mkdir -p "$(dirname $quiet)"
 		echo 'create_main_cluster = false' > $quiet
-		apt-get -q -o DPkg::Lock::Timeout=600 update
-		apt-get -q -y -o DPkg::Lock::Timeout=600 install --no-install-recommends "$@"`
+		apt-get -q -o DPkg::Lock::Timeout=600 -o Acquire::Retries=5 update
+		apt-get -q -y -o DPkg::Lock::Timeout=600 -o Acquire::Retries=5 install --no-install-recommends "$@"`
 	args := slices.Concat(become, []string{"sh", "-ec", script, "install"}, packages)
 	cmd := exec.CommandContext(ctx, args[0], args[1:]...)
 	cmd.Stdin, cmd.Stdout, cmd.Stderr = os.Stdin, os.Stdout, os.Stderr
@@ -172,7 +172,7 @@ func installClients(ctx context.Context, root, systemPython string) (node, pytho
 		return "", "", err
 	}
 	npm := exec.CommandContext(ctx, node, filepath.Join(filepath.Dir(node), "../lib/node_modules/npm/bin/npm-cli.js"),
-		"ci", "--no-audit", "--no-fund", "--ignore-scripts")
+		"ci", "--no-audit", "--no-fund", "--ignore-scripts", "--fetch-retries=5")
 	npm.Dir = suite
 	if _, err := output(npm); err != nil {
 		return "", "", fmt.Errorf("the packages of %s could not be installed. Is the npm registry, or the one that npm is configured for, reached from here? %w", suite, err)
