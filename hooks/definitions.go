@@ -152,10 +152,10 @@ bindings and the triggerSchema are checked. What the template makes of a payload
 	token := h.sealToken(c.Path, slugid.New())
 	err = h.db.Do(ctx, func(tx *store.Tx) error {
 		n, err := tx.Exec(`
-			INSERT INTO hook (hook_group_id, hook_id, metadata, task, bindings, schedule, trigger_schema, trigger_token, size, next, created, mailed)
-			VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, 0)
+			INSERT INTO hook (id, hook_group_id, hook_id, metadata, task, bindings, schedule, trigger_schema, trigger_token, size, next, created, mailed)
+			VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, 0)
 			ON CONFLICT (hook_group_id, hook_id) DO NOTHING`,
-			d.HookGroupID, d.HookID, d.Metadata, d.Task, bindings, d.Schedule, d.TriggerSchema, token, d.size(), orNull(next), now)
+			newKey(), d.HookGroupID, d.HookID, d.Metadata, d.Task, bindings, d.Schedule, d.TriggerSchema, token, d.size(), orNull(next), now)
 		if err != nil {
 			return err
 		}

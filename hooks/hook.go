@@ -3,6 +3,7 @@ package hooks
 import (
 	"encoding/json"
 	"fmt"
+	"math/rand/v2"
 	"reflect"
 	"slices"
 	"strings"
@@ -117,6 +118,10 @@ func sameJSON(a, b json.RawMessage) bool {
 	var x, y any
 	return json.Unmarshal(a, &x) == nil && json.Unmarshal(b, &y) == nil && reflect.DeepEqual(x, y)
 }
+
+// newKey is the number of a new hook. One that SQLite handed out could be that of a hook
+// which was deleted, for which a fire is being written down at that moment.
+func newKey() int64 { return rand.Int64() }
 
 const columns = `id, hook_group_id, hook_id, metadata, task, bindings, schedule, trigger_schema, trigger_token, coalesce(next, 0), created`
 

@@ -53,7 +53,8 @@ func (h *Hooks) followSchedules(ctx context.Context) (more bool, err error) {
 	if err := h.db.Do(ctx, func(tx *store.Tx) error {
 		failed = nil
 		for i, k := range due {
-			n, err := tx.Exec(`UPDATE hook SET next = $3 WHERE id = $1 AND next = $2`, k.key, k.next, orNull(next[i]))
+			// With another template it is due still, and fires that in the next pass.
+			n, err := tx.Exec(`UPDATE hook SET next = $3 WHERE id = $1 AND next = $2 AND task = $4`, k.key, k.next, orNull(next[i]), string(k.Task))
 			if err != nil {
 				return err
 			}

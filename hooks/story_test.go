@@ -509,6 +509,7 @@ func TestAHookThatIsDeletedMeanwhileIsNotFired(t *testing.T) {
 		failed := made()
 		failed.err = errors.New("it went wrong")
 		w.want(200, "", "DELETE", at("g/short", ""), nil)
+		w.hook("g/another", nil) // whose fires they must not become
 
 		if err := db.Do(t.Context(), func(tx *store.Tx) error { return insertBounded(tx, []*fire{made(), failed}) }); err != nil {
 			t.Error(err)
@@ -550,7 +551,7 @@ func TestManyHooksOfOneMessageAreFiredInParts(t *testing.T) {
 			pairs = append(pairs, pair{messages[0], hook})
 		}
 		rest, to, err := w.fireSome(t.Context(), pairs, map[int64]time.Duration{}, at)
-		if err != nil || to.message != 4 || to.hook == 0 || len(rest) <= n-40 || len(rest) >= n-20 {
+		if err != nil || to.message != 4 || to.hook == 0 || len(rest) == 0 || len(rest) >= n-20 {
 			t.Errorf("after the first part: at %v, %d of %d hooks are left, %v", to, len(rest), n, err)
 		}
 		for range 2 { // delivered again

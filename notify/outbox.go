@@ -217,8 +217,16 @@ func (n *Notify) deliverOne(ctx context.Context, w *waiting) error {
 	until := now().Add(reservation)
 	err := n.db.Do(ctx, func(tx *store.Tx) error {
 		taken, err := tx.Exec(`UPDATE notify_message SET due = $3 WHERE message_id = $1 AND due = $2`, w.id, w.due, until)
-		mine = taken == 1
-		return err
+		if mine = taken == 1; err != nil || !mine {
+			return err
+		}
+		// It may have been accepted while its address was put on the denylist.
+		denied, err := onDenylist(tx, w.kind, w.kind.mailbox(w.address))
+		if err != nil || !denied {
+			return err
+		}
+		mine = false
+		return remove(tx, w.id)
 	})
 	if err != nil || !mine {
 		return err // another replica has it, or it is no more
@@ -333,23 +341,19 @@ func (n *Notify) expire(ctx context.Context) (more bool, err error) {
 		list, more = nil, false
 		t := now()
 		rows, err := tx.Query(`
-			SELECT message_id, kind, address, created, attempts, problem FROM notify_message
-			 WHERE created <= $1 ORDER BY created LIMIT $2`, t.Add(-patience), batch)
+			DELETE FROM notify_message WHERE message_id IN (SELECT message_id FROM notify_message WHERE created <= $1 ORDER BY created LIMIT $2)
+			RETURNING message_id, kind, address, created, attempts, problem`, t.Add(-patience), batch)
 		if err != nil {
 			return err
 		}
-		var ids []string
 		for rows.Next() {
 			var l lost
 			if err := rows.Scan(&l.id, &l.kind, &l.address, &l.created, &l.attempts, &l.problem); err != nil {
 				return err
 			}
-			list, ids = append(list, l), append(ids, l.id)
+			list = append(list, l)
 		}
 		if err := rows.Err(); err != nil {
-			return err
-		}
-		if _, err := tx.Exec(`DELETE FROM notify_message WHERE message_id IN (SELECT value FROM json_each($1))`, ids); err != nil {
 			return err
 		}
 		recent, err := tx.Exec(`DELETE FROM notify_recent WHERE since <= $1 AND digest IN (SELECT digest FROM notify_recent WHERE since <= $1 LIMIT $2)`, t.Add(-Window), batch)

@@ -100,12 +100,13 @@ func redefinePool(tx *store.Tx, o *fleet.Pool) error {
 	return err
 }
 
-// saveBreaker writes the state of a launch configuration's breaker.
+// saveBreaker writes what a failure has made of a launch configuration's breaker, unless
+// the configuration was proven, or defined anew, since it was read.
 func saveBreaker(tx *store.Tx, poolID string, c *fleet.LaunchConfig) error {
 	_, err := tx.Exec(`
-		UPDATE launch_config SET failures = $3, start_after = $4, proven = $5, last_good = $6
-		 WHERE worker_pool_id = $1 AND launch_config_id = $2 AND NOT archived`,
-		poolID, c.ID, c.Failures, c.StartAfter, c.Proven, c.LastGood)
+		UPDATE launch_config SET failures = $3, start_after = $4
+		 WHERE worker_pool_id = $1 AND launch_config_id = $2 AND NOT archived AND failures = $3 - 1 AND last_good <= $5`,
+		poolID, c.ID, c.Failures, c.StartAfter, c.LastGood)
 	return err
 }
 

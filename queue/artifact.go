@@ -384,8 +384,11 @@ were uploaded with one PUT, references, links and errors are complete without it
 			return err
 		}
 		a, err := loadArtifact(tx, a.TaskID, a.RunID, a.Name)
-		if err != nil || a.upload == nil || a.upload.ID != c.Body.UploadID {
+		switch {
+		case err != nil:
 			return err
+		case a.upload == nil || a.upload.ID != c.Body.UploadID:
+			return api.Errorf(api.InputError, "The upload of artifact %q was replaced meanwhile by another createArtifact.", a.Name)
 		}
 		a.upload.Done = true
 		return a.save(tx)

@@ -178,7 +178,8 @@ func (g *Grant) Make(ctx context.Context, c *client.Client, exists bool) error {
 	if !exists {
 		return makeRole(ctx, c, g.RoleID, g.Description, sorted(g.Scopes), false)
 	}
-	// As it is now: what others have added in the meantime stays.
+	// As it is now: what others have added since the plan stays. The call cannot be told what it goes by, so of two at the
+	// same moment one is lost, which the next plan shows.
 	is, err := missing(auth.New(c).Role(ctx, g.RoleID))
 	if err != nil {
 		return err

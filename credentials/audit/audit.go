@@ -265,7 +265,7 @@ func (a *Audit) next(ctx context.Context) (more bool, err error) {
 		if _, err := tx.Exec(`DELETE FROM credential_audit WHERE created < $1 AND state IN ('done', 'failed')`, now.Add(-keepAudits)); err != nil {
 			return err
 		}
-		if err := r.scan(tx.QueryRow(`SELECT ` + columns + ` FROM credential_audit WHERE state IN ('waiting', 'running') ORDER BY created, id LIMIT 1`)); err != nil {
+		if err := r.scan(tx.QueryRow(`SELECT ` + columns + ` FROM credential_audit WHERE state IN ('waiting', 'running') ORDER BY created, id LIMIT 1 /*for update*/`)); err != nil {
 			if errors.Is(err, store.ErrNotFound) {
 				r, err = nil, nil
 			}
@@ -407,9 +407,10 @@ func (a *Audit) finish(ctx context.Context, r *row, out report, failure error) e
 	}
 	r.report, r.counts = string(text), string(tally)
 	return a.db.Do(ctx, func(tx *store.Tx) error {
-		if _, err := tx.Exec(`UPDATE credential_audit SET state = $2, ended = $3, error = $4, counts = $5, report = $6 WHERE id = $1`,
-			r.id, r.state, r.ended, r.err, r.counts, r.report); err != nil {
-			return err
+		n, err := tx.Exec(`UPDATE credential_audit SET state = $2, ended = $3, error = $4, counts = $5, report = $6 WHERE id = $1 AND state = 'running' AND attempt = $7`,
+			r.id, r.state, r.ended, r.err, r.counts, r.report, r.attempt)
+		if err != nil || n == 0 {
+			return err // it was begun anew, by who took this process for dead
 		}
 		return a.tell(tx, r, out)
 	})

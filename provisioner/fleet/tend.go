@@ -385,10 +385,20 @@ func (t *tending) lost(w *Worker, s Sighting, seen bool) {
 // worker. Where the row has changed meanwhile (it registered after all) nothing
 // happens.
 func (t *tending) stop(ctx context.Context, w *Worker, e Ending) error {
+	c, before := t.o.LaunchConfig(w.LaunchConfigID), LaunchConfig{}
+	if c != nil {
+		before = *c
+	}
 	t.blame(w, &e)
 	moved, err := t.Book.Stop(ctx, t.now, t.o, w, e)
 	if err != nil || !moved {
+		if c != nil {
+			*c = before // it has made a worker that works
+		}
 		return err
+	}
+	if e.Failed {
+		t.Counted(t.o.ID, 0, 1)
 	}
 	t.Step("decide to end")
 	w.State, w.Reason, w.LastModified, w.overdue = Stopping, e.Reason, t.now, true
@@ -413,7 +423,6 @@ func (t *tending) blame(w *Worker, e *Ending) {
 			e.Complaint.Description += "\n\n" + wait
 		}
 		t.WakeAt(t.o.ID, c.StartAfter)
-		t.Counted(t.o.ID, 0, 1)
 	case e.Proven && c != nil:
 		c.Succeed(w.Created)
 	}
@@ -495,8 +504,14 @@ func (t *tending) finish(ctx context.Context) error {
 }
 
 // close hands a worker's claims back and closes its row, in this order; nothing
-// of the worker is left.
+// of the worker is left. Before that the queue is told: a call of the worker's for
+// work may wait at a server still, and would get a run that nobody does.
 func (t *tending) close(ctx context.Context, w *Worker, e Ending) error {
+	if w.State != Stopping {
+		if err := t.Book.Retire(ctx, t.now, t.o, []*Worker{w}, cmp.Or(e.Reason, w.Reason, "it has ended")); err != nil {
+			return err
+		}
+	}
 	if err := t.Queue.WorkerGone(ctx, w.WorkerPoolID, w.WorkerGroup, w.WorkerID); err != nil {
 		return fmt.Errorf("handing its claims back to the queue: %w", err)
 	}
@@ -505,6 +520,9 @@ func (t *tending) close(ctx context.Context, w *Worker, e Ending) error {
 	t.blame(w, &e)
 	if err := t.Book.Close(ctx, t.now, t.o, w, e); err != nil {
 		return err
+	}
+	if e.Failed {
+		t.Counted(t.o.ID, 0, 1)
 	}
 	t.Step("close")
 	t.unlearn(w, false)

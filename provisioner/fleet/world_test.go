@@ -131,7 +131,11 @@ func (w *world) Demand(_ context.Context, _ timestamp.Time, pools []string) (map
 func (w *world) WorkerGone(_ context.Context, pool, group, id string) error {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	w.gone = append(w.gone, Ref{pool, group, id})
+	r := Ref{pool, group, id}
+	if x := w.workers[r]; x != nil && x.State == Running && x.Leave == "" {
+		w.t.Errorf("the claims of %v are handed back while it can still get one", r)
+	}
+	w.gone = append(w.gone, r)
 	return w.deaf
 }
 
