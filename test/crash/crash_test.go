@@ -14,7 +14,6 @@ import (
 	"net/url"
 	"os"
 	"path/filepath"
-	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -27,12 +26,18 @@ import (
 	"github.com/taskfleet/taskfleet/cred"
 	"github.com/taskfleet/taskfleet/graph"
 	"github.com/taskfleet/taskfleet/store/storetest"
+	"github.com/taskfleet/taskfleet/test/daemon"
 	"github.com/taskfleet/taskfleet/test/server"
 )
 
 const (
-	kills    = 20
+	kills    = 10
+	fan      = 100 // tasks in the middle of a graph, of which some ten are done between two kills
 	examples = "../../examples"
+
+	// patience is for machines that are slow beyond reason. A claim whose worker is lost is good for longer: it has to be
+	// noticed.
+	patience = 10 * time.Minute
 )
 
 // A fleet is a platform under test that can be killed and started again.
@@ -46,16 +51,13 @@ type fleet struct {
 }
 
 func start(t *testing.T, binary, database string) *fleet {
-	f := &fleet{t: t, options: server.Options{Binary: binary, Data: t.TempDir(), CheckOutput: true}}
+	f := &fleet{t: t, options: server.Options{Binary: binary, Data: t.TempDir(), Listen: freeAddress(t), CheckOutput: true}}
+	keepAddress(t, f.options.Data)
 	if strings.HasPrefix(database, "postgres:") {
 		f.options.Database = database
 	}
 	f.restart()
-	u, err := url.Parse(f.server.RootURL)
-	if err != nil {
-		t.Fatal(err)
-	}
-	f.options.Listen = u.Host // the same from now on, so that workers find it again
+	var err error
 	f.core, err = client.New(client.Options{
 		RootURL: f.server.RootURL, Retry: client.Patient,
 		Credentials: cred.Credentials{ClientID: f.server.ClientID, AccessToken: f.server.AccessToken},
@@ -85,6 +87,25 @@ func start(t *testing.T, binary, database string) *fleet {
 	return f
 }
 
+// freeAddress is one on which nothing listens, and that nobody takes while a server is down: workers find it there again.
+func freeAddress(t *testing.T) string {
+	t.Helper()
+	port, err := daemon.FreePort()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return fmt.Sprintf("127.0.0.1:%d", port)
+}
+
+// keepAddress has a server's S3 gateway be at such an address as well, from its first start on: URLs that workers have been
+// given are good after the next.
+func keepAddress(t *testing.T, data string) {
+	t.Helper()
+	if err := os.WriteFile(filepath.Join(data, "s3-address"), []byte(freeAddress(t)+"\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+}
+
 func tail(b []byte, n int) []byte { return b[max(0, len(b)-n):] }
 
 func (f *fleet) restart() {
@@ -96,12 +117,17 @@ func (f *fleet) restart() {
 	f.server = s
 }
 
-// submit adds another fan of 200 tasks.
+// submit adds another fan of tasks. They may be run again as often as there are kills: where only one of them can run, each
+// kill may be that of its worker.
 func (f *fleet) submit() {
 	f.t.Helper()
-	g, err := graph.Load(filepath.Join(examples, "fan"), graph.Options{})
+	g, err := graph.Load(filepath.Join(examples, "fan"), graph.Options{Parameters: map[string]string{"count": strconv.Itoa(fan)}})
 	if err != nil {
 		f.t.Fatal(err)
+	}
+	retries := kills
+	for i := range g.Tasks {
+		g.Tasks[i].Definition.Retries = &retries
 	}
 	if err := graph.Submit(f.t.Context(), f.core, g, nil); err != nil {
 		f.t.Fatal(err)
@@ -184,15 +210,16 @@ func TestKillingTheServerLosesNothing(t *testing.T) {
 
 func TestKillingWorkersLosesNothing(t *testing.T) {
 	each(t, func(t *testing.T, f *fleet) {
-		for killed, end := 0, time.Now().Add(5*time.Minute); killed < kills; {
+		for killed, end := 0, time.Now().Add(patience); killed < kills; {
 			if time.Now().After(end) {
-				t.Fatalf("there were only %d workers to kill in five minutes", killed)
+				t.Fatalf("there were only %d workers to kill in %v", killed, patience)
 			}
 			if f.unresolved() == 0 {
 				f.submit()
 			}
 			time.Sleep(time.Duration(50+rand.IntN(500)) * time.Millisecond)
-			if list := f.processes(); len(list) > 0 {
+			// One is left: where all end that have just begun, others are started later and later, until one lives.
+			if list := f.processes(); len(list) > 1 {
 				if err := syscall.Kill(list[rand.IntN(len(list))], syscall.SIGKILL); err == nil {
 					killed++
 				}
@@ -217,7 +244,7 @@ func each(t *testing.T, test func(*testing.T, *fleet)) {
 // check waits for the end and looks at everything that was to be done.
 func (f *fleet) check() {
 	t := f.t
-	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Minute)
+	ctx, cancel := context.WithTimeout(t.Context(), patience)
 	defer cancel()
 	tasks := map[string]bool{}
 	for _, g := range f.groups {
@@ -230,20 +257,16 @@ func (f *fleet) check() {
 			f.checkTask(ctx, task.Status)
 		}
 	}
-	if len(tasks) != 202*len(f.groups) {
+	if len(tasks) != (fan+2)*len(f.groups) {
 		t.Errorf("%d tasks in %d groups", len(tasks), len(f.groups))
 	}
-	for id, n := range f.resolutions(ctx) {
+	for id, n := range f.resolutions(ctx, tasks) {
 		if tasks[id] && n != 1 {
 			t.Errorf("task %s was announced as resolved %d times", id, n)
 		}
-		delete(tasks, id)
-	}
-	if len(tasks) > 0 {
-		t.Errorf("%d tasks were never announced as resolved", len(tasks))
 	}
 	// Workers leave when there is nothing to do; then nothing of them is left.
-	for end := time.Now().Add(90 * time.Second); len(f.workers()) > 0; time.Sleep(200 * time.Millisecond) {
+	for end := time.Now().Add(patience); len(f.workers()) > 0; time.Sleep(200 * time.Millisecond) {
 		if time.Now().After(end) {
 			for _, pid := range f.workers() {
 				argv, _ := os.ReadFile(fmt.Sprintf("/proc/%d/cmdline", pid))
@@ -299,8 +322,8 @@ func (f *fleet) checkArtifact(ctx context.Context, taskID, name string) {
 }
 
 // resolutions counts, from the very first message, how often each task was
-// announced as resolved.
-func (f *fleet) resolutions(ctx context.Context) map[string]int {
+// announced as resolved, until all of some were.
+func (f *fleet) resolutions(ctx context.Context, tasks map[string]bool) map[string]int {
 	t := f.t
 	var bindings []map[string]string
 	for _, x := range []string{"task-completed", "task-failed", "task-exception"} {
@@ -321,7 +344,7 @@ func (f *fleet) resolutions(ctx context.Context) map[string]int {
 		t.Fatal(err)
 	}
 	defer resp.Body.Close()
-	count, seen := map[string]int{}, []string{}
+	count, seen, missing := map[string]int{}, map[string]bool{}, len(tasks)
 	lines := bufio.NewScanner(resp.Body)
 	lines.Buffer(nil, 1<<20)
 	event, id := "", ""
@@ -335,24 +358,29 @@ func (f *fleet) resolutions(ctx context.Context) map[string]int {
 		case "data":
 			switch event {
 			case "message":
-				if slices.Contains(seen, id) {
+				if seen[id] {
 					t.Errorf("position %s was sent twice", id)
 				}
-				seen = append(seen, id)
+				seen[id] = true
 				var m struct {
 					Payload struct{ Status struct{ TaskID string } }
 				}
 				if err := json.Unmarshal([]byte(v), &m); err != nil {
 					t.Fatal(err)
 				}
-				count[m.Payload.Status.TaskID]++
+				id := m.Payload.Status.TaskID
+				if count[id]++; count[id] == 1 && tasks[id] {
+					missing--
+				}
 			case "gap":
 				t.Errorf("a gap in the log: %s", v)
-			case "ping": // everything has been sent by the first one
-				return count
+			case "ping": // by which all has been sent that was there
+				if missing == 0 {
+					return count
+				}
 			}
 		}
 	}
-	t.Errorf("the stream ended: %v", lines.Err())
+	t.Errorf("the stream ended when %d tasks had not been announced as resolved: %v", missing, lines.Err())
 	return count
 }

@@ -105,7 +105,7 @@ func fromNothingToNothing(t *testing.T, database string) {
 		}
 		return done == 48
 	})
-	p.becomes("there are no more instances than gates", func() bool { return d.Alive() == 3 && len(p.open("aws/build")) == 3 })
+	onlyGates(p, d)
 	if n := len(launchedBy(d, *fleet.ClientToken)); n != int(*fleet.TargetCapacitySpecification.TotalTargetCapacity) {
 		t.Errorf("a request for %d instances, which was not answered and repeated, has launched %d", *fleet.TargetCapacitySpecification.TotalTargetCapacity, n)
 	}
@@ -130,9 +130,23 @@ func launchedBy(d *datacenter, token string) (list []awsfake.Instance) {
 	return list
 }
 
+// onlyGates waits until there are no more instances than gates, and none is asked for: another one, which the pool may have
+// for a moment, would run what is lost, and nothing would be launched.
+func onlyGates(p *platform, d *datacenter) {
+	p.t.Helper()
+	p.becomes("there are no more instances than gates", func() bool {
+		x, err := p.fleet.ExplainWorkerPool(p.t.Context(), "aws/build")
+		if err != nil {
+			p.t.Fatal(err)
+		}
+		return len(x.Intents) == 0 && d.Alive() == 3 && len(p.open("aws/build")) == 3
+	})
+}
+
 // lose has the instance end on which a gate runs, and waits until the gate runs on another one that was launched for that.
 func lose(p *platform, d *datacenter, g *graph.Graph, gate string, end func(id string) error) {
 	t := p.t
+	onlyGates(p, d)
 	before := len(d.Instances())
 	n := len(p.statuses(g.GroupID)[gate].Runs) // more than one if the server lost the first as it was killed
 	first := p.statuses(g.GroupID)[gate].Runs[n-1]

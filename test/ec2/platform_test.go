@@ -3,7 +3,6 @@ package ec2
 import (
 	"context"
 	"fmt"
-	"net/url"
 	"os"
 	"path/filepath"
 	"strings"
@@ -18,11 +17,12 @@ import (
 	"github.com/taskfleet/taskfleet/cred"
 	"github.com/taskfleet/taskfleet/graph"
 	"github.com/taskfleet/taskfleet/provisioner/aws/awsfake"
+	"github.com/taskfleet/taskfleet/test/daemon"
 	"github.com/taskfleet/taskfleet/test/server"
 )
 
 // patience is for everything that is waited for. Nothing takes as long, even on a machine that is busy with other tests.
-const patience = 3 * time.Minute
+const patience = 10 * time.Minute
 
 // A platform is a `taskfleet serve` with the provider aws, which may be killed and started again.
 type platform struct {
@@ -66,18 +66,17 @@ func environment() []string {
 
 // startPlatform starts a platform on a datacenter for the time of the test.
 func startPlatform(t *testing.T, database string, d *datacenter) *platform {
+	port, err := daemon.FreePort() // that nobody takes while the server is down: workers find it there again
+	if err != nil {
+		t.Fatal(err)
+	}
 	p := &platform{t: t, options: server.Options{
-		Binary: binary, Data: t.TempDir(), CheckOutput: true, Config: d.configuration(), Environment: environment(),
+		Binary: binary, Data: t.TempDir(), Listen: fmt.Sprintf("127.0.0.1:%d", port), CheckOutput: true, Config: d.configuration(), Environment: environment(),
 	}}
 	if strings.HasPrefix(database, "postgres:") {
 		p.options.Database = database
 	}
 	p.start()
-	u, err := url.Parse(p.server.RootURL)
-	if err != nil {
-		t.Fatal(err)
-	}
-	p.options.Listen = u.Host // the same from now on, so that workers find it again
 	p.core, err = client.New(client.Options{
 		RootURL: p.server.RootURL, Retry: client.Patient,
 		Credentials: cred.Credentials{ClientID: p.server.ClientID, AccessToken: p.server.AccessToken},
@@ -155,13 +154,16 @@ func (p *platform) create(pool *graph.Pool) error {
 	return err
 }
 
-// becomes waits until something has come to be.
+// becomes waits until something has come to be. It looks the more seldom the longer it waits: looking, too, takes a machine's
+// time.
 func (p *platform) becomes(what string, is func() bool) {
 	p.t.Helper()
-	for end := time.Now().Add(patience); !is(); time.Sleep(50 * time.Millisecond) {
-		if time.Now().After(end) {
+	for begun := time.Now(); !is(); {
+		took := time.Since(begun)
+		if took > patience {
 			p.t.Fatalf("it has not come to be that %s", what)
 		}
+		time.Sleep(min(50*time.Millisecond+took/20, time.Second))
 	}
 }
 

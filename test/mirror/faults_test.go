@@ -235,7 +235,7 @@ func rest(ctx context.Context, d time.Duration) bool {
 
 // read is a reader in a region, who asks for anything, all the time.
 func (w *storm) read(ctx context.Context, region string, dice *rand.Rand) {
-	for rest(ctx, 3*time.Millisecond) {
+	for rest(ctx, 20*time.Millisecond) {
 		x := w.objects[dice.IntN(len(w.objects))]
 		if err := w.compare(ctx, region, x, false); err != nil && ctx.Err() == nil {
 			w.t.Errorf("in %s: %v", region, err)
@@ -294,7 +294,7 @@ var asking = &http.Client{
 // goes.
 func (w *storm) scrape(ctx context.Context) {
 	all := int64(len(w.objects))
-	for rest(ctx, 30*time.Millisecond) {
+	for rest(ctx, 100*time.Millisecond) {
 		for i, r := range w.replicas {
 			before := w.truth(w.db)
 			var told map[string]holding

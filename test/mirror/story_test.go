@@ -63,7 +63,7 @@ func story(t *testing.T, c settings) {
 		{name: "private/key", content: noise(1001)},
 		{name: "public/build/target.tar.gz", content: noise(1 << 20)},
 		{name: "private/symbols/naïve name?.zip", content: noise(1<<20 + 1)},
-		{name: "public/disk.img", content: noise(20 << 20)}, // in parts
+		{name: "public/disk.img", content: noise(10 << 20)}, // in parts
 		{name: "public/streamed/log", content: noise(3 << 20)},
 		{name: "public/ahead/sdk", content: noise(100_000)},
 	}

@@ -381,7 +381,7 @@ func TestUpgrade(t *testing.T) {
 	if out, err := m.run("taskfleet database status --config $CONFIG"); exitCode(err) != 4 || !strings.Contains(out, refusal) || !strings.Contains(out, "9999_of_the_future.sql") {
 		t.Errorf("status: %v\n%s", err, out)
 	}
-	if out, err := m.run("timeout 20 taskfleet serve --config $CONFIG --listen 127.0.0.1:0"); exitCode(err) != 1 || !strings.Contains(out, refusal) {
+	if out, err := m.run("timeout 180 taskfleet serve --config $CONFIG --listen 127.0.0.1:0"); exitCode(err) != 1 || !strings.Contains(out, refusal) {
 		t.Errorf("serve: %v\n%s", err, out)
 	}
 	m.must(`sqlite3 "$DATA/taskfleet.db" "DELETE FROM migration WHERE name = '9999_of_the_future.sql'"`)

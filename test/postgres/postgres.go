@@ -36,12 +36,13 @@ type Server struct {
 	daemon    *daemon.Daemon
 }
 
-// NoSync has a server leave it to the system when what it writes reaches the disk. It then survives its own end, however
-// sudden, but not the machine's; and tests, which commit all the time, do not wait for the disk.
-const NoSync = "fsync=off"
+// NoSync has a server leave it to the system when what it writes reaches the disk, and keep nothing for pages of which half
+// did, nor for others. It then survives its own end, however sudden, but not the machine's; and tests, which commit all the
+// time, do not wait for the disk.
+var NoSync = []string{"fsync=off", "full_page_writes=off", "wal_level=minimal", "max_wal_senders=0"}
 
-// Disposable are the settings of a server that is not started again once it has ended: it keeps the less for its recovery.
-var Disposable = []string{NoSync, "synchronous_commit=off", "full_page_writes=off", "wal_level=minimal", "max_wal_senders=0"}
+// Disposable are the settings of a server that is not started again once it has ended.
+var Disposable = append(slices.Clone(NoSync), "synchronous_commit=off")
 
 // Start makes a server on a free port, with further settings. Programs is a directory such as Find returns.
 func Start(ctx context.Context, programs string, settings ...string) (_ *Server, err error) {

@@ -59,13 +59,16 @@ func (b *broker) channel() (*amqp.Channel, func(), error) {
 		return nil, nil, err
 	}
 	ch, err := conn.Channel()
+	if err != nil {
+		conn.Close()
+	}
 	return ch, func() { conn.Close() }, err
 }
 
 // bind makes the queue, once the servers have declared their exchanges.
 func (b *broker) bind() {
 	b.t.Helper()
-	eventually(b.t, time.Minute, "the exchanges are declared", func() error {
+	eventually(b.t, "the exchanges are declared", func() error {
 		ch, done, err := b.channel()
 		if err != nil {
 			return err
@@ -85,7 +88,7 @@ func (b *broker) bind() {
 	})
 	b.t.Cleanup(func() {
 		// Exchanges are left to the broker's end: servers declare them for as long as they run.
-		eventually(b.t, time.Minute, "the queue is deleted", func() error {
+		eventually(b.t, "the queue is deleted", func() error {
 			ch, done, err := b.channel()
 			if err != nil {
 				return err
@@ -97,22 +100,32 @@ func (b *broker) bind() {
 	})
 }
 
+// consume begins to read the queue, as soon as the broker lets it. Done ends it.
+func (b *broker) consume(ctx context.Context) (list <-chan amqp.Delivery, done func()) {
+	b.t.Helper()
+	eventually(b.t, "the queue can be read", func() error {
+		ch, close, err := b.channel()
+		if err != nil {
+			return err
+		}
+		done = close
+		if list, err = ch.ConsumeWithContext(ctx, b.queue, "", false, true, false, false, nil); err != nil {
+			close()
+		}
+		return err
+	})
+	return list, done
+}
+
 // check reads the queue until all positions of l have come, each for the first time in their order.
 func (b *broker) check(l *load) {
 	t := b.t
 	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), 3*time.Minute)
+	ctx, cancel := context.WithTimeout(t.Context(), patience+time.Duration(l.total)*10*time.Millisecond)
 	defer cancel()
 	seen, last, repeated := map[int64]bool{}, int64(0), 0
 	for len(seen) < len(l.positions) {
-		ch, done, err := b.channel()
-		if err != nil {
-			t.Fatal(err)
-		}
-		list, err := ch.ConsumeWithContext(ctx, b.queue, "", false, true, false, false, nil)
-		if err != nil {
-			t.Fatal(err)
-		}
+		list, done := b.consume(ctx)
 		for d := range list {
 			at, err := strconv.ParseInt(d.MessageId, 10, 64)
 			switch {
@@ -159,17 +172,18 @@ func TestRestartingRabbitMQLosesNoMessage(t *testing.T) {
 			}
 			p := start(t, s)
 			b.bind()
-			l := newLoad(p, 400)
+			l := newLoad(t, p, 200)
 			l.allowed = 0
-			l.run(5*time.Minute, func(ctx context.Context) { l.storm(ctx, []fault{brokerKilled(b), kill}, 2) })
+			l.run(func(ctx context.Context) { l.storm(ctx, []fault{brokerKilled(b), kill}, 2) })
 			b.check(l)
 		})
 	}
 }
 
-// brokerKilled is a fault that lasts until the broker answers again.
+// brokerKilled is a fault that lasts until the broker answers again, which takes it more of the machine's time than all else
+// that is started again here.
 func brokerKilled(b *broker) fault {
-	return fault{name: "RabbitMQ is killed", do: func(ctx context.Context, _ *platform) error {
+	return fault{name: "RabbitMQ is killed", seldom: true, do: func(ctx context.Context, _ *platform) error {
 		if err := b.kill(); err != nil {
 			return err
 		}

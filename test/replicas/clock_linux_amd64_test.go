@@ -7,6 +7,7 @@ import (
 	"encoding/binary"
 	"fmt"
 	"os"
+	"path/filepath"
 	"strings"
 	"syscall"
 	"time"
@@ -117,6 +118,9 @@ func clockOf(pid int) (_ *clock, err error) {
 		return nil, err
 	}
 	defer syscall.Kill(pid, syscall.SIGCONT)
+	if err := stopped(pid); err != nil {
+		return nil, err
+	}
 	if _, err := memory.WriteAt(askAndAdd, code); err != nil {
 		return nil, err
 	}
@@ -124,6 +128,24 @@ func clockOf(pid int) (_ *clock, err error) {
 		return nil, err
 	}
 	return &clock{pid, code + offsetAt}, nil
+}
+
+// stopped waits until all threads of a process that was told to stop have done so.
+func stopped(pid int) error {
+	for running := true; running; time.Sleep(time.Millisecond) {
+		threads, err := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/stat", pid))
+		if err != nil || len(threads) == 0 {
+			return fmt.Errorf("it has no threads: %v", err)
+		}
+		running = false
+		for _, thread := range threads {
+			if text, err := os.ReadFile(thread); err == nil { // else it has ended
+				_, state, _ := strings.Cut(string(text), ") ")
+				running = running || !strings.HasPrefix(state, "T")
+			}
+		}
+	}
+	return nil
 }
 
 // set has the process's clock be wrong by d from now on.

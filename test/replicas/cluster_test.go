@@ -21,35 +21,51 @@ import (
 	"github.com/taskfleet/taskfleet/timestamp"
 )
 
-func TestEachRunIsGivenToOneWorkerWhicheverReplicaItAsks(t *testing.T) {
+// What replicas owe each other, one after the other on the same three.
+func TestReplicasAreAsGoodAsOne(t *testing.T) {
 	onPostgres(t, func(t *testing.T) {
 		p := start(t, settings{replicas: 3, postgres: true})
-		l := newLoad(p, 1000)
-		l.roots = nil
-		for _, r := range p.replicas {
-			l.roots = append(l.roots, p.clientOfReplica(r, p.root))
-		}
-		l.run(5*time.Minute, nil)
+		t.Run("each run is given to one worker, whichever replica it asks", func(t *testing.T) {
+			l := newLoad(t, p, 400)
+			l.roots = nil
+			for _, r := range p.replicas {
+				l.roots = append(l.roots, p.clientOfReplica(r, p.root))
+			}
+			l.run(nil)
+		})
+		t.Run("they agree on clients and roles within a second", func(t *testing.T) { agree(t, p) })
+		t.Run("they do while the connections on which they listen are cut", func(t *testing.T) {
+			ctx, stop := context.WithCancel(t.Context())
+			var cutting sync.WaitGroup
+			cutting.Go(func() {
+				for sleep(ctx, 100*time.Millisecond) {
+					if err := p.cut(context.WithoutCancel(ctx), listening); err != nil {
+						t.Error(err)
+						return
+					}
+				}
+			})
+			defer cutting.Wait()
+			defer stop()
+			agree(t, p)
+		})
+		t.Run("they agree on which caches to purge within a second", func(t *testing.T) { agreeOnCaches(t, p) })
+		t.Run("a rolling restart loses no call that is made twice", func(t *testing.T) { rollingRestart(t, p) })
 	})
 }
 
-func TestARollingRestartLosesNoCallThatIsMadeTwice(t *testing.T) {
-	onPostgres(t, func(t *testing.T) {
-		p := start(t, settings{replicas: 3, postgres: true})
-		l := newLoad(p, 1800)
-		l.call = once
-		l.allowed = 0
-		l.run(5*time.Minute, func(ctx context.Context) {
-			for range 2 {
-				for _, r := range p.replicas {
-					l.allow(l.total / 6)
-					if err := r.roll(); err != nil {
-						l.stop(err)
-					}
-				}
+// rollingRestart has each replica restarted while calls are made that nobody makes more than twice.
+func rollingRestart(t *testing.T, p *platform) {
+	l := newLoad(t, p, 900)
+	l.call = once
+	l.allowed = 0
+	l.run(func(ctx context.Context) {
+		for _, r := range p.replicas {
+			l.allow(l.total / len(p.replicas))
+			if err := r.roll(); err != nil {
+				l.stop(err)
 			}
-			l.allow(l.total)
-		})
+		}
 	})
 }
 
@@ -80,15 +96,19 @@ func TestLoopsRunOnOneReplicaAndMoveWhenItDies(t *testing.T) {
 		}
 
 		// Each loop finds one replica, and the hook fires there.
+		const schedules = "hooks.schedule"
 		var before map[string]int
-		eventually(t, time.Minute, "one replica for each loop", func() (err error) {
+		eventually(t, "one replica for each loop", func() (err error) {
 			before, err = p.holders(ctx)
+			if _, known := before[schedules]; err == nil && !known {
+				err = fmt.Errorf("no replica waits for %s", schedules)
+			}
 			return err
 		})
 		t.Logf("%d loops have a replica: %v", len(before), before)
 		type fire struct{ hook, at int64 }
 		fired := func() (list []fire) {
-			if err := p.query(ctx, func(tx *store.Tx) error {
+			if err := p.admin.View(ctx, func(tx *store.Tx) error {
 				list = nil
 				rows, err := tx.Query(`SELECT hook, fired FROM hook_fire WHERE result = 'success'`)
 				if err != nil {
@@ -115,20 +135,16 @@ func TestLoopsRunOnOneReplicaAndMoveWhenItDies(t *testing.T) {
 				return nil
 			}
 		}
-		eventually(t, time.Minute, "hooks fire three times", atLeast(3))
+		eventually(t, "hooks fire three times", atLeast(3))
 
 		// The replica with the schedules dies, and does not come back.
-		const schedules = "hooks.schedule"
-		dead, ok := before[schedules]
-		if !ok {
-			t.Fatalf("there is no loop %s: %v", schedules, before)
-		}
+		dead := before[schedules]
 		if err := p.replicas[dead].Kill(); err != nil {
 			t.Fatal(err)
 		}
 		p.replicas = slices.Delete(slices.Clone(p.replicas), dead, dead+1)
 		known := len(fired())
-		took := eventually(t, 2*leaseTTL+30*time.Second, "another replica takes over each loop", func() error {
+		took := eventually(t, "another replica takes over each loop", func() error {
 			after, err := p.holders(ctx)
 			if err == nil && len(after) < len(before) {
 				err = fmt.Errorf("only %d of %d loops have a replica", len(after), len(before))
@@ -136,7 +152,7 @@ func TestLoopsRunOnOneReplicaAndMoveWhenItDies(t *testing.T) {
 			return err
 		})
 		t.Logf("all loops have moved within %v; a lease is good for %v", took.Round(time.Second), leaseTTL)
-		eventually(t, time.Minute, "hooks fire again", atLeast(known+3))
+		eventually(t, "hooks fire again", atLeast(known+3))
 
 		// No hook was fired twice for the same time.
 		seen := map[fire]bool{}
@@ -181,33 +197,11 @@ func (p *platform) holders(ctx context.Context) (map[string]int, error) {
 	return one, errors.Join(wrong...)
 }
 
-func TestReplicasAgreeOnClientsAndRolesWithinASecond(t *testing.T) {
-	onPostgres(t, func(t *testing.T) {
-		p := start(t, settings{replicas: 3, postgres: true})
-		t.Run("while they hear each other", func(t *testing.T) { agree(t, p) })
-		t.Run("while the connections on which they listen are cut", func(t *testing.T) {
-			ctx, stop := context.WithCancel(t.Context())
-			var cutting sync.WaitGroup
-			cutting.Go(func() {
-				for sleep(ctx, 50*time.Millisecond) {
-					if err := p.cut(context.WithoutCancel(ctx), listening); err != nil {
-						t.Error(err)
-						return
-					}
-				}
-			})
-			agree(t, p)
-			stop()
-			cutting.Wait()
-		})
-	})
-}
-
 // agree changes clients and roles on one replica, and looks how long it takes until the other two heed it.
 func agree(t *testing.T, p *platform) {
 	ctx := t.Context()
 	var took []time.Duration
-	for round := range 6 {
+	for round := range p.replicas {
 		a := auth.New(p.clientOfReplica(p.replicas[round%3], p.root))
 		name, role := newName("client"), newName("role")
 		do := func(what string, change func() error, heeded func(*auth.Client) error, as cred.Credentials) {
@@ -215,15 +209,13 @@ func agree(t *testing.T, p *platform) {
 			if err := change(); err != nil {
 				t.Fatalf("%s: %v", what, err)
 			}
-			begun := time.Now()
+			changed := time.Now()
+			var late time.Duration
 			for i := range 3 {
 				other := auth.New(p.clientOfReplica(p.replicas[(round+i)%3], as))
-				eventually(t, time.Minute, fmt.Sprintf("%s, on replica %d", what, i), func() error { return heeded(other) })
-				if i == 0 && time.Since(begun) > time.Second { // the machine is slow, not the others
-					begun = time.Now()
-				}
+				late = max(late, lateness(t, changed, fmt.Sprintf("%s, on replica %d", what, i), func() error { return heeded(other) }))
 			}
-			took = append(took, time.Since(begun))
+			took = append(took, late)
 		}
 		var as cred.Credentials
 		has := func(scope string, want bool) func(*auth.Client) error {
@@ -267,42 +259,55 @@ func agree(t *testing.T, p *platform) {
 	checkWithinASecond(t, "clients and roles", took)
 }
 
+// lateness is how long after a change something was asked for the last time that did not heed it yet. What counts is when it
+// was asked: how long the answer takes is a matter of the machine.
+func lateness(t *testing.T, changed time.Time, what string, heeded func() error) (late time.Duration) {
+	t.Helper()
+	eventually(t, what, func() error {
+		asked := time.Since(changed)
+		err := heeded()
+		if err != nil {
+			late = asked
+		}
+		return err
+	})
+	return late
+}
+
 // checkWithinASecond wants most changes to be heeded within a second. What is later by a machine that is busy with
 // something else is not counted against us, as long as it is the exception.
 func checkWithinASecond(t *testing.T, what string, took []time.Duration) {
 	t.Helper()
 	slices.SortFunc(took, cmp.Compare[time.Duration])
 	median, worst := took[len(took)/2], took[len(took)-1]
-	t.Logf("%s: %d changes, heeded by all replicas within %v, half of them within %v", what, len(took), worst.Round(time.Millisecond), median.Round(time.Millisecond))
+	t.Logf("%s: %d changes, none unheeded after %v, half of them after %v", what, len(took), worst.Round(time.Millisecond), median.Round(time.Millisecond))
 	if at := took[len(took)*9/10]; at > time.Second {
-		t.Errorf("%s: nine of ten changes took up to %v until all replicas heeded them, instead of a second", what, at)
+		t.Errorf("%s: one of ten changes was not heeded by all replicas %v after it, instead of within a second", what, at)
 	}
 }
 
-func TestReplicasAgreeOnWhichCachesToPurge(t *testing.T) {
-	onPostgres(t, func(t *testing.T) {
-		p := start(t, settings{replicas: 3, postgres: true})
-		ctx := t.Context()
-		pool := newName("pool") + "/caches"
-		var took []time.Duration
-		for round := range 9 {
-			name := fmt.Sprint("cache-", round)
-			if err := purgecache.New(p.clientOfReplica(p.replicas[round%3], p.root)).PurgeCache(ctx, pool, &purgecache.PurgeCacheRequest{CacheName: name}); err != nil {
-				t.Fatal(err)
-			}
-			begun := time.Now()
-			for _, r := range p.replicas {
-				c := purgecache.New(p.clientOfReplica(r, p.root))
-				eventually(t, time.Minute, "the request on each replica", func() error {
-					list, err := c.PurgeRequests(ctx, pool, purgecache.PurgeRequestsOptions{})
-					if err == nil && !slices.ContainsFunc(list.Requests, func(x purgecache.PurgeCacheRequestsItem) bool { return x.CacheName == name }) {
-						err = fmt.Errorf("it is not among %d", len(list.Requests))
-					}
-					return err
-				})
-			}
-			took = append(took, time.Since(begun))
+func agreeOnCaches(t *testing.T, p *platform) {
+	ctx := t.Context()
+	pool := newName("pool") + "/caches"
+	var took []time.Duration
+	for round := range 30 {
+		name := fmt.Sprint("cache-", round)
+		if err := purgecache.New(p.clientOfReplica(p.replicas[round%3], p.root)).PurgeCache(ctx, pool, &purgecache.PurgeCacheRequest{CacheName: name}); err != nil {
+			t.Fatal(err)
 		}
-		checkWithinASecond(t, "caches", took)
-	})
+		changed := time.Now()
+		var late time.Duration
+		for _, r := range p.replicas {
+			c := purgecache.New(p.clientOfReplica(r, p.root))
+			late = max(late, lateness(t, changed, "the request on each replica", func() error {
+				list, err := c.PurgeRequests(ctx, pool, purgecache.PurgeRequestsOptions{})
+				if err == nil && !slices.ContainsFunc(list.Requests, func(x purgecache.PurgeCacheRequestsItem) bool { return x.CacheName == name }) {
+					err = fmt.Errorf("it is not among %d", len(list.Requests))
+				}
+				return err
+			}))
+		}
+		took = append(took, late)
+	}
+	checkWithinASecond(t, "caches", took)
 }

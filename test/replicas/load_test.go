@@ -71,9 +71,9 @@ const (
 	lifetime = 4 * time.Hour
 )
 
-func newLoad(p *platform, total int) *load {
+func newLoad(t *testing.T, p *platform, total int) *load {
 	l := &load{
-		t: p.t, p: p, total: total, allowed: total, queueID: newName("pool") + "/load", group: slugid.New(),
+		t: t, p: p, total: total, allowed: total, queueID: newName("pool") + "/load", group: slugid.New(),
 		tasks: map[string]*history{}, positions: map[int64]bool{}, call: persist, roots: []*client.Client{p.client(never)},
 	}
 	l.changed = sync.NewCond(&l.mu)
@@ -93,10 +93,11 @@ func persist(ctx context.Context, f func() error) error {
 	}
 }
 
-// once repeats a call that failed for what may pass, once.
+// once repeats a call that failed for what may pass, once: when the connections that broke with it have been seen to be
+// broken, also by a machine that is busy.
 func once(ctx context.Context, f func() error) error {
 	err := f()
-	if err == nil || client.IsRefusal(err) || ctx.Err() != nil || !sleep(ctx, 100*time.Millisecond+rand.N(200*time.Millisecond)) {
+	if err == nil || client.IsRefusal(err) || ctx.Err() != nil || !sleep(ctx, 500*time.Millisecond+rand.N(500*time.Millisecond)) {
 		return err
 	}
 	if again := f(); again != nil {
@@ -115,13 +116,14 @@ func sleep(ctx context.Context, d time.Duration) bool {
 }
 
 // run has all of it done, while during goes on, and checks what came of it.
-func (l *load) run(patience time.Duration, during func(ctx context.Context)) {
+func (l *load) run(during func(ctx context.Context)) {
 	l.t.Helper()
-	ctx, cancel := context.WithTimeout(l.t.Context(), patience)
+	longest := 2*patience + time.Duration(l.total)*100*time.Millisecond
+	ctx, cancel := context.WithTimeout(l.t.Context(), longest)
 	defer cancel()
 	working, stopWorking := context.WithCancel(ctx)
 	defer stopWorking()
-	defer context.AfterFunc(ctx, func() { l.stop(fmt.Errorf("not done within %v", patience)) })()
+	defer context.AfterFunc(ctx, func() { l.stop(fmt.Errorf("not done within %v", longest)) })()
 	begun := time.Now()
 
 	var running sync.WaitGroup

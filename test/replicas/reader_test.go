@@ -75,12 +75,15 @@ func (l *load) stream(ctx context.Context, last *string) error {
 		}
 		return nil
 	}
-	lines := bufio.NewScanner(resp.Body)
-	lines.Buffer(nil, 4<<20)
+	lines := bufio.NewReader(resp.Body)
 	event, id := "", ""
-	for lines.Scan() {
+	for {
+		line, err := lines.ReadString('\n')
+		if err != nil {
+			return nil // a line that has no end is of a stream that broke, and comes again
+		}
 		silence.Reset(time.Minute)
-		key, value, _ := strings.Cut(lines.Text(), ": ")
+		key, value, _ := strings.Cut(strings.TrimSuffix(line, "\n"), ": ")
 		switch key {
 		case "event":
 			event = value
@@ -98,7 +101,6 @@ func (l *load) stream(ctx context.Context, last *string) error {
 			*last = id
 		}
 	}
-	return nil
 }
 
 func (l *load) message(id string, text []byte) error {

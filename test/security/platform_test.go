@@ -123,8 +123,11 @@ func (r reply) member(path ...string) string {
 var direct = &http.Client{
 	Transport:     &http.Transport{DisableCompression: true, MaxIdleConnsPerHost: 100},
 	CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
-	Timeout:       40 * time.Second,
+	Timeout:       patience,
 }
+
+// patience is for machines that are slow beyond reason: it fails nothing that works.
+const patience = 3 * time.Minute
 
 // call makes a call. A body is JSON, unless it is an io.Reader or []byte.
 func (p *platform) call(as caller, method, path string, body any, headers ...string) reply {

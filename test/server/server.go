@@ -113,9 +113,12 @@ func (o Options) environment() []string {
 	return append(environment, o.Environment...)
 }
 
+// patience is for machines that are slow beyond reason. It is more than the minute that the server gives its own end.
+const patience = 3 * time.Minute
+
 // waitUntilReady polls: there is nothing to wait on in another process that does not listen yet.
 func (s *Server) waitUntilReady(ctx context.Context, credentials string) error {
-	ctx, cancel := context.WithTimeout(ctx, time.Minute)
+	ctx, cancel := context.WithTimeout(ctx, patience)
 	defer cancel()
 	tick := time.NewTicker(50 * time.Millisecond)
 	defer tick.Stop()
@@ -178,8 +181,8 @@ func (s *Server) Stop() error {
 	select {
 	case <-s.ended:
 		return s.err
-	case <-time.After(30 * time.Second):
-		return errors.Join(errors.New("taskfleet serve did not end within 30 seconds of being told to, and was killed"), s.Kill())
+	case <-time.After(patience):
+		return errors.Join(fmt.Errorf("taskfleet serve did not end within %v of being told to, and was killed", patience), s.Kill())
 	}
 }
 

@@ -1,8 +1,8 @@
 // Keeps a record of which methods the suite calls, and how the calls end, for official_test.go to find methods that no
 // test has called. The tests call the client as it is: its methods are wrapped, and whatever wraps them passes all on.
 //
-// Each file of tests is a process, which leaves its part of the record in the directory OFFICIAL_CALLS when it ends. It
-// names every method of every client, called or not.
+// A process of tests leaves its part of the record in the directory OFFICIAL_CALLS when it ends. It names every method of
+// every client, called or not.
 
 import { writeFileSync } from 'node:fs';
 import { join } from 'node:path';

@@ -10,6 +10,9 @@ export const { rootUrl, credentials: rootCredentials } = taskcluster.fromEnvVars
 assert(rootUrl && rootCredentials?.clientId && rootCredentials?.accessToken,
   'TASKCLUSTER_ROOT_URL, TASKCLUSTER_CLIENT_ID and TASKCLUSTER_ACCESS_TOKEN must lead to a platform on which everything is allowed');
 
+// For machines that are slow beyond reason: it fails nothing that works.
+const patience = 180_000; // ms
+
 export const { slugid, fromNow, fromNowJSON, createTemporaryCredentials } = taskcluster;
 
 // The services, by the names that the platform gives them.
@@ -29,7 +32,7 @@ export const serviceNames = Object.keys(classes);
 const camelCase = name => name.replace(/-(.)/g, (_, letter) => letter.toUpperCase());
 
 const clients = (classes, credentials, options) => Object.fromEntries(Object.entries(classes).map(
-  ([name, Client]) => [camelCase(name), new Client({ rootUrl, credentials, retries: 0, ...options })]));
+  ([name, Client]) => [camelCase(name), new Client({ rootUrl, credentials, retries: 0, timeout: patience, ...options })]));
 
 // Clients of a holder of credentials. They do not retry: a 500 is a failure, not a pause.
 export const as = (credentials, options = {}) => clients(classes, credentials, options);
@@ -143,13 +146,13 @@ export const pages = async (list, key, limit) => {
 
 // What call answers as soon as that is something. It asks again and again: there is nothing to wait on in another process.
 export const until = async (what, call) => {
-  const patience = Date.now() + 20_000;
+  const end = Date.now() + patience;
   for (;;) {
     const answer = await call();
     if (answer) {
       return answer;
     }
-    assert(Date.now() < patience, `waited in vain until ${what}`);
+    assert(Date.now() < end, `waited in vain until ${what}`);
     await new Promise(resolve => setTimeout(resolve, 50));
   }
 };

@@ -126,9 +126,9 @@ def running_task(**more):
 
 def until(what, call):
     """What call answers as soon as that is something. There is nothing to wait on in another process, so it asks again."""
-    patience = time.monotonic() + 20
+    end = time.monotonic() + 180  # for machines that are slow beyond reason
     while not (answer := call()):
-        if time.monotonic() > patience:
+        if time.monotonic() > end:
             raise AssertionError(f"waited in vain until {what}")
         time.sleep(0.05)
     return answer
