@@ -315,6 +315,9 @@ func TestTheOriginIsTheWayOut(t *testing.T) {
 		} {
 			o := w.artifact(someTask, name, []byte(name))
 			p := w.redirected(near, o.String())
+			for p.body["msg"] == "Error caching file, redirecting to original" { // a machine that is too busy to look in time
+				p = w.redirected(near, o.String())
+			}
 			if p.status != 302 || p.body["msg"] != message || p.body["status"] != nil || w.get("GET", p.location, nil).text != name {
 				t.Errorf("%s: %d %s", name, p.status, p.text)
 			}
@@ -389,7 +392,7 @@ func TestPurge(t *testing.T) {
 		w.wanting(wish(near, other))
 		waited := make(chan State)
 		go func() {
-			c, err := w.await(t.Context(), near, other.ID(), time.Minute)
+			c, err := w.await(t.Context(), near, other.ID(), patience)
 			if err != nil {
 				t.Error(err)
 			}

@@ -43,7 +43,8 @@ type copier struct {
 	leaseTime  time.Duration
 	renewAfter time.Duration
 	saveAfter  time.Duration
-	handLimit  time.Duration // until a job that is handed over is given up
+	handLimit  time.Duration // until a job that is handed over is given up; tests wait longer
+	tidyLimit  time.Duration // for deleting what an attempt has left; likewise
 }
 
 const (
@@ -73,7 +74,7 @@ func newCopier(m *Mirror) *copier {
 		mirror: m, memory: semaphore.NewWeighted(memoryLimit), remote: semaphore.NewWeighted(remoteLimit), bulk: semaphore.NewWeighted(bulkLimit),
 		spare:  make(chan []byte, memoryLimit/partSize),
 		spools: semaphore.NewWeighted(spoolLimit), slow: semaphore.NewWeighted(remoteSpoolLimit),
-		copySize: copySize, sizes: sizesOfParts, leaseTime: 30 * time.Second, renewAfter: 10 * time.Second, saveAfter: 2 * time.Second, handLimit: 5 * time.Second,
+		copySize: copySize, sizes: sizesOfParts, leaseTime: 30 * time.Second, renewAfter: 10 * time.Second, saveAfter: 2 * time.Second, handLimit: 5 * time.Second, tidyLimit: 5 * time.Second,
 	}
 }
 

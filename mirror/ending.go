@@ -269,11 +269,11 @@ func (s *shift) tidy() {
 		switch {
 		case s.ctx.Err() == nil:
 		case over.IsZero():
-			over = time.Now().Add(tidyLimit)
+			over = time.Now().Add(s.copier.tidyLimit)
 		case time.Now().After(over):
 			continue // nobody is to wait for that
 		}
-		ctx, cancel := context.WithTimeout(context.WithoutCancel(s.ctx), tidyLimit)
+		ctx, cancel := context.WithTimeout(context.WithoutCancel(s.ctx), s.copier.tidyLimit)
 		var err error
 		if l.upload != "" {
 			err = l.place.Bucket.AbortMultipart(ctx, l.keys[0], l.upload)
@@ -285,7 +285,4 @@ func (s *shift) tidy() {
 	}
 }
 
-const (
-	tidyLimit = 5 * time.Second
-	maxLitter = 1000
-)
+const maxLitter = 1000

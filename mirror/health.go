@@ -26,7 +26,6 @@ type health struct {
 
 const (
 	probeEvery   = 5 * time.Second
-	probeLimit   = 4 * time.Second
 	probesToFail = 2
 )
 
@@ -36,7 +35,7 @@ func (m *Mirror) probe(ctx context.Context) (more bool, err error) {
 	var probes sync.WaitGroup
 	for _, p := range m.regions {
 		probes.Go(func() {
-			limited, cancel := context.WithTimeout(ctx, probeLimit)
+			limited, cancel := context.WithTimeout(ctx, m.probeLimit)
 			defer cancel()
 			err := p.readable(limited)
 			if ctx.Err() == nil {

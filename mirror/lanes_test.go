@@ -119,7 +119,7 @@ func TestGiantsOfUnknownSizeKeepNobodyWaiting(t *testing.T) {
 				}
 				w.wanting(others...)
 				for _, o := range others {
-					if c, err := w.await(t.Context(), far, o.Origin.ID(), time.Minute); err != nil || c.State != Present {
+					if c, err := w.await(t.Context(), far, o.Origin.ID(), patience); err != nil || c.State != Present {
 						t.Errorf("%s: %+v, %v", o.Origin, c, err)
 					}
 				}
@@ -183,7 +183,7 @@ func (w *world) serving(f http.HandlerFunc) (server string) {
 		rw.Header().Set("ETag", `"x"`)
 		f(rw, r)
 	}))
-	c, err := source.New(source.Config{Allow: []string{server + "/"}, Addresses: []string{"127.0.0.0/8"}})
+	c, err := source.New(source.Config{Allow: []string{server + "/"}, Addresses: []string{"127.0.0.0/8"}, Stall: patience, RateWindow: patience})
 	if err != nil {
 		w.Fatal(err)
 	}

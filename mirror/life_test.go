@@ -354,7 +354,7 @@ func TestLoopsOfTwoReplicas(t *testing.T) {
 		}
 		for _, o := range list {
 			for _, region := range []string{near, far} {
-				if c, err := w.await(t.Context(), region, o.ID(), time.Minute); err != nil || c.State != Present {
+				if c, err := w.await(t.Context(), region, o.ID(), patience); err != nil || c.State != Present {
 					t.Fatalf("%+v, %v", c, err)
 				}
 			}

@@ -86,12 +86,9 @@ func (s stock) Describe(to chan<- *prometheus.Desc) {
 	}
 }
 
-// collectTimeout is short as somebody waits for all metrics.
-const collectTimeout = 2 * time.Second
-
 // Collect is part of prometheus.Collector.
 func (s stock) Collect(to chan<- prometheus.Metric) {
-	ctx, cancel := context.WithTimeout(context.Background(), collectTimeout)
+	ctx, cancel := context.WithTimeout(context.Background(), s.m.collectLimit)
 	defer cancel()
 	list, err := s.m.stock(ctx)
 	if err != nil {

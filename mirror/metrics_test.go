@@ -164,7 +164,7 @@ func TestFiguresAddUpAtAnyMoment(t *testing.T) {
 		db.Waits().Wake(topicWork, store.Everybody)
 		for _, o := range origins {
 			for _, region := range []string{near, far} {
-				if _, err := w.await(t.Context(), region, o.ID(), time.Minute); err != nil && !isNotFound(err) {
+				if _, err := w.await(t.Context(), region, o.ID(), patience); err != nil && !isNotFound(err) {
 					t.Error(err)
 				}
 			}

@@ -148,6 +148,9 @@ type Mirror struct {
 	watches watches
 	signed  signatures
 	reads   reads
+
+	probeLimit   time.Duration // until a bucket that does not answer is taken for away; tests wait longer
+	collectLimit time.Duration // for figures, short as somebody waits for all metrics; likewise
 }
 
 // A place is a region as it is worked with.
@@ -172,6 +175,7 @@ func New(ctx context.Context, c Config) (*Mirror, error) {
 	m := &Mirror{
 		db: c.DB, events: c.Events, keys: c.Keys, auth: c.Auth, log: c.Log, rootURL: c.RootURL, guide: guide,
 		catalog: c.Catalog, pools: c.Pools, metrics: newMetrics(c.Metrics),
+		probeLimit: 4 * time.Second, collectLimit: 2 * time.Second,
 	}
 	m.copier = newCopier(m)
 	for _, r := range c.Regions {

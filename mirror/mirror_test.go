@@ -71,6 +71,10 @@ const (
 	far  = "eu-central-1"
 )
 
+// patience is how long is waited for what comes, also on a machine that has much else
+// to do.
+const patience = 5 * time.Minute
+
 // A world is a mirror, and what is around it: stores, an origin that misbehaves,
 // a catalog and pools that are made up.
 type world struct {
@@ -112,7 +116,7 @@ func newTest(t testing.TB, db *store.DB) *world {
 		DB: db, Events: w.events, Keys: keys, Log: log, RootURL: "https://tasks.example.com",
 		Home: home, Artifacts: w.artifacts,
 		Regions: []Region{{Name: near, Bucket: w.bucket(here, "copies-near")}, {Name: far, Bucket: w.bucket(there, "copies-far")}},
-		HTTP:    w.client(15 * time.Second), Finder: finder, Catalog: w.catalog, Pools: w.pools,
+		HTTP:    w.client(patience), Finder: finder, Catalog: w.catalog, Pools: w.pools,
 	}
 	w.Mirror = w.start()
 	return w
@@ -130,13 +134,14 @@ func (w *world) client(stall time.Duration) *source.Client {
 }
 
 // start opens another mirror on the same database and buckets: another replica, or
-// the same one after a restart.
+// the same one after a restart. It gives nobody up for being slow.
 func (w *world) start() *Mirror {
 	w.Helper()
 	m, err := New(w.Context(), w.config)
 	if err != nil {
 		w.Fatal(err)
 	}
+	m.copier.handLimit, m.copier.tidyLimit, m.probeLimit, m.collectLimit = patience, patience, patience, patience
 	return m
 }
 

@@ -105,7 +105,7 @@ func (m *Mirror) addReasons(ctx context.Context, list []regionStatus) {
 			continue
 		}
 		asked.Go(func() {
-			limited, cancel := context.WithTimeout(ctx, probeLimit)
+			limited, cancel := context.WithTimeout(ctx, m.probeLimit)
 			defer cancel()
 			if err := m.region(r.Region).readable(limited); err != nil {
 				r.Reason += ": " + errorText(err)

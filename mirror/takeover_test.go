@@ -26,10 +26,22 @@ import (
 	"github.com/taskfleet/taskfleet/timestamp"
 )
 
-// hasty has a copier not wait as long as in earnest.
+// inParts has a copier copy in small parts, and write down at once how far it is.
+func inParts(m *Mirror) {
+	m.copier.copySize, m.copier.saveAfter = blob.MinPartSize, time.Millisecond
+}
+
+// hasty has its leases be short, too. Work that takes longer is done again.
 func hasty(m *Mirror) {
-	m.copier.copySize = blob.MinPartSize
-	m.copier.leaseTime, m.copier.renewAfter, m.copier.saveAfter = time.Second, 250*time.Millisecond, time.Millisecond
+	inParts(m)
+	m.copier.leaseTime, m.copier.renewAfter = time.Second, 250*time.Millisecond
+}
+
+// leasesEnd has the leases of all copiers run out, without anybody having to wait for
+// that.
+func (w *world) leasesEnd() {
+	w.Helper()
+	w.edit("lease_until = $1", "state = 'copying'", timestamp.Now())
 }
 
 // holdUp has the first request that fits wait until it is let go. began receives
@@ -64,14 +76,15 @@ func TestACopierComesBackFromTheDead(t *testing.T) {
 				o := w.artifact("t", fmt.Sprint(where, i), body)
 				w.wanting(wish(where, o))
 				dead, living := w.start(), w.start()
-				hasty(dead)
-				hasty(living)
+				inParts(dead)
+				inParts(living)
 				dead.copier.renewAfter = time.Hour
 				dead.copier.saveAfter = time.Hour
 				began, letGo := w.holdUp(puts)
 				var done sync.WaitGroup
 				done.Go(func() { w.settle(dead) })
 				<-began
+				w.leasesEnd()
 				w.settle(living)
 				is := w.copyOf(where, o)
 				if is.State != Present {
@@ -96,7 +109,7 @@ func TestACopierComesBackFromTheDead(t *testing.T) {
 func TestACopyIsNotWantedAnyMore(t *testing.T) {
 	atOnce(t, func(t *testing.T, db *store.DB) {
 		w := newTest(t, db)
-		hasty(w.Mirror)
+		inParts(w.Mirror)
 		for i, size := range []int{100, partSize + 1} {
 			for _, where := range []string{near, far} {
 				for what, f := range map[string]func(c *Copy){
@@ -312,14 +325,16 @@ func TestKilledAtAnyPoint(t *testing.T) {
 				t.Fatalf("the process that was not killed: %v\n%s", err, &out)
 			}
 			hasty(w.Mirror)
-			// Its leases run out, without anybody having to wait for that.
-			w.edit("lease_until = $1", "state = 'copying'", timestamp.Now())
+			w.leasesEnd()
 			// PostgreSQL may take a moment to notice that the process is gone, which has
-			// rows locked until then; the loop looks now and then.
+			// rows locked until then, and a machine that is busy more than a lease to write
+			// down how a copy ended; the loop looks now and then.
 			for more := true; more; {
 				w.settle(w.Mirror)
-				got := w.count()
-				more = got[tallied{near, Waiting}].Objects+got[tallied{far, Waiting}].Objects > 0
+				more = false
+				for k, n := range w.count() {
+					more = more || (k.state == Waiting || k.state == Copying) && n.Objects > 0
+				}
 			}
 			for i, want := range list {
 				c := w.copyOf(want.Region, want.Origin)

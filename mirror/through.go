@@ -154,9 +154,8 @@ func (f writerFunc) Write(p []byte) (int, error) { return f(p) }
 
 // claimFor claims the copy that is wanted.
 func (k *copier) claimFor(ctx context.Context, p *place, w Want) (j *job, err error) {
-	var busy bool
 	err = k.mirror.change(ctx, func(ch *changes) error {
-		j, busy = nil, false
+		j = nil
 		list, err := ch.named(w.name())
 		if err != nil {
 			return err
@@ -167,10 +166,7 @@ func (k *copier) claimFor(ctx context.Context, p *place, w Want) (j *job, err er
 			c = w.copy(w.Origin.ID())
 			ch.add(c)
 		case list[0].State != Waiting || list[0].Due > timestamp.Now() || list[0].Upload != nil:
-			// Not as an error: that would not wait for the commit, and the row may be
-			// of a transaction that shares it. Who looks for it next is to find it.
-			busy = true
-			return nil
+			return errBusy // who looks for it next finds it
 		default:
 			c = list[0]
 			w.apply(c)
@@ -178,9 +174,6 @@ func (k *copier) claimFor(ctx context.Context, p *place, w Want) (j *job, err er
 		j = k.claim(p, c)
 		return nil
 	})
-	if err == nil && busy {
-		err = errBusy
-	}
 	return j, err
 }
 

@@ -122,7 +122,7 @@ func TestThroughForASlowReader(t *testing.T) {
 		slow, gone := w.remote("/slow", faulty.Object{Size: size}), w.remote("/gone", faulty.Object{Size: size})
 		r := reader{wait: func(got int) error {
 			if got == 0 {
-				_, err := w.await(t.Context(), far, slow.ID(), time.Minute)
+				_, err := w.await(t.Context(), far, slow.ID(), patience)
 				return err
 			}
 			return nil
@@ -136,7 +136,7 @@ func TestThroughForASlowReader(t *testing.T) {
 		if _, err := w.through(t.Context(), wish(far, gone), r.open); !errors.Is(err, left) {
 			t.Errorf("a reader that is gone: %v", err)
 		}
-		if c, err := w.await(t.Context(), far, gone.ID(), time.Minute); err != nil || c.State != Present {
+		if c, err := w.await(t.Context(), far, gone.ID(), patience); err != nil || c.State != Present {
 			t.Errorf("without its reader: %+v %v", c, err)
 		}
 		for _, path := range []string{"/slow", "/gone"} {
@@ -161,7 +161,7 @@ func TestThroughOfWhatIsWrong(t *testing.T) {
 			if c, err := w.through(t.Context(), want, r.open); err == nil || errors.Is(err, errBusy) {
 				t.Errorf("%s: %+v, %v", f, c, err)
 			}
-			c, err := w.await(t.Context(), far, o.ID(), time.Minute)
+			c, err := w.await(t.Context(), far, o.ID(), patience)
 			if err != nil || (c.State == Present) != (f != faulty.Missing) {
 				t.Errorf("%s: then it is %+v, %v", f, c, err)
 			}

@@ -200,7 +200,7 @@ func TestAwait(t *testing.T) {
 		w.set(near, thing, func(c *Copy) { c.restart() })
 		var err error
 		var waiter sync.WaitGroup
-		waiter.Go(func() { _, err = w.await(t.Context(), near, thing.ID(), time.Minute) })
+		waiter.Go(func() { _, err = w.await(t.Context(), near, thing.ID(), patience) })
 		synctest.Wait()
 		if e := w.change(t.Context(), func(ch *changes) error {
 			list, err := ch.named(name{near, thing.ID()})
@@ -218,7 +218,7 @@ func TestAwait(t *testing.T) {
 		ctx, stop := context.WithTimeout(t.Context(), time.Second)
 		defer stop()
 		w.wanting(wish(near, thing))
-		if _, err := w.await(ctx, near, thing.ID(), time.Minute); !errors.Is(err, context.DeadlineExceeded) {
+		if _, err := w.await(ctx, near, thing.ID(), patience); !errors.Is(err, context.DeadlineExceeded) {
 			t.Errorf("the caller is gone: %v", err)
 		}
 	})

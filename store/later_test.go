@@ -140,7 +140,7 @@ func TestAPanicAtTheCommitLosesNoConnection(t *testing.T) {
 				return tx.Later(`INSERT INTO item (name) VALUES ('a') RETURNING name`, nil, func(store.Scanner) error { panic("no") })
 			})
 		}()
-		ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+		ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
 		defer cancel()
 		if err := db.Do(ctx, exec(`INSERT INTO item (name) VALUES ('b')`)); err != nil {
 			t.Error(err)

@@ -74,7 +74,7 @@ func TestListenComesBack(t *testing.T) {
 		missed := b.Waits().Wait("what was said meanwhile")
 		signal := b.Waits().Signal("a loop's")
 		do(t, a, `
-			SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity
+			SELECT pg_terminate_backend(pid, 120000) FROM pg_stat_activity
 			 WHERE application_name = 'listener' AND query = 'LISTEN "taskfleet_' || current_schema() || '"'`)
 		eventually(t, "everybody is woken once it hears again", isWoken(missed))
 		eventually(t, "signals, too", func() bool { return len(signal) == 1 })
@@ -98,7 +98,7 @@ func TestNotificationsOutliveTheirConnection(t *testing.T) {
 				t.Fatal(err)
 			}
 			eventually(t, "the wake", isWoken(w))
-			do(t, b, `SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity WHERE application_name = 'speaker'`)
+			do(t, b, `SELECT pg_terminate_backend(pid, 120000) FROM pg_stat_activity WHERE application_name = 'speaker'`)
 		}
 	})
 }

@@ -246,8 +246,8 @@ func (db *DB) try(ctx context.Context, k kind, f func(*Tx) error) (err error, ag
 		err = tx.commit()
 		return err, err != nil && tx.again
 	}
-	if undone := tx.end(); undone != nil {
-		return fmt.Errorf("store: what the transaction went by was undone: %w", undone), ctx.Err() == nil && db.engine.transient(undone)
+	if undone := tx.end(); undone != nil { // by what another has failed of
+		return fmt.Errorf("store: what the transaction went by was undone: %w", withCause(ctx, undone)), ctx.Err() == nil
 	}
 	if tx.failure != nil && (tx.again || err == nil) {
 		return tx.failure, tx.again

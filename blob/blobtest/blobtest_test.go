@@ -6,10 +6,8 @@ import (
 	"github.com/taskfleet/taskfleet/blob/blobtest"
 )
 
-func TestGateway(t *testing.T) { blobtest.Run(t, blobtest.Gateway) }
-
 // Where the environment names an endpoint, such as one to be used in production,
-// it is tested as well.
+// it is tested. The gateway is, in its own package.
 func TestEndpoint(t *testing.T) {
 	open, imitation, named := blobtest.Endpoint()
 	switch {

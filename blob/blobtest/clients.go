@@ -2,6 +2,7 @@ package blobtest
 
 import (
 	"cmp"
+	"context"
 	"crypto/md5"
 	"encoding/base64"
 	"io"
@@ -19,12 +20,25 @@ import (
 // This part of the suite is what clients do with the URLs that they are given,
 // and what becomes of it.
 
-// send is what a client does with a presigned URL.
+// send is what a client does with a presigned URL: if the connection is lost, as that
+// to an imitation is now and then, it does it again.
 func send(t *testing.T, method, url, body string, headers ...string) (status int, answer string, h http.Header) {
 	t.Helper()
-	r, err := http.NewRequestWithContext(t.Context(), method, url, strings.NewReader(body))
+	for again := 4; ; again-- {
+		status, answer, h, err := sendOnce(t.Context(), method, url, body, headers)
+		if err == nil {
+			return status, answer, h
+		}
+		if again == 0 {
+			t.Fatal(err)
+		}
+	}
+}
+
+func sendOnce(ctx context.Context, method, url, body string, headers []string) (status int, answer string, h http.Header, err error) {
+	r, err := http.NewRequestWithContext(ctx, method, url, strings.NewReader(body))
 	if err != nil {
-		t.Fatal(err)
+		return 0, "", nil, err
 	}
 	for i := 0; i < len(headers); i += 2 {
 		r.Header.Set(headers[i], headers[i+1])
@@ -32,14 +46,11 @@ func send(t *testing.T, method, url, body string, headers ...string) (status int
 	client := http.Client{Transport: &http.Transport{DisableCompression: true, DisableKeepAlives: true}}
 	a, err := client.Do(r)
 	if err != nil {
-		t.Fatal(err)
+		return 0, "", nil, err
 	}
 	defer a.Body.Close()
 	text, err := io.ReadAll(a.Body)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return a.StatusCode, string(text), a.Header
+	return a.StatusCode, string(text), a.Header, err
 }
 
 func presigned(t *testing.T, b *blob.Bucket) {

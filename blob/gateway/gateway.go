@@ -238,8 +238,9 @@ func (g *Gateway) Close() error {
 		defer cancel()
 		go g.listener.hurry(ctx)
 		if e := g.app.ShutdownWithContext(ctx); e != nil {
-			left := g.listener.disconnect()
-			err = errors.Join(err, fmt.Errorf("gateway: stop: some requests took longer than %v and were cut off (%s): %w", grace, left, e))
+			if left := g.listener.disconnect(); left != "" { // not if it has only looked too late
+				err = errors.Join(err, fmt.Errorf("gateway: stop: some requests took longer than %v and were cut off (%s): %w", grace, left, e))
+			}
 		}
 		g.background.Wait()
 		g.disk.Shutdown()

@@ -653,7 +653,7 @@ func TestAProgramSetsRecords(t *testing.T) {
 	}
 	storetest.EachReal(t, func(t *testing.T, db *store.DB) {
 		p, dir := newPlace(t, db), t.TempDir()
-		dns := map[string]any{"command": []string{self, asProgram, dir}, "settings": map[string]string{"zone": "z-secret"}}
+		dns := map[string]any{"command": []string{self, asProgram, dir}, "timeout": "100s", "settings": map[string]string{"zone": "z-secret"}}
 		p.ca.answers = func(name, kind, token string) (string, error) {
 			text, err := os.ReadFile(filepath.Join(dir, "_acme-challenge."+name))
 			if kind != byDNS || err != nil {

@@ -110,7 +110,7 @@ func TestPebble(t *testing.T) {
 	for what, more := range map[string]map[string]any{
 		"by HTTP": {"names": []string{"a.example.test", "b.example.test"}, "keyType": "rsa-2048"},
 		"by DNS": {"names": []string{"example.test", "*.example.test"}, "challenge": "dns-01", "keyType": "ecdsa-p384",
-			"dns": map[string]any{"command": []string{self, asProgram, dir}, "settings": map[string]string{"zone": "z-secret"}}},
+			"dns": map[string]any{"command": []string{self, asProgram, dir}, "timeout": "100s", "settings": map[string]string{"zone": "z-secret"}}},
 	} {
 		settings := map[string]any{"directory": "https://pebble.test/dir", "agreeToTerms": true, "contact": []string{"mailto:ops@example.com"}, "roots": roots,
 			"account": map[string]string{"id": "kid-1", "key": mac}}

@@ -127,7 +127,7 @@ func script(t *testing.T, text string) json.RawMessage {
 	if err := os.WriteFile(name, []byte("#!/bin/sh\n"+text), 0o755); err != nil {
 		t.Fatal(err)
 	}
-	s, err := json.Marshal(Settings{Command: []string{name}, Timeout: "20s"})
+	s, err := json.Marshal(Settings{Command: []string{name}, Timeout: "100s"})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -215,7 +215,7 @@ func running(pid int) bool {
 
 func TestAProgramThatTakesTooLongIsEnded(t *testing.T) {
 	s := script(t, `sleep 600`)
-	s = json.RawMessage(strings.Replace(string(s), "20s", "1ms", 1))
+	s = json.RawMessage(strings.Replace(string(s), "100s", "1ms", 1))
 	err := Kind{}.Disable(t.Context(), credentials.Version{ID: "v1", Settings: s})
 	if err == nil || !strings.Contains(err.Error(), "longer than 1ms") {
 		t.Errorf("a program that hangs: %v", err)

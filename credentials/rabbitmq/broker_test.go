@@ -34,7 +34,7 @@ func TestARealBrokerIsRotated(t *testing.T) {
 		t.Fatal("TASKFLEET_TEST_RABBITMQ and TASKFLEET_TEST_RABBITMQ_MANAGEMENT are not set: run `make test`, which starts a RabbitMQ for the tests")
 	}
 	at, management, authority := behindTLS(t, at, management)
-	ctx, stop := context.WithTimeout(t.Context(), time.Minute)
+	ctx, stop := context.WithTimeout(t.Context(), 5*time.Minute)
 	defer stop()
 	for {
 		err := rotateReal(ctx, at, management, authority)
