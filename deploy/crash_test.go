@@ -42,7 +42,7 @@ func TestDeployIsResumedAfterItWasKilled(t *testing.T) {
 		{at: "up v2", resumed: "preview platform, agree, up v2, preview access+pools, agree, up access+pools, smoke"},
 		{at: "up access+pools", resumed: "preview access+pools, smoke"},
 		{at: "smoke", resumed: "smoke"},
-		{at: "up v1", bad: "v2", resumed: "preview platform+access+pools, up v1, smoke", image: "v1"},
+		{at: "up v1", bad: "v2", resumed: "preview platform+access+pools, agree, up v1, smoke", image: "v1"},
 	} {
 		t.Run(c.at, func(t *testing.T) {
 			t.Parallel()

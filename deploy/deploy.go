@@ -83,7 +83,8 @@ type Preview struct {
 	Empty   bool
 	Refused error // why it cannot be done; nil if it can
 
-	Saved any // what Up needs to do this and nothing else
+	Files map[string]string // digests of the files that it was made of, by name
+	Saved any               // what Up needs to do this and nothing else
 }
 
 // Stacks are what is above.
@@ -177,7 +178,7 @@ func (d *Deploy) steps() (list []step) {
 	}
 	if len(rest) > 0 {
 		list = append(list, step{StepStacks, func(ctx context.Context, j *journal) (string, error) {
-			return d.up(ctx, StepStacks, rest, cmp.Or(j.wanted, d.Image), nil) // some roll the release out, with their part of the configuration
+			return d.up(ctx, j, StepStacks, rest, cmp.Or(j.wanted, d.Image)) // some roll the release out, with their part of the configuration
 		}})
 	}
 	if d.Smoke != nil {
@@ -211,7 +212,7 @@ func (d *Deploy) Run(ctx context.Context, m Mode) error {
 	}
 	defer j.file.Close()
 	if j.rolling {
-		return d.rollBack(ctx, j)
+		return d.rollBack(ctx, j, true)
 	}
 	for _, s := range d.steps() {
 		if how, done := j.done[s.name]; done {
@@ -308,7 +309,7 @@ func (d *Deploy) failed(ctx context.Context, j *journal, s Step, cause error) er
 	case errors.As(cause, &forbidden):
 		return d.outcome(j, Forbidden, s, cause)
 	case j.canRollBack() && (s == StepSmoke && !errors.As(cause, &untested) || s == StepPlatform && errors.As(cause, &replaced)):
-		return d.rollBack(ctx, j)
+		return d.rollBack(ctx, j, false)
 	}
 	return d.outcome(j, Failed, s, cause)
 }

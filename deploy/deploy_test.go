@@ -81,7 +81,7 @@ func (w *world) Manifest(ctx context.Context) (string, error) {
 func (w *world) Names() []string { return []string{"platform", "access", "pools"} }
 
 func (w *world) Preview(ctx context.Context, stacks []string, image string) (*Preview, error) {
-	p := &Preview{Stacks: stacks, Summary: "1 to change", Text: "what would change", Saved: image}
+	p := &Preview{Stacks: stacks, Summary: "1 to change", Text: "what would change", Saved: image, Files: map[string]string{"environment.yml": "sha256:of " + w.read("files")}}
 	if stacks[0] == "platform" {
 		p.Image = image
 		if image == "" {
@@ -247,6 +247,67 @@ func TestReleaseOnWhichNoTaskCompletesIsRolledBack(t *testing.T) {
 	if !strings.HasSuffix(o.states(), "stacks done, smoke failed, rollback done") {
 		t.Errorf("it told %s", o.states())
 	}
+}
+
+func TestRollbackThatIsResumedAsksAndIsHeldToTheFiles(t *testing.T) {
+	w := withRelease(t)
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	w.bad, w.at, w.stop = "v2", "up v1", cancel
+	outcome(t, w.deploy().Run(ctx, New), Interrupted)
+	w.at = ""
+	w.calls()
+
+	w.fail["agree"] = errors.New("nobody can be asked here")
+	o := outcome(t, w.deploy().Run(t.Context(), Resume), Declined)
+	if got, want := w.calls(), "preview platform+access+pools, agree"; got != want {
+		t.Errorf("where nobody agrees it did %s,\nwant %s", got, want)
+	}
+	if next := strings.Join(o.Next, " "); !strings.Contains(o.Error(), "nobody can be asked here") || !strings.Contains(next, "v2 has failed and is not taken back") || !strings.Contains(next, "--anew") {
+		t.Errorf("it told %v, %s", o, next)
+	}
+	clear(w.fail)
+
+	w.write("files", "v3")
+	o = outcome(t, w.deploy().Run(t.Context(), Resume), Failed)
+	if got, want := w.calls(), "preview platform+access+pools"; got != want || !strings.Contains(o.Error(), "environment.yml changed since") || !strings.HasSuffix(o.states(), "rollback failed") {
+		t.Errorf("with other files it did %s: %v, %s", got, o, o.states())
+	}
+
+	w.write("files", "v2")
+	outcome(t, w.deploy().Run(t.Context(), Resume), RolledBack)
+	if got, want := w.calls(), "preview platform+access+pools, agree, up v1, smoke"; got != want || w.read("image") != "v1" {
+		t.Errorf("it did %s,\nwant %s; the image is %s", got, want, w.read("image"))
+	}
+}
+
+func TestRollbackWithOtherFilesThanWereAgreedToAsks(t *testing.T) {
+	w := withRelease(t)
+	w.bad, w.at, w.stop = "v2", "smoke", func() { w.write("files", "v2 and more") }
+	outcome(t, w.deploy().Run(t.Context(), New), RolledBack)
+	if got, want := w.calls(), everything+", preview platform+access+pools, agree, up v1, smoke"; got != want {
+		t.Errorf("it did %s,\nwant %s", got, want)
+	}
+
+	// Also where the other stacks, but not the release, were agreed to with those.
+	w = withRelease(t)
+	w.bad, w.at, w.stop = "v2", "up v2", func() { w.write("files", "v2 and more") }
+	outcome(t, w.deploy().Run(t.Context(), New), RolledBack)
+	if got, want := w.calls(), everything+", preview platform+access+pools, agree, up v1, smoke"; got != want {
+		t.Errorf("it did %s,\nwant %s", got, want)
+	}
+
+	// Who has agreed to that once is held to it, and not to what was before.
+	w = withRelease(t)
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	w.bad, w.at, w.stop = "v2", "smoke", func() {
+		w.write("files", "v2 and more")
+		w.at, w.stop = "up v1", cancel
+	}
+	outcome(t, w.deploy().Run(ctx, New), Interrupted)
+	w.at = ""
+	outcome(t, w.deploy().Run(t.Context(), Resume), RolledBack)
 }
 
 func TestReleaseThatHasGoneBackByItselfIsOnlyTested(t *testing.T) {

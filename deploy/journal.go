@@ -38,15 +38,17 @@ func (r Result) resumable() bool { return !slices.Contains([]Result{Done, Rolled
 // A record is a line of a journal. It is on disk before anything that comes after it.
 type record struct {
 	Time   time.Time `json:"time"`
-	What   string    `json:"what"` // open, resume, before, begin, done, failed, end
+	What   string    `json:"what"` // open, resume, begin, agreed, done, failed, end
 	Step   Step      `json:"step,omitempty"`
 	Image  string    `json:"image,omitempty"`  // open: that was asked for
-	Before string    `json:"before,omitempty"` // before: the image that was at work; open: by the deploy that was given up
+	Before string    `json:"before,omitempty"` // agreed, of the platform: the image that was at work; open: by the deploy that was given up
 	Wanted string    `json:"wanted,omitempty"` // that replaces it
 	Text   string    `json:"text,omitempty"`   // of done: what was done; of failed: why
 	Result Result    `json:"result,omitempty"`
 	Host   string    `json:"host,omitempty"`
 	PID    int       `json:"pid,omitempty"`
+
+	Files map[string]string `json:"files,omitempty"` // agreed: digests of what the preview was made of
 }
 
 // A journal is the file of one deploy, and what it says.
@@ -58,16 +60,17 @@ type journal struct {
 
 // records are what a journal says.
 type records struct {
-	image     string          // that was asked for
-	before    string          // image that was at work when the deploy began to replace it; "" for none
-	wanted    string          // image that it is replaced by
-	replacing bool            // both are known
-	done      map[Step]string // how
-	begun     map[Step]bool   // and not ended
-	rolling   bool            // back, since it has begun to
-	failedAt  Step            // the step that it rolls back from
-	failure   string          // of that
-	result    Result          // "" if it was cut off, or is under way
+	image     string                     // that was asked for
+	before    string                     // image that was at work when the deploy began to replace it; "" for none
+	wanted    string                     // image that it is replaced by
+	replacing bool                       // both are known
+	done      map[Step]string            // how
+	begun     map[Step]bool              // and not ended
+	agreed    map[Step]map[string]string // to what was made of files with these digests
+	rolling   bool                       // back, since it has begun to
+	failedAt  Step                       // the step that it rolls back from
+	failure   string                     // of that
+	result    Result                     // "" if it was cut off, or is under way
 	last      record
 	host      string
 	pid       int
@@ -83,8 +86,11 @@ func (r *records) take(x record) {
 			r.image = x.Image
 			r.before, r.wanted, r.replacing = x.Before, x.Wanted, x.Wanted != ""
 		}
-	case "before":
-		r.before, r.wanted, r.replacing = x.Before, x.Wanted, true
+	case "agreed":
+		r.agreed[x.Step] = x.Files
+		if x.Step == StepPlatform {
+			r.before, r.wanted, r.replacing = x.Before, x.Wanted, true
+		}
 	case "begin":
 		r.begun[x.Step] = true
 		r.rolling = r.rolling || x.Step == StepRollback
@@ -126,7 +132,9 @@ func openJournal(environment string, first record) (*journal, error) {
 	}
 }
 
-func newRecords() records { return records{done: map[Step]string{}, begun: map[Step]bool{}} }
+func newRecords() records {
+	return records{done: map[Step]string{}, begun: map[Step]bool{}, agreed: map[Step]map[string]string{}}
+}
 
 // resume opens a journal again for writing.
 func (j *journal) resume(environment string) (err error) {

@@ -87,7 +87,12 @@ func (d *Deploy) outcome(j *journal, r Result, s Step, cause error) error {
 			say("What an apply that was cut off has done: taskfleet infra show, in the directory of the deployment.")
 		}
 	case Declined:
-		say("Steps that are done stay done. Deploy again, or go on: %s", d.Resume)
+		if s == StepRollback {
+			say("%s has failed and is not taken back; %s was at work before. To go back: %s", j.wanted, j.before, d.Resume)
+			say("To go forward with a release that is mended, deploy with --anew.")
+		} else {
+			say("Steps that are done stay done. Deploy again, or go on: %s", d.Resume)
+		}
 	case Forbidden:
 		say(nextForbidden)
 	case RolledBack:

@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
+	"slices"
 	"strings"
 )
 
@@ -59,17 +61,11 @@ func (d *Deploy) plan(ctx context.Context) (*Plan, error) {
 
 // platform replaces the release.
 func (d *Deploy) platform(ctx context.Context, j *journal) (string, error) {
-	return d.up(ctx, StepPlatform, []string{platformStack}, d.Image, func(p *Preview) error {
-		before := p.Running
-		if j.replacing {
-			before = j.before // what runs now may be what was under way
-		}
-		return j.write(record{What: "before", Before: before, Wanted: p.Image})
-	})
+	return d.up(ctx, j, StepPlatform, []string{platformStack}, d.Image)
 }
 
-// up previews stacks, asks, and does it. before is called when that is certain; it may be nil.
-func (d *Deploy) up(ctx context.Context, s Step, stacks []string, image string, before func(*Preview) error) (string, error) {
+// up previews stacks, asks, and does it. What was agreed to is written down before.
+func (d *Deploy) up(ctx context.Context, j *journal, s Step, stacks []string, image string) (string, error) {
 	p, err := d.Stacks.Preview(ctx, stacks, image)
 	if err != nil {
 		return "", err
@@ -83,10 +79,15 @@ func (d *Deploy) up(ctx context.Context, s Step, stacks []string, image string, 
 			return "", err
 		}
 	}
-	if before != nil {
-		if err := before(p); err != nil {
-			return "", err
+	agreed := record{What: "agreed", Step: s, Files: p.Files}
+	if s == StepPlatform {
+		agreed.Before, agreed.Wanted = p.Running, p.Image
+		if j.replacing {
+			agreed.Before = j.before // what runs now may be what was under way
 		}
+	}
+	if err := j.write(agreed); err != nil {
+		return "", err
 	}
 	if p.Empty {
 		return "nothing to do", nil
@@ -112,8 +113,55 @@ func (d *Deploy) test(ctx context.Context, s Step) (task string, err error) {
 // canRollBack tells whether there is another release to go back to.
 func (j *journal) canRollBack() bool { return j.replacing && j.before != "" && j.before != j.wanted }
 
+// A heldError is that a resumed rollback would not be the one that was begun.
+type heldError struct{ error }
+
+// hold makes sure that a rollback does what was agreed to, and writes down what that is.
+func (d *Deploy) hold(ctx context.Context, j *journal, p *Preview, resumed bool) error {
+	changed := j.changed(p)
+	question := fmt.Sprintf("Go back to %s by these changes to %s: %s?", j.before, strings.Join(p.Stacks, ", "), p.Summary)
+	switch {
+	case resumed && len(changed) > 0:
+		return &heldError{fmt.Errorf("nothing was done, as it is for the files as they were, and %s changed since. Put back what they said, or begin another deploy with --anew", strings.Join(changed, ", "))}
+	case len(changed) > 0:
+		question = fmt.Sprintf("Files have changed since the release was agreed to: %s. ", strings.Join(changed, ", ")) + question
+	}
+	if resumed || len(changed) > 0 {
+		if err := d.agree(ctx, question); err != nil {
+			return err
+		}
+	}
+	return j.write(record{What: "agreed", Step: StepRollback, Files: p.Files})
+}
+
+// changed are the files of a rollback that are not what they were when what it takes back was agreed to; or it itself, if it was begun
+// before.
+func (j *journal) changed(p *Preview) []string {
+	agreed := []map[string]string{j.agreed[StepPlatform]}
+	if len(p.Stacks) > 1 {
+		agreed = append(agreed, j.agreed[StepStacks])
+	}
+	if files, begun := j.agreed[StepRollback]; begun {
+		agreed = []map[string]string{files}
+	}
+	changed := map[string]bool{}
+	for _, files := range agreed {
+		for name := range files {
+			if p.Files[name] != files[name] {
+				changed[name] = true
+			}
+		}
+		for name := range p.Files {
+			if p.Files[name] != files[name] {
+				changed[name] = true
+			}
+		}
+	}
+	return slices.Sorted(maps.Keys(changed))
+}
+
 // rollBack puts the release before back, and tests it.
-func (d *Deploy) rollBack(ctx context.Context, j *journal) error {
+func (d *Deploy) rollBack(ctx context.Context, j *journal, resumed bool) error {
 	if err := j.write(record{What: "begin", Step: StepRollback}); err != nil {
 		return err
 	}
@@ -136,6 +184,9 @@ func (d *Deploy) rollBack(ctx context.Context, j *journal) error {
 		// better left so: it may be the new one that has failed.
 		back := j.failedAt == StepPlatform && p.Running == j.before
 		if !p.Empty && !back {
+			if err := d.hold(ctx, j, p, resumed); err != nil {
+				return err
+			}
 			if err := d.Stacks.Up(ctx, p); err != nil {
 				return err
 			}
@@ -145,15 +196,23 @@ func (d *Deploy) rollBack(ctx context.Context, j *journal) error {
 		}
 		return err
 	}()
+	var declined *declinedError
+	var held *heldError
 	switch {
 	case err != nil && ctx.Err() != nil:
 		return d.outcome(j, Interrupted, StepRollback, cause)
+	case errors.As(err, &declined):
+		return d.outcome(j, Declined, StepRollback, errors.Join(cause, fmt.Errorf("the rollback: %w", err)))
 	case err != nil:
 		if writeErr := j.write(record{What: "failed", Step: StepRollback, Text: err.Error()}); writeErr != nil {
 			return errors.Join(cause, err, writeErr)
 		}
 		d.tell(StepRollback, EventFailed, err.Error(), nil)
-		return d.outcome(j, Broken, StepRollback, errors.Join(cause, fmt.Errorf("the rollback: %w", err)))
+		result := Broken
+		if errors.As(err, &held) {
+			result = Failed
+		}
+		return d.outcome(j, result, StepRollback, errors.Join(cause, fmt.Errorf("the rollback: %w", err)))
 	}
 	how := j.before + " is at work again"
 	if err := j.write(record{What: "done", Step: StepRollback, Text: how}); err != nil {

@@ -119,27 +119,34 @@ type recorder struct {
 	ids       map[string]string // by URN
 	looking   map[string]bool   // by URN: it is refreshed
 
-	in   chan events.EngineEvent
-	over chan struct{}
+	in         chan events.EngineEvent
+	stop, over chan struct{} // see wait
 }
 
 func newRecorder(stack string) *recorder {
-	r := &recorder{stack: stack, byURN: map[string]*Change{}, begun: map[string]time.Time{}, ids: map[string]string{}, looking: map[string]bool{}, in: make(chan events.EngineEvent), over: make(chan struct{})}
+	r := &recorder{stack: stack, byURN: map[string]*Change{}, begun: map[string]time.Time{}, ids: map[string]string{}, looking: map[string]bool{}, in: make(chan events.EngineEvent), stop: make(chan struct{}), over: make(chan struct{})}
 	go func() {
 		defer close(r.over)
-		for e := range r.in {
-			r.event(&e.EngineEvent)
+		for {
+			select {
+			case e, more := <-r.in:
+				if !more {
+					return
+				}
+				r.event(&e.EngineEvent)
+			case <-r.stop:
+				return
+			}
 		}
 	}()
 	return r
 }
 
-// wait waits for the last event. An engine that ended before it had a stream has none, and closes nothing.
+// wait waits until the last event was recorded. It is called when package auto has come back from running the engine: then all were
+// sent. in need not be closed, as an engine that ended before it had a stream closes nothing.
 func (r *recorder) wait() {
-	select {
-	case <-r.over:
-	case <-time.After(2 * time.Second):
-	}
+	close(r.stop)
+	<-r.over
 }
 
 func (r *recorder) event(e *apitype.EngineEvent) {

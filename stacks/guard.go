@@ -46,6 +46,16 @@ func (g *guard) take(ids []string) {
 	}
 }
 
+// left is what was not deleted, sorted. A call of an engine that was killed may be still under way.
+func (g *guard) left() []string {
+	if g == nil {
+		return nil
+	}
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return slices.Sorted(slices.Values(g.kept))
+}
+
 const indexPrefix = "taskfleet:index:"
 
 // kind is a kind of the provider under guard.

@@ -339,7 +339,9 @@ func (d *Driver) files() (map[string]string, error) {
 		}
 	}
 	if e.Infra != "" {
-		text, err := json.Marshal(d.inputs.manifest)
+		m := *d.inputs.manifest
+		m.Written = time.Time{} // which is now, as nobody has written it
+		text, err := json.Marshal(&m)
 		if err != nil {
 			return nil, err
 		}
@@ -356,13 +358,27 @@ func (s *Saved) seal() (string, error) {
 	return digestOf(text), err
 }
 
-func (s *Saved) save(base string) (err error) {
-	s.Name = s.Created.Format("20060102-150405")
-	for first, n := s.Name, 2; ; n++ {
-		if _, err := os.Stat(filepath.Join(base, s.Name)); errors.Is(err, fs.ErrNotExist) {
-			break
+// save gives a preview its name, which others may have taken in the same second.
+func (s *Saved) save(base string) error {
+	first := s.Created.Format("20060102-150405")
+	for n := 1; ; n++ {
+		s.Name = first
+		if n > 1 {
+			s.Name = fmt.Sprintf("%s-%d", first, n)
 		}
-		s.Name = fmt.Sprintf("%s-%d", first, n)
+		err := s.saveAs(filepath.Join(base, s.Name))
+		if err == nil {
+			return forget(base)
+		}
+		if !errors.Is(err, fs.ErrExist) {
+			return err
+		}
+	}
+}
+
+func (s *Saved) saveAs(to string) (err error) {
+	if _, err := os.Stat(to); err == nil { // where to rename to a directory is another error
+		return fs.ErrExist
 	}
 	if s.Digest, err = s.seal(); err != nil {
 		return err
@@ -374,12 +390,11 @@ func (s *Saved) save(base string) (err error) {
 	if err := os.WriteFile(filepath.Join(s.directory, "meta.json"), append(text, '\n'), 0o600); err != nil {
 		return err
 	}
-	to := filepath.Join(base, s.Name)
 	if err := os.Rename(s.directory, to); err != nil {
 		return err
 	}
 	s.directory = to
-	return forget(base)
+	return nil
 }
 
 const (

@@ -101,7 +101,7 @@ type Options struct {
 
 	// Check and Secrets are as those of platform.Options.
 	Check   func(document []byte) error
-	Secrets func() ([]byte, error)
+	Secrets func() (text []byte, taken func(), err error)
 
 	Notice   func(line string) // is told what people should know; nil: nobody is
 	Progress func(Progress)    // is told what happens to resources; nil: nobody is

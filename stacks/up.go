@@ -130,10 +130,7 @@ func (d *Driver) Up(ctx context.Context, name, digest string) (*Report, error) {
 
 // ended completes a report.
 func (d *Driver) ended(ctx context.Context, r *Report, err error) (*Report, error) {
-	r.Ended = time.Now()
-	if d.guard != nil {
-		r.Kept = slices.Sorted(slices.Values(d.guard.kept))
-	}
+	r.Ended, r.Kept = time.Now(), d.guard.left()
 	if err == nil {
 		return r, nil
 	}

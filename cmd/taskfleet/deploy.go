@@ -74,7 +74,8 @@ When the release fails, or the task does not complete on it, the image before is
 was changed beside it stays, and a database that was migrated.
 
 Each step is written down, in .deploy of the environment, before and after. After Ctrl-C, a crash or a failure that was mended, --resume
-goes on with the step that was under way. --plan-only shows what would be done, and changes nothing.
+goes on with the step that was under way; with putting an image back only if that is agreed to, and with the files as they were.
+--plan-only shows what would be done, and changes nothing.
 
 Exit codes: 0 done; 1 failed, and the text says at which step, what is done and how to go on; 2 the command line is wrong; 3 policy
 forbids what infra plans; 4 the release has failed and was rolled back: the one before is at work; 5 it could not be rolled back:

@@ -83,10 +83,13 @@ func (s *smokeTest) watch(ctx context.Context, q *queue.Client, taskID string, p
 	return fmt.Errorf("task %s on %s has ended as %s%s", taskID, s.queue, outcome(status), s.log(ctx, q, taskID))
 }
 
-// definition is the task. On the built-in queues no machine runs it, so there is nothing to run.
+// builtIn is whether no machine runs the task.
+func (s *smokeTest) builtIn() bool { return strings.HasPrefix(s.queue, "built-in/") }
+
+// definition is the task.
 func (s *smokeTest) definition(core *client.Client) *queue.CreateTaskRequest {
 	payload := map[string]any{}
-	if !strings.HasPrefix(s.queue, "built-in/") {
+	if !s.builtIn() {
 		payload["command"] = [][]string{{"sh", "-c", "echo a task of taskfleet deploy runs on $(uname -n)"}}
 		payload["maxRunTime"] = 300
 	}
@@ -105,8 +108,8 @@ func (s *smokeTest) definition(core *client.Client) *queue.CreateTaskRequest {
 	return d
 }
 
-// cancelLimit is how long an interrupted test tries to take its task with it.
-const cancelLimit = 3 * time.Second
+// cancelLimit is how long an interrupted test tries to take its task with it. It is longer in tests alone.
+var cancelLimit = 3 * time.Second
 
 var errTooLong = errors.New("it took too long")
 
@@ -147,6 +150,11 @@ func (s *smokeTest) await(ctx context.Context, q *queue.Client, taskID string, p
 
 // giveUp cancels a task that took too long.
 func (s *smokeTest) giveUp(ctx context.Context, q *queue.Client, taskID string, last *queue.TaskStatus) error {
+	if last == nil { // the first answer took as long
+		if reply, err := q.Status(ctx, taskID); err == nil {
+			last = &reply.Status
+		}
+	}
 	state := "not known"
 	if last != nil {
 		state = last.State
@@ -169,6 +177,10 @@ const logLimit = 8 << 10
 
 // log is the end of the task's log, as lines under an error.
 func (s *smokeTest) log(ctx context.Context, q *queue.Client, taskID string) string {
+	const none = ". It has no log"
+	if s.builtIn() {
+		return none // and is not to be waited for
+	}
 	ctx, cancel := context.WithTimeout(ctx, 30*time.Second)
 	defer cancel()
 	var end tail
@@ -177,7 +189,7 @@ func (s *smokeTest) log(ctx context.Context, q *queue.Client, taskID string) str
 		return fmt.Sprintf(". Its log cannot be read: %v", err)
 	}
 	if end.text.Len() == 0 {
-		return ". It has no log"
+		return none
 	}
 	return ". Its log ends with:\n" + strings.TrimRight(end.text.String(), "\n")
 }

@@ -21,6 +21,8 @@ import (
 
 // TestSmokeTestOfADeploy is on a real platform, with a worker of its own.
 func TestSmokeTestOfADeploy(t *testing.T) {
+	defer func(before time.Duration) { cancelLimit = before }(cancelLimit)
+	cancelLimit = soon
 	p := startReal(t)
 	expect(t, exitOK, "created local/test", "pool", "apply", "-f", writeFile(t, "pool.yml", testPool))
 	core, err := client.New(client.Options{RootURL: p.RootURL, Credentials: p.Root, Log: slog.New(slog.DiscardHandler)})
@@ -42,15 +44,15 @@ func TestSmokeTestOfADeploy(t *testing.T) {
 		return reply.Status.State
 	}
 
-	id, notes, err := test("built-in/succeed", time.Minute)
+	id, notes, err := test("built-in/succeed", soon)
 	if err != nil || state(id) != "completed" {
 		t.Errorf("on built-in/succeed: %v\n%s", err, notes)
 	}
-	if _, notes, err := test("built-in/fail", time.Minute); err == nil || !strings.Contains(err.Error(), "has ended as failed") {
+	if _, notes, err := test("built-in/fail", soon); err == nil || !strings.Contains(err.Error(), "has ended as failed") {
 		t.Errorf("on built-in/fail: %v\n%s", err, notes)
 	}
 
-	id, notes, err = test("local/test", time.Minute)
+	id, notes, err = test("local/test", soon)
 	if err != nil || !strings.Contains(notes, "the task has completed on ") {
 		t.Errorf("on a worker: %v\n%s", err, notes)
 	}
@@ -63,7 +65,7 @@ func TestSmokeTestOfADeploy(t *testing.T) {
 	if _, _, code := command(t, "task", "create", "--id", id, "--queue", "local/test", "--", "sh", "-c", "yes | head -c 1000000; echo no such file; exit 3"); code != exitOK {
 		t.Fatal("no task was created")
 	}
-	err = smoke("local/test", time.Minute, core).watch(t.Context(), queue.New(core), id, func(string) {})
+	err = smoke("local/test", soon, core).watch(t.Context(), queue.New(core), id, func(string) {})
 	if err == nil || !strings.Contains(err.Error(), "has ended as failed. Its log ends with:\n") || !strings.Contains(err.Error(), "no such file") || len(err.Error()) > 2*logLimit {
 		t.Errorf("a task that fails was told as %.9000v", err)
 	}
@@ -72,10 +74,10 @@ func TestSmokeTestOfADeploy(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := smoke("built-in/succeed", time.Minute, wrong).Test(t.Context(), func(string) {}); !errors.As(err, new(*deploy.UntestedError)) {
+	if _, err := smoke("built-in/succeed", soon, wrong).Test(t.Context(), func(string) {}); !errors.As(err, new(*deploy.UntestedError)) {
 		t.Errorf("with wrong credentials: %v", err)
 	}
-	if _, _, err := test("no-queue", time.Minute); !errors.As(err, new(*deploy.UntestedError)) {
+	if _, _, err := test("no-queue", soon); !errors.As(err, new(*deploy.UntestedError)) {
 		t.Errorf("what the server refuses says nothing against it: %v", err)
 	}
 
@@ -89,7 +91,7 @@ func TestSmokeTestOfADeploy(t *testing.T) {
 
 	// Interrupted, it leaves none behind that a machine would be bought for.
 	ctx, cancel := context.WithCancel(t.Context())
-	id, err = smoke("nobody/there", time.Minute, core).Test(ctx, func(string) { cancel() })
+	id, err = smoke("nobody/there", soon, core).Test(ctx, func(string) { cancel() })
 	if !errors.Is(err, context.Canceled) || state(id) != "exception" {
 		t.Errorf("interrupted, the task is %s, and the error %v", state(id), err)
 	}
@@ -113,7 +115,7 @@ func TestFirstDeployGoesOnAsTheRootClient(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := (&smokeTest{connect: s.client, queue: "built-in/succeed", limit: time.Minute}).Test(t.Context(), func(string) {}); err != nil || core.Credentials().ClientID != rootClient {
+	if _, err := (&smokeTest{connect: s.client, queue: "built-in/succeed", limit: soon}).Test(t.Context(), func(string) {}); err != nil || core.Credentials().ClientID != rootClient {
 		t.Errorf("as %s: %v", core.Credentials().ClientID, err)
 	}
 	if strings.Count(told.String(), "as "+rootClient) != 1 || strings.Contains(told.String(), p.Root.AccessToken) {

@@ -79,7 +79,7 @@ func (s *deployStacks) Preview(ctx context.Context, names []string, image string
 	}
 	shown := *saved
 	shown.Files = nil // whoever has the digest of a file with a secret can try what it is
-	p := &deploy.Preview{Stacks: names, Summary: saved.Counts(), Text: text.String(), Detail: shown, Empty: saved.Empty(), Saved: saved}
+	p := &deploy.Preview{Stacks: names, Summary: saved.Counts(), Text: text.String(), Detail: shown, Empty: saved.Empty(), Files: saved.Files, Saved: saved}
 	if slices.Contains(names, "platform") {
 		p.Image = d.Environment.Platform.Image
 		p.Running = running(saved, p.Image)

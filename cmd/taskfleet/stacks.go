@@ -4,6 +4,7 @@ package main
 
 import (
 	"bytes"
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -56,7 +57,7 @@ type stacksFlags struct {
 	session *session // with the platform, if it was needed
 
 	connect func(rootURL string) (*session, error) // nil: with the credentials of the environment
-	made    func(secretsFile)                      // is given the servers' secrets if they are made; may be nil
+	made    func(secretsFile)                      // is given the servers' secrets if they are made, and taken; may be nil
 }
 
 func (f *stacksFlags) add(cmd *cobra.Command) {
@@ -88,12 +89,14 @@ func (f *stacksFlags) open(cmd *cobra.Command) (*stacks.Driver, error) {
 		return s.core, nil
 	}
 	o.Check = checkConfiguration
-	o.Secrets = func() ([]byte, error) {
+	o.Secrets = func() ([]byte, func(), error) {
 		s := newSecrets()
-		if f.made != nil {
-			f.made(s)
-		}
-		return json.MarshalIndent(s, "", "  ")
+		text, err := json.MarshalIndent(s, "", "  ")
+		return text, func() {
+			if f.made != nil {
+				f.made(s)
+			}
+		}, err
 	}
 	o.Notice = func(line string) { fmt.Fprintln(cmd.ErrOrStderr(), printable(line)) }
 	o.Progress = stacksProgress(cmd.OutOrStdout())
@@ -101,6 +104,30 @@ func (f *stacksFlags) open(cmd *cobra.Command) (*stacks.Driver, error) {
 		o.Progress = stacksProgress(cmd.ErrOrStderr())
 	}
 	return stacks.Open(cmd.Context(), f.directory, f.stacks, o)
+}
+
+// run is the RunE of a command that works on an environment.
+func (f *stacksFlags) run(do func(cmd *cobra.Command, d *stacks.Driver, args []string) error) func(*cobra.Command, []string) error {
+	return func(cmd *cobra.Command, args []string) error {
+		d, err := f.open(cmd)
+		if err != nil {
+			return err
+		}
+		defer d.Close()
+		return do(cmd, d, args)
+	}
+}
+
+// each is the RunE of a command that does something for each stack that was ever brought up, and then is done.
+func (f *stacksFlags) each(do func(context.Context, *stacks.Driver, string) error, done func(io.Writer) error) func(*cobra.Command, []string) error {
+	return f.run(func(cmd *cobra.Command, d *stacks.Driver, _ []string) error {
+		for _, name := range d.Names() {
+			if err := do(cmd.Context(), d, name); err != nil && (!stacks.IsNoStack(err) || slices.Contains(f.stacks, name)) {
+				return err
+			}
+		}
+		return done(cmd.OutOrStdout())
+	})
 }
 
 // told adds to an error of the platform's which credentials were used.
@@ -192,32 +219,30 @@ func newStacksInitCommand() *cobra.Command {
 
 func newStacksOutputsCommand() *cobra.Command {
 	var flags stacksFlags
+	all := map[string]map[string]json.RawMessage{}
 	cmd := &cobra.Command{
 		Use: "outputs", Short: "Print what the stacks hand on",
 		Long:    `Prints the outputs of the stacks, as their last up has left them. Secret ones are hidden.`,
 		Example: "  taskfleet stacks outputs --dir prod/stacks --stack access\n  taskfleet stacks outputs --dir prod/stacks --json | jq .access.roles",
 		Args:    cobra.NoArgs,
-		RunE: func(cmd *cobra.Command, _ []string) error {
-			all := map[string]map[string]json.RawMessage{}
-			return flags.each(cmd, func(d *stacks.Driver, name string) (err error) {
-				all[name], err = d.Outputs(cmd.Context(), name)
-				return err
-			}, func(out io.Writer) error {
-				if flags.json {
-					return printJSON(out, all)
-				}
-				for _, name := range stacks.Names() {
-					for _, key := range sortedNames(all[name]) {
-						var value bytes.Buffer
-						if err := json.Compact(&value, all[name][key]); err != nil {
-							return err
-						}
-						fmt.Fprintf(out, "%s.%s = %s\n", name, key, printable(value.String()))
+		RunE: flags.each(func(ctx context.Context, d *stacks.Driver, name string) (err error) {
+			all[name], err = d.Outputs(ctx, name)
+			return err
+		}, func(out io.Writer) error {
+			if flags.json {
+				return printJSON(out, all)
+			}
+			for _, name := range stacks.Names() {
+				for _, key := range sortedNames(all[name]) {
+					var value bytes.Buffer
+					if err := json.Compact(&value, all[name][key]); err != nil {
+						return err
 					}
+					fmt.Fprintf(out, "%s.%s = %s\n", name, key, printable(value.String()))
 				}
-				return nil
-			})
-		},
+			}
+			return nil
+		}),
 	}
 	flags.add(cmd)
 	return cmd
@@ -225,35 +250,32 @@ func newStacksOutputsCommand() *cobra.Command {
 
 func newStacksHistoryCommand() *cobra.Command {
 	var flags stacksFlags
-	n := 10
+	n, all := 10, []stacks.Event{}
 	cmd := &cobra.Command{
 		Use: "history", Short: "List what was done with the stacks, the latest first",
 		Long:    `Lists what was done with each stack, when, from which preview, and what came of it.`,
 		Example: "  taskfleet stacks history --dir prod/stacks --stack access -n 3",
 		Args:    cobra.NoArgs,
-		RunE: func(cmd *cobra.Command, _ []string) error {
-			all := []stacks.Event{}
-			return flags.each(cmd, func(d *stacks.Driver, name string) error {
-				list, err := d.History(cmd.Context(), name, n)
-				all = append(all, list...)
-				return err
-			}, func(out io.Writer) error {
-				if flags.json {
-					return printJSON(out, all)
-				}
-				t := &table{head: []string{"STACK", "WHAT", "BEGAN", "TOOK", "RESULT", "STEPS", "MESSAGE"}}
-				for _, e := range all {
-					var changes []string
-					for _, op := range sortedNames(e.Changes) {
-						if op != "same" {
-							changes = append(changes, fmt.Sprintf("%d %s", e.Changes[op], op))
-						}
+		RunE: flags.each(func(ctx context.Context, d *stacks.Driver, name string) error {
+			list, err := d.History(ctx, name, n)
+			all = append(all, list...)
+			return err
+		}, func(out io.Writer) error {
+			if flags.json {
+				return printJSON(out, all)
+			}
+			t := &table{head: []string{"STACK", "WHAT", "BEGAN", "TOOK", "RESULT", "STEPS", "MESSAGE"}}
+			for _, e := range all {
+				var changes []string
+				for _, op := range sortedNames(e.Changes) {
+					if op != "same" {
+						changes = append(changes, fmt.Sprintf("%d %s", e.Changes[op], op))
 					}
-					t.add(e.Stack, e.Kind, e.Began.UTC().Format("2006-01-02 15:04:05"), took(e.Ended.Sub(e.Began)), e.Result, strings.Join(changes, ", "), e.Message)
 				}
-				return t.print(out)
-			})
-		},
+				t.add(e.Stack, e.Kind, e.Began.UTC().Format("2006-01-02 15:04:05"), took(e.Ended.Sub(e.Began)), e.Result, strings.Join(changes, ", "), e.Message)
+			}
+			return t.print(out)
+		}),
 	}
 	flags.add(cmd)
 	cmd.Flags().IntVarP(&n, "number", "n", n, "how many for each stack, at most")
@@ -262,6 +284,7 @@ func newStacksHistoryCommand() *cobra.Command {
 
 func newStacksExportCommand() *cobra.Command {
 	var flags stacksFlags
+	all := map[string]json.RawMessage{}
 	cmd := &cobra.Command{
 		Use: "export", Short: "Print the states of the stacks, as a backup",
 		Long: `Prints the states of the stacks as JSON, by stack, with secrets encrypted as they are. import --state takes it back.
@@ -269,31 +292,11 @@ func newStacksExportCommand() *cobra.Command {
 For what a platform has, as definitions, see taskfleet resources export.`,
 		Example: "  taskfleet stacks export --dir prod/stacks > states.json",
 		Args:    cobra.NoArgs,
-		RunE: func(cmd *cobra.Command, _ []string) error {
-			all := map[string]json.RawMessage{}
-			return flags.each(cmd, func(d *stacks.Driver, name string) (err error) {
-				all[name], err = d.Export(cmd.Context(), name)
-				return err
-			}, func(out io.Writer) error { return printJSON(out, all) })
-		},
+		RunE: flags.each(func(ctx context.Context, d *stacks.Driver, name string) (err error) {
+			all[name], err = d.Export(ctx, name)
+			return err
+		}, func(out io.Writer) error { return printJSON(out, all) }),
 	}
 	flags.add(cmd)
 	return cmd
-}
-
-// each calls f for each stack that was ever brought up, and then done.
-func (f *stacksFlags) each(cmd *cobra.Command, do func(*stacks.Driver, string) error, done func(io.Writer) error) error {
-	d, err := f.open(cmd)
-	if err != nil {
-		return err
-	}
-	defer d.Close()
-	for _, name := range d.Names() {
-		if err := do(d, name); stacks.IsNoStack(err) && !slices.Contains(f.stacks, name) {
-			continue
-		} else if err != nil {
-			return err
-		}
-	}
-	return done(cmd.OutOrStdout())
 }

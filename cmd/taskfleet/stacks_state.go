@@ -28,12 +28,7 @@ The exit code is 0 if nothing has changed, 2 if something has or if something el
 		Example: `  taskfleet stacks drift --dir prod/stacks
   taskfleet stacks drift --dir prod/stacks --json | jq '.drift[].id'`,
 		Args: cobra.NoArgs,
-		RunE: func(cmd *cobra.Command, _ []string) error {
-			d, err := flags.open(cmd)
-			if err != nil {
-				return err
-			}
-			defer d.Close()
+		RunE: flags.run(func(cmd *cobra.Command, d *stacks.Driver, _ []string) error {
 			r, err := d.Drift(cmd.Context())
 			if err != nil {
 				return flags.told(err)
@@ -75,7 +70,7 @@ To keep what was done: write it into the files, until preview has nothing to do.
 				err = &codedError{errors.New(what), exitDrift}
 			}
 			return err
-		},
+		}),
 	}
 	flags.add(cmd)
 	return cmd
@@ -89,12 +84,7 @@ func newStacksRefreshCommand() *cobra.Command {
 and up do the same by themselves; it is of use after a repair by hand, so that drift is quiet.`,
 		Example: "  taskfleet stacks refresh --dir prod/stacks --stack access",
 		Args:    cobra.NoArgs,
-		RunE: func(cmd *cobra.Command, _ []string) error {
-			d, err := flags.open(cmd)
-			if err != nil {
-				return err
-			}
-			defer d.Close()
+		RunE: flags.run(func(cmd *cobra.Command, d *stacks.Driver, _ []string) error {
 			found, err := d.Refresh(cmd.Context())
 			if err != nil {
 				return flags.told(err)
@@ -108,7 +98,7 @@ and up do the same by themselves; it is of use after a repair by hand, so that d
 			}
 			_, err = fmt.Fprintf(out, "the states are refreshed: %s had changed\n", plural(len(found), "thing"))
 			return err
-		},
+		}),
 	}
 	flags.add(cmd)
 	return cmd
@@ -125,12 +115,7 @@ spoil the state: be sure that it is dead. To end an up that is at work, press Ct
 Where states are in S3 it is not known who holds a lock until an up is refused, which tells.`,
 		Example: "  taskfleet stacks cancel --dir prod/stacks --stack access\n  taskfleet stacks cancel --dir prod/stacks --yes",
 		Args:    cobra.NoArgs,
-		RunE: func(cmd *cobra.Command, _ []string) error {
-			d, err := flags.open(cmd)
-			if err != nil {
-				return err
-			}
-			defer d.Close()
+		RunE: flags.run(func(cmd *cobra.Command, d *stacks.Driver, _ []string) error {
 			locked, taken := []string{}, []stacks.Lock{}
 			errOut := cmd.ErrOrStderr()
 			for _, name := range d.Names() {
@@ -165,16 +150,16 @@ Where states are in S3 it is not known who holds a lock until an up is refused, 
 					}
 				}
 			}
-			switch {
-			case flags.json:
+			if flags.json {
 				return printJSON(out, map[string]any{"stacks": locked, "locks": taken})
-			case len(locked) == 0:
-				_, err = fmt.Fprintln(out, "no stack is locked")
-			default:
-				_, err = fmt.Fprintf(out, "unlocked. If an up was cut off, taskfleet stacks up%s does the rest\n", flags.dirFlags())
 			}
+			said := fmt.Sprintf("unlocked. If an up was cut off, taskfleet stacks up%s does the rest", flags.dirFlags())
+			if len(locked) == 0 {
+				said = "no stack is locked"
+			}
+			_, err := fmt.Fprintln(out, said)
 			return err
-		},
+		}),
 	}
 	flags.add(cmd)
 	cmd.Flags().BoolVarP(&yes, "yes", "y", false, "do not ask: the holders are certainly dead")
@@ -185,6 +170,7 @@ func newStacksImportCommand() *cobra.Command {
 	var flags stacksFlags
 	var from, file string
 	var only []string
+	var patterns []*resource.Pattern
 	var yes bool
 	cmd := &cobra.Command{
 		Use: "import", Short: "Write definitions of what a platform has, and take it into the states; or take a state back",
@@ -200,14 +186,13 @@ With --state, a file of taskfleet stacks export is made the state of the stack t
   taskfleet stacks import --dir prod/stacks --from https://old.example.com
   taskfleet stacks import --dir prod/stacks --state states.json --stack access`,
 		Args: cobra.NoArgs,
-		RunE: func(cmd *cobra.Command, _ []string) error {
+		PreRunE: func(*cobra.Command, []string) error {
 			if file != "" && (len(flags.stacks) != 1 || from != "" || only != nil) {
 				return usagef("--state goes with one --stack, and neither with --from nor with --only")
 			}
 			if file == "" && len(flags.stacks) > 0 {
 				return usagef("--stack goes with --state; --only says what is imported")
 			}
-			var patterns []*resource.Pattern
 			for _, text := range only {
 				p, err := resource.ParsePattern(text)
 				if err != nil {
@@ -215,11 +200,9 @@ With --state, a file of taskfleet stacks export is made the state of the stack t
 				}
 				patterns = append(patterns, p)
 			}
-			d, err := flags.open(cmd)
-			if err != nil {
-				return err
-			}
-			defer func() { d.Close() }()
+			return nil
+		},
+		RunE: flags.run(func(cmd *cobra.Command, d *stacks.Driver, _ []string) error {
 			if file != "" {
 				return flags.restore(cmd, d, file, yes)
 			}
@@ -276,8 +259,8 @@ With --state, a file of taskfleet stacks export is made the state of the stack t
 				_, err := fmt.Fprintf(cmd.OutOrStdout(), "written. taskfleet stacks preview%s shows what %s gets of it\n", flags.dirFlags(), rootURL)
 				return err
 			}
-			return flags.takeIn(cmd, &d, a)
-		},
+			return flags.takeIn(cmd, a)
+		}),
 	}
 	flags.add(cmd)
 	cmd.Flags().StringVar(&from, "from", "", "root `URL` of the platform, if it is not that of the environment")
@@ -288,29 +271,25 @@ With --state, a file of taskfleet stacks export is made the state of the stack t
 }
 
 // takeIn takes what was defined just now into the states, by an up that does nothing else.
-func (f *stacksFlags) takeIn(cmd *cobra.Command, d **stacks.Driver, a *stacks.Adoption) error {
-	(*d).Close()
+func (f *stacksFlags) takeIn(cmd *cobra.Command, a *stacks.Adoption) error {
 	f.stacks = nil
 	for _, file := range a.Files {
 		f.stacks = append(f.stacks, file.Stack)
 	}
-	again, err := f.open(cmd)
-	if err != nil {
-		return err
-	}
-	*d = again
-	s, err := again.Preview(cmd.Context(), stacks.PreviewOptions{})
-	if err != nil {
-		return f.told(err)
-	}
-	if !s.OnlyAdopts() {
-		if err := f.tell(cmd, s); err != nil {
+	return f.run(func(cmd *cobra.Command, again *stacks.Driver, _ []string) error {
+		s, err := again.Preview(cmd.Context(), stacks.PreviewOptions{})
+		if err != nil {
+			return f.told(err)
+		}
+		if !s.OnlyAdopts() {
+			if err := f.tell(cmd, s); err != nil {
+				return err
+			}
+			_, err := fmt.Fprintln(cmd.ErrOrStderr(), "\nThe files are written. As more than that is to be done, it was not taken into the states: look at the preview, and do it.")
 			return err
 		}
-		_, err := fmt.Fprintln(cmd.ErrOrStderr(), "\nThe files are written. As more than that is to be done, it was not taken into the states: look at the preview, and do it.")
-		return err
-	}
-	return f.up(cmd, again, s.Name, s.Digest)
+		return f.up(cmd, again, s.Name, s.Digest)
+	})(cmd, nil)
 }
 
 // restore takes a state back.

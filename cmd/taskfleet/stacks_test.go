@@ -307,7 +307,7 @@ func (s *stacksTest) process(line string) (*exec.Cmd, *bytes.Buffer) {
 	if err := cmd.Start(); err != nil {
 		s.Fatal(err)
 	}
-	deadline := time.Now().Add(time.Minute)
+	deadline := time.Now().Add(soon)
 	for {
 		if _, err := os.Stat(filepath.Join(s.directory, "restarting")); err == nil {
 			return cmd, &out
@@ -365,7 +365,7 @@ func TestPulumiThatIsCutOff(t *testing.T) {
 	}
 	cmd.Wait()
 	os.Remove(hold)
-	for deadline := time.Now().Add(30 * time.Second); ; time.Sleep(50 * time.Millisecond) {
+	for deadline := time.Now().Add(soon); ; time.Sleep(50 * time.Millisecond) {
 		if locks, _ = filepath.Glob(filepath.Join(filepath.Dir(locks[0]), "*.json")); len(locks) == 0 {
 			break
 		}

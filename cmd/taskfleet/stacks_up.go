@@ -32,18 +32,13 @@ The exit code is 3 if it could not be done: something that is to be made is ther
 		Example: `  taskfleet stacks preview --dir prod/stacks
   taskfleet stacks preview --dir prod/stacks --stack pools --json | jq .digest`,
 		Args: cobra.NoArgs,
-		RunE: func(cmd *cobra.Command, _ []string) error {
-			d, err := flags.open(cmd)
-			if err != nil {
-				return err
-			}
-			defer d.Close()
+		RunE: flags.run(func(cmd *cobra.Command, d *stacks.Driver, _ []string) error {
 			s, err := d.Preview(cmd.Context(), o)
 			if err != nil {
 				return flags.told(err)
 			}
 			return flags.tell(cmd, s)
-		},
+		}),
 	}
 	flags.add(cmd)
 	previewFlags(cmd, &o)
@@ -101,7 +96,7 @@ up does the rest.`,
   taskfleet stacks up --dir local
   taskfleet stacks up --dir local --yes --json`,
 		Args: cobra.MaximumNArgs(1),
-		RunE: func(cmd *cobra.Command, args []string) error {
+		PreRunE: func(_ *cobra.Command, args []string) error {
 			switch {
 			case len(args) > 0 && digest == "":
 				return usagef("--digest is missing: it says which preview was looked at, and taskfleet stacks preview has printed it")
@@ -110,16 +105,14 @@ up does the rest.`,
 			case len(args) == 0 && digest != "":
 				return usagef("--digest is that of a preview: name the preview too")
 			}
-			d, err := flags.open(cmd)
-			if err != nil {
-				return err
-			}
-			defer d.Close()
+			return nil
+		},
+		RunE: flags.run(func(cmd *cobra.Command, d *stacks.Driver, args []string) error {
 			if len(args) > 0 {
 				return flags.up(cmd, d, args[0], digest)
 			}
 			return flags.previewAndUp(cmd, d, o, yes)
-		},
+		}),
 	}
 	flags.add(cmd)
 	previewFlags(cmd, &o)
@@ -235,12 +228,7 @@ at SignalFx need no pattern. Secrets are gone for good, and the workers of pools
 		Example: `  taskfleet stacks destroy --dir staging/stacks
   taskfleet stacks destroy --dir staging/stacks --stack schedules --destroy staging`,
 		Args: cobra.NoArgs,
-		RunE: func(cmd *cobra.Command, _ []string) error {
-			d, err := flags.open(cmd)
-			if err != nil {
-				return err
-			}
-			defer d.Close()
+		RunE: flags.run(func(cmd *cobra.Command, d *stacks.Driver, _ []string) error {
 			p, err := d.PlanDestroy(cmd.Context())
 			if err != nil {
 				return flags.told(err)
@@ -266,7 +254,7 @@ at SignalFx need no pattern. Secrets are gone for good, and the workers of pools
 				return fmt.Errorf("--destroy %s is not the name of the environment: it is %s. Nothing was done", word, name)
 			}
 			return flags.work(cmd, d, func(ctx context.Context) (*stacks.Report, error) { return d.Destroy(ctx, p) })
-		},
+		}),
 	}
 	flags.add(cmd)
 	cmd.Flags().StringVar(&word, "destroy", "", "`name` of the environment; does not ask")

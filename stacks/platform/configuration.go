@@ -2,15 +2,15 @@ package platform
 
 import (
 	"context"
-	"crypto/sha256"
-	"encoding/hex"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/goccy/go-yaml/ast"
 	"github.com/goccy/go-yaml/parser"
@@ -28,7 +28,7 @@ type ConfigurationSpec struct {
 
 type configuration struct {
 	ConfigurationSpec
-	Version string `json:"version,omitempty"` // of the secret, or the digest of the file
+	Version string `json:"version,omitempty"` // of the secret; of a file it is when it was written
 }
 
 const (
@@ -38,11 +38,12 @@ const (
 	nothing = "# Nothing is configured here.\n"
 )
 
-// A place is where a document is kept.
+// A place is where a document is kept. Versions are no digests: they are in clear in states, and whoever has the digest of a short
+// secret can try what it is.
 type place interface {
-	// version is that of the document there; "" if there is none. get is the document of a version.
-	version(ctx context.Context) (string, error)
-	get(ctx context.Context, version string) (string, error)
+	// look is the document there and its version, which is "" if there is none. was is what was there before, if that is known: what
+	// has not changed since has the same version.
+	look(ctx context.Context, was *configuration) (document, version string, err error)
 	set(ctx context.Context, document string) (version string, err error)
 	clear(ctx context.Context) error
 }
@@ -91,7 +92,7 @@ func configurations(o Options, c *cloud) *kind[ConfigurationSpec, configuration]
 			if err != nil {
 				return nil, err
 			}
-			version, err := p.version(ctx)
+			document, version, err := p.look(ctx, was)
 			if version == "" || err != nil {
 				return nil, err
 			}
@@ -100,10 +101,6 @@ func configurations(o Options, c *cloud) *kind[ConfigurationSpec, configuration]
 			}
 			if version == was.Version {
 				return was, nil
-			}
-			document, err := p.get(ctx, version)
-			if err != nil {
-				return nil, err
 			}
 			if found, err := sections([]byte(document)); err == nil && len(found) == 0 {
 				return nil, nil
@@ -115,8 +112,8 @@ func configurations(o Options, c *cloud) *kind[ConfigurationSpec, configuration]
 			if err != nil {
 				return nil, err
 			}
-			version, err := p.version(ctx)
-			if err == nil && (was == nil || was.Document != spec.Document || was.Version != version) {
+			document, version, err := p.look(ctx, was)
+			if err == nil && (version == "" || document != spec.Document) {
 				version, err = p.set(ctx, spec.Document)
 			}
 			if err != nil {
@@ -170,8 +167,16 @@ func sections(document []byte) ([]string, error) {
 // A secret is a place in Secrets Manager.
 type secret struct{ *vault }
 
-func (s secret) get(ctx context.Context, version string) (string, error) {
-	return s.value(ctx, version)
+func (s secret) look(ctx context.Context, was *configuration) (document, version string, err error) {
+	version, err = s.version(ctx)
+	switch {
+	case version == "" || err != nil:
+		return "", "", err
+	case was != nil && was.Version == version:
+		return was.Document, version, nil
+	}
+	document, err = s.value(ctx, version)
+	return document, version, err
 }
 
 func (s secret) set(ctx context.Context, document string) (string, error) {
@@ -190,33 +195,38 @@ func (s secret) clear(ctx context.Context) error {
 // A file is a place in a directory of configuration, by its path.
 type file string
 
-func digest(document []byte) string {
-	sum := sha256.Sum256(document)
-	return "sha256:" + hex.EncodeToString(sum[:])
+func (f file) look(_ context.Context, was *configuration) (document, version string, err error) {
+	from, err := os.Open(string(f))
+	if errors.Is(err, fs.ErrNotExist) {
+		return "", "", nil
+	}
+	if err != nil {
+		return "", "", err
+	}
+	defer from.Close()
+	text, err := io.ReadAll(from)
+	if err != nil {
+		return "", "", err
+	}
+	if was != nil && was.Version != "" && was.Document == string(text) {
+		return was.Document, was.Version, nil // also if it was touched, or came out of a backup
+	}
+	version, err = written(from)
+	return string(text), version, err
 }
 
-func (f file) version(context.Context) (string, error) {
-	text, err := os.ReadFile(string(f))
-	if errors.Is(err, fs.ErrNotExist) {
-		return "", nil
-	}
+// written is the version of an open file.
+func written(f *os.File) (string, error) {
+	info, err := f.Stat()
 	if err != nil {
 		return "", err
 	}
-	return digest(text), nil
-}
-
-func (f file) get(_ context.Context, version string) (string, error) {
-	text, err := os.ReadFile(string(f))
-	if err == nil && digest(text) != version {
-		err = fmt.Errorf("%s is being changed by somebody else: try again", f)
-	}
-	return string(text), err
+	return info.ModTime().UTC().Format(time.RFC3339Nano), nil
 }
 
 // set has the file be the document, whole or not at all, readable by its owner alone. Who that is stays as it was; of a new
 // file it is the owner of the directory, as the servers may be another user than whoever writes.
-func (f file) set(_ context.Context, document string) (string, error) {
+func (f file) set(_ context.Context, document string) (version string, err error) {
 	directory := filepath.Dir(string(f))
 	if info, err := os.Lstat(string(f)); err == nil && !info.Mode().IsRegular() {
 		return "", fmt.Errorf("%s is a link or a directory, and would be replaced: remove it, or name another directory in environment.yml", f)
@@ -240,13 +250,13 @@ func (f file) set(_ context.Context, document string) (string, error) {
 	if err == nil {
 		err = t.Sync()
 	}
+	if err == nil {
+		version, err = written(t)
+	}
 	if err = errors.Join(err, t.Close()); err != nil {
 		return "", err
 	}
-	if err := os.Rename(name, string(f)); err != nil {
-		return "", err
-	}
-	return digest([]byte(document)), nil
+	return version, os.Rename(name, string(f))
 }
 
 func (f file) clear(context.Context) error {

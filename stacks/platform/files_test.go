@@ -35,14 +35,25 @@ func TestConfigurationIsAFile(t *testing.T) {
 		}
 	}
 	is(first)
-	if !strings.HasPrefix(c.member(t, "version"), "sha256:") || c.refresh(t) {
-		t.Errorf("state: %s", c.state)
+	// Nobody can try by the version what a short secret is.
+	version := c.member(t, "version")
+	if at, err := time.Parse(time.RFC3339Nano, version); err != nil || time.Since(at).Abs() > time.Hour || c.refresh(t) {
+		t.Errorf("%v, state: %s", err, c.state)
+	}
+	if err := os.Chtimes(path, time.Time{}, time.Now().Add(-time.Hour)); err != nil || c.refresh(t) {
+		t.Errorf("out of a backup: %v, %s", err, c.state)
+	}
+	if _, err := c.up(t.Context(), platform.ConfigurationSpec{Document: first, Reserved: []string{"s3"}}); err != nil || c.member(t, "version") != version {
+		t.Errorf("with another section that is reserved: %v, %s", err, c.state)
 	}
 	if err := os.WriteFile(path, []byte("notify: {}\n"), 0o644); err != nil {
 		t.Fatal(err)
 	}
-	if !c.refresh(t) || c.member(t, "document") != "notify: {}\n" {
+	if !c.refresh(t) || c.member(t, "document") != "notify: {}\n" || c.member(t, "version") == version {
 		t.Errorf("what somebody else has written is not seen: %s", c.state)
+	}
+	if c.refresh(t) {
+		t.Errorf("it has changed again: %s", c.state)
 	}
 	if _, err := c.up(t.Context(), platform.ConfigurationSpec{Document: second}); err != nil {
 		t.Fatal(err)
@@ -111,10 +122,12 @@ func TestServersWithFilesAreRestarted(t *testing.T) {
 	restarts(2)
 	// A server that it leaves running holds its output. The passphrase of the states is not for it.
 	t.Setenv("TASKFLEET_STACKS_PASSPHRASE", "hunter2")
-	begin := time.Now()
-	spec.Versions, spec.Command = nil, []string{"sh", "-c", `test -z "$TASKFLEET_STACKS_PASSPHRASE" && { sleep 20 & }`}
-	if _, err := x.up(t.Context(), spec); err != nil || time.Since(begin) > 10*time.Second {
-		t.Errorf("after %v: %v", time.Since(begin), err)
+	spec.Versions, spec.Command = nil, []string{"sh", "-c", `test -z "$TASKFLEET_STACKS_PASSPHRASE" && { while test -e "$0"; do sleep 0.1; done & }`, mark}
+	if _, err := x.up(t.Context(), spec); err != nil { // after two minutes, if the end of what runs was waited for
+		t.Error(err)
+	}
+	if err := os.Remove(mark); err != nil {
+		t.Error(err)
 	}
 	before := string(x.state)
 	spec.Versions = map[string]string{"platform": "sha256:3"}

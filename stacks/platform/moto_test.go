@@ -7,8 +7,8 @@ import (
 	"io"
 	"net/http"
 	"os"
+	"slices"
 	"strings"
-	"sync"
 	"testing"
 	"time"
 
@@ -114,26 +114,35 @@ func TestASecretIsMadeUpOnce(t *testing.T) {
 		t.Helper()
 		return *must(vault.GetSecretValue(t.Context(), &secretsmanager.GetSecretValueInput{SecretId: &arn}))(t).SecretString
 	}
-	o := platform.Options{Secrets: func() ([]byte, error) { return []byte("hunter2 " + unique("s")), nil }}
+	made := 0
+	var took []string // by the servers
+	o := platform.Options{Secrets: func() ([]byte, func(), error) {
+		made++
+		text := fmt.Sprint("hunter2 ", made)
+		return []byte(text), func() { took = append(took, text) }, nil
+	}}
 	for content, want := range map[string]func(string) bool{
 		"server": func(s string) bool { return strings.HasPrefix(s, "hunter2 ") },
 		"token":  func(s string) bool { return len(s) == 44 },
 	} {
 		arn := create(nil)
-		// Two at the same time make up one.
-		var wait sync.WaitGroup
-		things := [2]*thing{newThing(o, "GeneratedSecret", arn), newThing(o, "GeneratedSecret", arn)}
-		for _, x := range things {
-			wait.Go(func() {
-				if _, err := x.up(t.Context(), platform.GeneratedSecretSpec{Content: content}); err != nil {
-					t.Error(err)
-				}
-			})
+		// Two at the same time make up one: between the look of the first and what it writes, a second does all of it.
+		second, late := newThing(o, "GeneratedSecret", arn), o
+		late.Transport = &between{operation: "PutSecretValue", do: func() {
+			if _, err := second.up(t.Context(), platform.GeneratedSecretSpec{Content: content}); err != nil {
+				t.Error(err)
+			}
+		}}
+		x := newThing(late, "GeneratedSecret", arn)
+		if _, err := x.up(t.Context(), platform.GeneratedSecretSpec{Content: content}); err != nil {
+			t.Error(err)
 		}
-		wait.Wait()
-		x, first := things[0], value(arn)
-		if !want(first) || things[1].member(t, "version") != x.member(t, "version") || strings.Contains(string(x.state), first) {
-			t.Errorf("%s: %q, %s, %s", content, first, x.state, things[1].state)
+		first := value(arn)
+		if !want(first) || second.member(t, "version") != x.member(t, "version") || strings.Contains(string(x.state), first) {
+			t.Errorf("%s: %q, %s, %s", content, first, x.state, second.state)
+		}
+		if content == "server" && (made != 2 || !slices.Equal(took, []string{first})) {
+			t.Errorf("%d files were made, %q were told to be taken, and the servers have %q", made, took, first)
 		}
 		if differs, err := x.up(t.Context(), platform.GeneratedSecretSpec{Content: content}); err != nil || differs || x.refresh(t) {
 			t.Errorf("%s again: %t, %v", content, differs, err)
@@ -159,6 +168,20 @@ func TestASecretIsMadeUpOnce(t *testing.T) {
 	must(vault.DeleteSecret(t.Context(), &secretsmanager.DeleteSecretInput{SecretId: &arn}))(t)
 	_, err := x.Read(t.Context(), arn, x.state)
 	fails(t, err, "is to be deleted")
+}
+
+// between does something before the first call of an operation, and then makes it.
+type between struct {
+	operation string
+	do        func()
+}
+
+func (b *between) RoundTrip(r *http.Request) (*http.Response, error) {
+	if do := b.do; strings.HasSuffix(r.Header.Get("X-Amz-Target"), "."+b.operation) && do != nil {
+		b.do = nil
+		do()
+	}
+	return http.DefaultTransport.RoundTrip(r)
 }
 
 // A rollout has a service of moto run what it was told to, which moto leaves out.

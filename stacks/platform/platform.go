@@ -42,8 +42,9 @@ type Options struct {
 	// has no secrets. nil: documents are only looked at for their sections.
 	Check func(document []byte) error
 
-	// Secrets makes a file of secrets for servers that have none, as taskfleet config secrets prints it.
-	Secrets func() ([]byte, error)
+	// Secrets makes a file of secrets for servers that have none, as taskfleet config secrets prints it. taken is called once they have
+	// it: of two files that are made at the same time, by different processes, one is taken.
+	Secrets func() (text []byte, taken func(), err error)
 
 	// Progress is told what long work is at, for the thing of a name. The context is that of the call. nil: nobody is.
 	Progress func(ctx context.Context, name, text string)

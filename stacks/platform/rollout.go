@@ -16,7 +16,7 @@ import (
 
 const (
 	pollEvery  = 5 * time.Second
-	settled    = 30 * time.Second // after which AWS tells of what it was told to do
+	settled    = 6                // looks in a row, after which AWS tells of what it was told to do: in half a minute
 	backWithin = 15 * time.Minute // until what was before runs again
 
 	migration = "taskfleet-migrate" // says of a task what it is for
@@ -104,8 +104,8 @@ func previous(service *types.Service, r *revision, was *release) (arn string, so
 // await waits until a revision is all that is run, or says why that has failed. The error is that it could not be found out. What
 // AWS tells may be of a little before, also after it has told of later. over is an earlier deployment of the revision; "" for none.
 func (s *server) await(ctx context.Context, r *revision, over string, timeout time.Duration) (failed string, err error) {
-	said, begin := "", time.Now()
-	for seen := begin; ; {
+	said, begin, unseen := "", time.Now(), 0
+	for {
 		service, err := s.look(ctx)
 		if err == nil && service == nil {
 			err = errors.New("the service is gone")
@@ -116,7 +116,7 @@ func (s *server) await(ctx context.Context, r *revision, over string, timeout ti
 		d := primary(service)
 		switch {
 		case d == nil || aws.ToString(d.TaskDefinition) != r.arn() || over != "" && aws.ToString(d.Id) == over:
-			if time.Since(seen) > settled {
+			if unseen++; unseen > settled {
 				return replaced(service, r), nil
 			}
 		case d.RolloutState == types.DeploymentRolloutStateCompleted:
@@ -129,7 +129,7 @@ func (s *server) await(ctx context.Context, r *revision, over string, timeout ti
 		case d.RolloutState == types.DeploymentRolloutStateFailed:
 			return givenUp(d), nil
 		default:
-			seen = time.Now()
+			unseen = 0
 			if text := progress(service, d); text != said {
 				s.say(ctx, "%s", text)
 				said = text
@@ -301,7 +301,7 @@ func (s *server) migrate(ctx context.Context, service *types.Service, r *revisio
 	if err != nil {
 		return err
 	}
-	said, seen := "", time.Now()
+	said, unseen := "", 0
 	for end := time.Now().Add(timeout); aws.ToString(task.LastStatus) != "STOPPED"; {
 		if text := "migrating the database: " + strings.ToLower(aws.ToString(task.LastStatus)); text != said {
 			s.say(ctx, "%s", text)
@@ -317,10 +317,9 @@ func (s *server) migrate(ctx context.Context, service *types.Service, r *revisio
 		if err != nil {
 			return err
 		}
-		switch {
-		case len(found) > 0:
-			task, seen = &found[0], time.Now()
-		case time.Since(seen) > settled:
+		if len(found) > 0 {
+			task, unseen = &found[0], 0
+		} else if unseen++; unseen > settled {
 			return errors.New("the task that migrates the database is gone; the same again starts another. Nothing was released")
 		}
 	}

@@ -1,6 +1,7 @@
 package platform
 
 import (
+	"cmp"
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
@@ -140,19 +141,23 @@ func generatedSecrets(o Options, c *cloud) *kind[GeneratedSecretSpec, generatedS
 // fill gives a secret its first value. Its version has an id that follows from the secret's, so that of two who do this at the same time
 // one is refused, and nobody's value is written over.
 func (v *vault) fill(ctx context.Context, o Options, content string) (string, error) {
-	value := slugid.Token()
+	value, taken := slugid.Token(), func() {}
 	if content == ServerSecret {
-		text, err := o.Secrets()
+		text, told, err := o.Secrets()
 		if err != nil {
 			return "", err
 		}
-		value = string(text)
+		value, taken = string(text), told
 	}
 	sum := sha256.Sum256([]byte("the first value of " + v.arn))
 	id := hex.EncodeToString(sum[:])
 	version, err := v.put(ctx, value, &id)
-	if isCode(err, "ResourceExistsException") {
-		return v.version(ctx)
+	if isCode(err, "ResourceExistsException") { // somebody else's was taken
+		version, err = v.version(ctx)
+		return cmp.Or(version, id), err
+	}
+	if err == nil {
+		taken()
 	}
 	return version, err
 }

@@ -14,9 +14,22 @@ import (
 // sockets is the kernel's table of them.
 const sockets = "/proc/net/tcp"
 
+// errNoSocket is that a socket is not there, or that it was missed: the table changes while it is read.
+var errNoSocket = errors.New("the socket is not in " + sockets)
+
 // mine is nil if the socket of this machine at a local address, connected to the remote one (nil: to none), belongs to the user
 // that runs this process.
-func mine(local, remote net.Addr) error {
+func mine(local, remote net.Addr) (err error) {
+	for range 3 {
+		if err = owned(local, remote); !errors.Is(err, errNoSocket) {
+			break
+		}
+	}
+	return err
+}
+
+// owned looks once.
+func owned(local, remote net.Addr) error {
 	table, err := os.Open(sockets)
 	if err != nil {
 		return err
@@ -38,7 +51,7 @@ func mine(local, remote net.Addr) error {
 	if err := lines.Err(); err != nil {
 		return err
 	}
-	return errors.New("the socket is not in " + sockets)
+	return errNoSocket
 }
 
 // spellAddress is an IPv4 address as in the table: the bytes as a number of the machine, and the port.

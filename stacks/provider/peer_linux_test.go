@@ -64,11 +64,11 @@ const callVariable = "TASKFLEET_TEST_CALL"
 
 func TestMain(m *testing.M) {
 	if address := os.Getenv(callVariable); address != "" {
-		c, err := net.DialTimeout("tcp", address, 10*time.Second)
+		c, err := net.DialTimeout("tcp", address, time.Minute)
 		if err != nil {
 			log.Fatal(err)
 		}
-		_ = c.SetDeadline(time.Now().Add(10 * time.Second))
+		_ = c.SetDeadline(time.Now().Add(time.Minute))
 		told, _ := io.ReadAll(c) // a connection that is reset tells nothing
 		fmt.Print(string(told))
 		os.Exit(0)

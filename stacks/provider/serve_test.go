@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"log"
-	"net"
 	"os"
 	"strings"
 	"testing"
@@ -32,6 +31,17 @@ func wired(t *testing.T, m property.Map) *structpb.Struct {
 	return sent
 }
 
+// caller calls a provider as the engine does.
+func caller(t *testing.T, port int) pulumirpc.ResourceProviderClient {
+	t.Helper()
+	conn, err := grpc.NewClient(fmt.Sprintf("127.0.0.1:%d", port), grpc.WithTransportCredentials(insecure.NewCredentials()))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { conn.Close() })
+	return pulumirpc.NewResourceProviderClient(conn)
+}
+
 func TestAnEngineIsServed(t *testing.T) {
 	k := newBoxes()
 	prov, err := New("1.2.3", k)
@@ -45,12 +55,7 @@ func TestAnEngineIsServed(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer stop()
-	conn, err := grpc.NewClient(fmt.Sprintf("127.0.0.1:%d", port), grpc.WithTransportCredentials(insecure.NewCredentials()))
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer conn.Close()
-	engine := pulumirpc.NewResourceProviderClient(conn)
+	engine := caller(t, port)
 	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
 	if info, err := engine.GetPluginInfo(ctx, nil); err != nil || info.Version != "1.2.3" {
@@ -126,10 +131,13 @@ func TestAServerEndsWithItsContext(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	engine := caller(t, port)
+	if _, err := engine.GetPluginInfo(t.Context(), nil); err != nil {
+		t.Fatal(err)
+	}
 	cancel()
 	stop()
-	if c, err := net.Dial("tcp", fmt.Sprintf("127.0.0.1:%d", port)); err == nil {
-		c.Close()
-		t.Error("somebody still listens")
+	if info, err := engine.GetPluginInfo(t.Context(), nil); err == nil {
+		t.Errorf("%v is still served", info)
 	}
 }
