@@ -365,11 +365,14 @@ func TestFigures(t *testing.T) {
 		got := s.figures()
 		for figure, want := range map[string]float64{
 			"workers running": 1, "workers requested": 1, "workers stopping": 0, "starts_total": 3, "failed_starts_total": 1,
-			"pending_tasks": 2, "claimed_tasks": 1, "desired_capacity": 2,
+			"pending_tasks": 2, "claimed_tasks": 1, "desired_capacity": 2, "max_capacity": 4,
 		} {
 			if x, there := got[figure]; !there || x != want {
 				t.Errorf("the metric %s is %v (%v), want %v", figure, x, there, want)
 			}
+		}
+		if got["oldest_pending_seconds"] < 1 || got["cost_per_hour_dollars"] <= 0 {
+			t.Errorf("the oldest task has waited for %v s, and the workers cost $%v an hour", got["oldest_pending_seconds"], got["cost_per_hour_dollars"])
 		}
 		s.do([]string{"interrupt", "p/build", "2m"})
 		s.do([]string{"wait", "1m"})

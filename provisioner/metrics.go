@@ -3,6 +3,7 @@ package provisioner
 import (
 	"slices"
 	"sync"
+	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 
@@ -13,6 +14,7 @@ import (
 // metrics are the figures of each pool, as the last pass found them.
 type metrics struct {
 	pending, claimed, desired *prometheus.GaugeVec
+	oldest, most, cost        *prometheus.GaugeVec
 	workers                   *prometheus.GaugeVec // by state
 	starts, failures          *prometheus.CounterVec
 	interruptions             *prometheus.CounterVec
@@ -37,6 +39,9 @@ func newMetrics(r prometheus.Registerer) *metrics {
 		pending:       gauge("pending_tasks", "Tasks of the pool that wait for a worker."),
 		claimed:       gauge("claimed_tasks", "Tasks of the pool that run."),
 		desired:       gauge("desired_capacity", "Tasks that the pool should be able to run at once."),
+		oldest:        gauge("oldest_pending_seconds", "How long the task of the pool has waited for a worker that has waited longest; 0: none waits."),
+		most:          gauge("max_capacity", "Tasks that the pool may run at once at most."),
+		cost:          gauge("cost_per_hour_dollars", "What the workers of the pool cost an hour, at the prices at which they were bought. Those without a price are left out."),
 		workers:       gauge("workers", "Workers of the pool by state.", "state"),
 		starts:        counter("starts_total", "Workers that the pool's provider started."),
 		failures:      counter("failed_starts_total", "Workers that could not be started, or ended before they had proven to work."),
@@ -47,9 +52,14 @@ func newMetrics(r prometheus.Registerer) *metrics {
 }
 
 func (m *metrics) show(o *fleet.Pool, live []*fleet.Worker, in sizing.Inputs, d sizing.Decision) {
-	count := map[string]int{}
+	count, price := map[string]int{}, int64(0)
 	for _, w := range live {
 		count[w.State]++
+		price += w.Price
+	}
+	waited := time.Duration(0)
+	if !in.OldestPending.IsZero() {
+		waited = max(in.Now.Sub(in.OldestPending), 0)
 	}
 	m.pending.WithLabelValues(o.ID).Set(float64(in.Pending))
 	var claimed int64
@@ -65,6 +75,9 @@ func (m *metrics) show(o *fleet.Pool, live []*fleet.Worker, in sizing.Inputs, d 
 	}
 	m.claimed.WithLabelValues(o.ID).Set(float64(claimed))
 	m.desired.WithLabelValues(o.ID).Set(float64(capacity + d.Start))
+	m.oldest.WithLabelValues(o.ID).Set(waited.Seconds())
+	m.most.WithLabelValues(o.ID).Set(float64(in.Max))
+	m.cost.WithLabelValues(o.ID).Set(dollars(price))
 	for _, state := range []string{fleet.Requested, fleet.Running, fleet.Stopping} {
 		m.workers.WithLabelValues(o.ID, state).Set(float64(count[state]))
 	}
@@ -110,7 +123,7 @@ func (m *metrics) forget(pools []*fleet.Pool) {
 		}
 		delete(m.shown, id)
 		of := prometheus.Labels{"pool": id}
-		for _, v := range []interface{ DeletePartialMatch(prometheus.Labels) int }{m.pending, m.claimed, m.desired, m.workers, m.starts, m.failures, m.interruptions, m.errors} {
+		for _, v := range []interface{ DeletePartialMatch(prometheus.Labels) int }{m.pending, m.claimed, m.desired, m.oldest, m.most, m.cost, m.workers, m.starts, m.failures, m.interruptions, m.errors} {
 			v.DeletePartialMatch(of)
 		}
 	}
