@@ -148,7 +148,7 @@ func (r *round) measure(ctx context.Context, call string, once func(ctx context.
 	start := time.Now()
 	for i := range r.clients {
 		wg.Go(func() {
-			for time.Since(start) < r.Duration && ctx.Err() == nil {
+			for first := true; (first || time.Since(start) < r.Duration) && ctx.Err() == nil; first = false {
 				begin := time.Now()
 				if err := once(ctx, i); err != nil {
 					errs[i] = err

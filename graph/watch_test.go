@@ -233,7 +233,7 @@ func TestSubmitEndsWithItsContext(t *testing.T) {
 // watch follows the deployment's group and returns the steps, as name:state.
 func watch(t *testing.T, core *client.Client, onStep func(Change)) (*Progress, []string, error) {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Minute)
 	defer cancel()
 	var steps []string
 	p, err := Watch(ctx, core, "g", func(_ *Progress, c Change) {

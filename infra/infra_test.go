@@ -491,8 +491,8 @@ func TestTheEnvironmentIsNotPassedOnUnseen(t *testing.T) {
 	}
 }
 
+// It writes programs, and so is not run beside other tests, like TestServersGetTheirConfigurationAsFiles.
 func TestOpenSaysWhatIsMissing(t *testing.T) {
-	t.Parallel()
 	o := options(t)
 	if _, err := infra.Open(t.Context(), t.TempDir(), o); err == nil || !strings.Contains(err.Error(), "is no deployment") {
 		t.Errorf("an empty directory: %v", err)

@@ -73,7 +73,7 @@ func (i instance) off() bool {
 
 func TestAnInstanceFromBootToPowerOff(t *testing.T) {
 	t.Parallel()
-	p := newPlatform(t, `{"idleTimeoutSecs": 1}`)
+	p := newPlatform(t, usual)
 	id := p.add(`{"command": [["sh", "-c", "env"]], "maxRunTime": 600}`)
 	i := launch(t, p, "")
 	i.expect(id, "completed", "on worker eu-west-1/"+i.id()+" of local/test", "TASKCLUSTER_INSTANCE_TYPE=m7g.large\n",
@@ -81,6 +81,9 @@ func TestAnInstanceFromBootToPowerOff(t *testing.T) {
 	if strings.Contains(p.log(id), "AWS_") {
 		t.Error("the task has the worker's environment")
 	}
+	p.mu.Lock()
+	p.unwanted = "too many workers"
+	p.mu.Unlock()
 	if status := i.exit(); status != 0 || !p.gone() || !i.off() {
 		t.Errorf("it ended with status %d, removed: %v, powered off: %v", status, p.gone(), i.off())
 	}
@@ -91,25 +94,28 @@ func TestAnInstanceFromBootToPowerOff(t *testing.T) {
 
 func TestAnInterruptedInstanceHandsItsTasksBack(t *testing.T) {
 	t.Parallel()
-	p := newPlatform(t, `{"capacity": 2, "shutdownGraceSecs": 600, "interruptionGraceSecs": 2}`)
-	i := launch(t, p, "")
-	stubborn := p.add(i.sh(`trap "" TERM; echo half >half; touch "$0/started"; while :; do sleep 0.02; done`, `"artifacts": [{"type": "file", "path": "half"}]`))
-	tidy := p.add(i.sh(`trap "echo tidying up; exit 0" TERM; touch "$0/too"; while :; do sleep 0.02; done`))
-	i.awaitFile("started")
-	i.awaitFile("too")
-	given := time.Now()
-	i.metadata.Interrupt(given.Add(2 * time.Minute))
-	i.expect(stubborn, "exception/worker-shutdown", "will be tried again elsewhere")
-	i.expect(tidy, "exception/worker-shutdown", "tidying up\n")
-	t.Logf("both were back %v after the notice", time.Since(given))
-	if got, want := p.artifacts(stubborn), []string{"public/logs/live.log", "public/logs/live_backing.log"}; !slices.Equal(got, want) {
-		t.Errorf("the artifacts are %q, want %q", got, want)
-	}
-	if status := i.exit(); status != 0 || !p.gone() || !i.off() {
-		t.Errorf("it ended with status %d, removed: %v, powered off: %v", status, p.gone(), i.off())
-	}
-	if !strings.Contains(i.output.String(), "EC2 interrupts the instance (terminate) at ") {
-		t.Error("the log does not say why")
+	for name, test := range map[string]struct{ config, trap, log string }{
+		"one that listens":     {`{"shutdownGraceSecs": 600, "interruptionGraceSecs": 90}`, `trap "echo tidying up; exit 0" TERM`, "tidying up\n"},
+		"one that is stubborn": {`{"shutdownGraceSecs": 600, "interruptionGraceSecs": 0.2}`, `trap "" TERM`, "has 200ms to end by itself"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			p := newPlatform(t, test.config)
+			i := launch(t, p, "")
+			id := p.add(i.sh(test.trap+`; echo half >half; touch "$0/started"; while :; do sleep 0.02; done`, `"artifacts": [{"type": "file", "path": "half"}]`))
+			i.awaitFile("started")
+			i.metadata.Interrupt(time.Now().Add(2 * time.Minute))
+			i.expect(id, "exception/worker-shutdown", test.log, "will be tried again elsewhere")
+			if got, want := p.artifacts(id), []string{"public/logs/live.log", "public/logs/live_backing.log"}; !slices.Equal(got, want) {
+				t.Errorf("the artifacts are %q, want %q", got, want)
+			}
+			if status := i.exit(); status != 0 || !p.gone() || !i.off() {
+				t.Errorf("it ended with status %d, removed: %v, powered off: %v", status, p.gone(), i.off())
+			}
+			if !strings.Contains(i.output.String(), "EC2 interrupts the instance (terminate) at ") {
+				t.Error("the log does not say why")
+			}
+		})
 	}
 }
 
@@ -271,9 +277,9 @@ func TestAPlatformThatDoesNotKnowTheInstanceYet(t *testing.T) {
 	t.Parallel()
 	p := newPlatform(t, `{"idleTimeoutSecs": 0.1}`)
 	p.after = 1
-	i := launch(t, p, "", "RECOGNITION=1m")
-	if status := i.exit(); status != 0 {
-		t.Errorf("it ended with status %d", status)
+	i := launch(t, p, "", "RECOGNITION=10m")
+	if status := i.exit(); status != 0 || !i.off() {
+		t.Errorf("it ended with status %d, powered off: %v", status, i.off())
 	}
 }
 
@@ -327,7 +333,7 @@ func TestAMachineWithAnotherPurposeStaysOn(t *testing.T) {
 	t.Run("as it is no instance", func(t *testing.T) {
 		t.Parallel()
 		p := newPlatform(t, usual)
-		i := instance{newSubject(t, p, t.TempDir()), nil, "", []string{"AWS_EC2_METADATA_SERVICE_ENDPOINT=http://127.0.0.1:1"}}
+		i := instance{newSubject(t, p, t.TempDir()), nil, "", []string{"AWS_EC2_METADATA_SERVICE_ENDPOINT=http://127.0.0.1:1", "BOOT=1s"}}
 		i.start()
 		if status := i.exit(); status == 0 || i.off() || !strings.Contains(i.output.String(), "Is this an instance of EC2") {
 			t.Errorf("it ended with status %d, powered off: %v", status, i.off())

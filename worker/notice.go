@@ -46,19 +46,20 @@ func (d *departure) urgent() bool { return d != nil && d.finish > 0 }
 // errInterrupted is a kind of errShutdown.
 var errInterrupted = fmt.Errorf("%w, as its machine is being taken away", errShutdown)
 
-// logPatience is for the log of a task that is given back on an urgent notice.
-const logPatience = 10 * time.Second
+// lastWords is how long the worker tries to say goodbye, to tell of trouble, and to keep the log of a task that is given
+// back on an urgent notice. Only tests change it: they have to pass where processes stand still for seconds.
+var lastWords = 10 * time.Second
 
 // heed acts on a notice.
 func (w *Worker) heed(n Notice) {
 	if !n.Urgent {
-		w.log.Warn("the worker will finish what it has and end", "notice", n.What)
 		w.end(fmt.Errorf("%w: %s", errUnwanted, n.What))
+		w.log.Warn("the worker will finish what it has and end", "notice", n.What)
 		return
 	}
 	grace, finish := seconds(w.settings.InterruptionGraceSecs), finishing(n.At, time.Now())
 	w.log.Warn("the worker gives its tasks back", "notice", n.What, "grace", grace, "finish", finish)
-	w.makeRoom(&departure{why: errInterrupted, grace: grace, finish: finish, bound: grace + finish + 2*logPatience})
+	w.makeRoom(&departure{why: errInterrupted, grace: grace, finish: finish, bound: grace + finish + 2*lastWords})
 }
 
 // finishing is how long artifacts may go on being uploaded on a machine that is

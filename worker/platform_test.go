@@ -5,13 +5,14 @@ package worker
 import (
 	"bytes"
 	"compress/gzip"
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
 	"maps"
-	"net"
 	"net/http"
+	"net/http/httptest"
 	"slices"
 	"strconv"
 	"strings"
@@ -30,13 +31,13 @@ import (
 // platform is as much of a queue, a worker-manager and a bucket as a worker
 // needs: with state, with the real routes, and with every signature checked.
 type platform struct {
-	t    *testing.T
-	addr string
-	mux  *http.ServeMux
+	t      *testing.T
+	mux    *http.ServeMux
+	server *httptest.Server
 
 	mu      sync.Mutex
 	changed *sync.Cond
-	server  *http.Server
+	away    bool
 
 	claimLife    time.Duration // of a claim, 20 min unless set
 	workerLife   time.Duration // of a worker's credentials, an hour unless set
@@ -76,6 +77,7 @@ type task struct {
 	resolved   int
 	canceled   bool
 	token      string // of the run's credentials
+	before     string // of those before them
 	reclaims   int
 	artifacts  map[string]queue.PostArtifactRequest
 }
@@ -125,31 +127,40 @@ func newPlatform(t *testing.T, workerConfig string) *platform {
 		})
 	}
 	p.mux.HandleFunc("/bucket/", p.bucket)
-	p.up()
-	t.Cleanup(p.down)
+	p.server = httptest.NewServer(http.HandlerFunc(p.serve))
+	t.Cleanup(func() { p.down(); p.server.Close() })
 	return p
 }
 
-// up starts the server, at the address it had before if there was one.
+// serve breaks connections while the platform is away. It keeps its port, which somebody else would have otherwise.
+func (p *platform) serve(w http.ResponseWriter, r *http.Request) {
+	p.mu.Lock()
+	away := p.away
+	p.mu.Unlock()
+	if away {
+		panic(http.ErrAbortHandler)
+	}
+	p.mux.ServeHTTP(w, r)
+}
+
 func (p *platform) up() {
-	p.t.Helper()
-	addr := p.addr
-	if addr == "" {
-		addr = "127.0.0.1:0"
-	}
-	listener, err := net.Listen("tcp", addr)
-	if err != nil {
-		p.t.Fatal(err)
-	}
-	p.addr = listener.Addr().String()
-	p.server = &http.Server{Handler: p.mux}
-	go p.server.Serve(listener)
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.away = false
 }
 
 // down breaks all connections, as a server does that is killed.
-func (p *platform) down() { p.server.Close() }
+func (p *platform) down() {
+	p.mu.Lock()
+	p.away = true
+	p.mu.Unlock()
+	p.server.CloseClientConnections()
+}
 
-func (p *platform) url() string { return "http://" + p.addr }
+func (p *platform) url() string { return p.server.URL }
+
+// patience is for what has to come. Processes may stand still for long on a machine that is busy.
+const patience = 5 * time.Minute
 
 // await waits until f, which is called under the lock, is true.
 func (p *platform) await(what string, f func() bool) {
@@ -165,7 +176,7 @@ func (p *platform) await(what string, f func() bool) {
 	}()
 	select {
 	case <-done:
-	case <-time.After(time.Minute):
+	case <-time.After(patience):
 		p.t.Fatalf("it never came to be that %s", what)
 	}
 }
@@ -452,9 +463,14 @@ func (p *platform) claimWork(r *http.Request) (int, any) {
 		p.freshPolls++
 	}
 	p.changed.Broadcast()
-	timer := time.AfterFunc(p.poll, p.changed.Broadcast)
-	defer timer.Stop()
-	for end := time.Now().Add(p.poll); len(p.pending) == 0 && time.Now().Before(end) && r.Context().Err() == nil; {
+	ctx, stop := context.WithTimeout(r.Context(), p.poll)
+	defer stop()
+	defer context.AfterFunc(ctx, func() {
+		p.mu.Lock() // so that it does not fall between a look and the wait for a change
+		defer p.mu.Unlock()
+		p.changed.Broadcast()
+	})()
+	for len(p.pending) == 0 && ctx.Err() == nil {
 		p.changed.Wait()
 	}
 	claims := []any{}
@@ -473,7 +489,7 @@ func (p *platform) claimOf(id, group, worker string) map[string]any {
 	t := p.tasks[id]
 	scopes := append([]string{"queue:reclaim-task:" + id + "/0", "queue:resolve-task:" + id + "/0", "queue:create-artifact:" + id + "/0"}, t.definition.Scopes...)
 	c := p.issue("task-client/"+id+"/0/on/"+group+"/"+worker, p.claimLife+time.Hour, scopes...)
-	t.token = c.AccessToken
+	t.before, t.token = t.token, c.AccessToken
 	until := timestamp.Now().Add(p.claimLife)
 	return map[string]any{
 		"status": map[string]any{"taskId": id, "state": "running", "runs": []any{
@@ -516,7 +532,7 @@ func (p *platform) resolve(r *http.Request) (int, any) {
 	if status != 0 {
 		return status, reply
 	}
-	if p.used != t.token {
+	if p.used != t.token && p.used != t.before { // a renewal may be under way
 		return p.refuse(401, "AuthenticationFailed", "resolved with credentials that were replaced")
 	}
 	t.state = r.PathValue("state")
@@ -618,7 +634,10 @@ func (p *platform) bucket(w http.ResponseWriter, r *http.Request) {
 		p.changed.Broadcast()
 		p.mu.Unlock()
 		if p.stalled != nil && !strings.HasSuffix(r.URL.Path, ".log") {
-			<-p.stalled
+			select {
+			case <-p.stalled:
+			case <-p.t.Context().Done():
+			}
 		}
 		content, err := io.ReadAll(r.Body)
 		if err != nil {

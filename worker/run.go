@@ -371,7 +371,7 @@ func (r *run) uploadLog() error {
 	}
 	ctx, stop := r.worker.hard, context.CancelFunc(func() {})
 	if departureOf(r.working).urgent() {
-		ctx, stop = context.WithTimeout(ctx, logPatience)
+		ctx, stop = context.WithTimeout(ctx, lastWords)
 	} else if r.claimed.Err() != nil {
 		ctx, stop = context.WithTimeout(ctx, lostPatience)
 	}

@@ -75,7 +75,7 @@ func (w *Worker) tell(ctx context.Context, kind, title string, problem error) {
 		w.log.Warn("the worker's log cannot be reported", "err", err)
 		extra = json.RawMessage("{}")
 	}
-	ctx, stop := context.WithTimeout(ctx, 10*time.Second)
+	ctx, stop := context.WithTimeout(ctx, lastWords)
 	defer stop()
 	_, err = w.manager.ReportWorkerError(ctx, w.config.WorkerPoolID, &workermanager.ReportWorkerErrorRequest{
 		WorkerGroup: w.config.WorkerGroup, WorkerID: w.config.WorkerID,

@@ -214,7 +214,7 @@ func (w *Worker) work(ctx context.Context) error {
 
 // leave says goodbye, and why if that is a failure.
 func (w *Worker) leave(ctx context.Context, failure error) {
-	patience := 10 * time.Second
+	patience := lastWords
 	if w.hard.Err() != nil {
 		patience = time.Second
 	}

@@ -32,7 +32,7 @@ func configureKeys(c *Config) {
 
 func wait(t *testing.T, what string, f func() bool) {
 	t.Helper()
-	for until := time.Now().Add(time.Minute); !f(); time.Sleep(200 * time.Millisecond) {
+	for until := time.Now().Add(soon); !f(); time.Sleep(200 * time.Millisecond) {
 		if time.Now().After(until) {
 			t.Fatalf("%s does not come", what)
 		}
@@ -149,7 +149,7 @@ func readSecret(t *testing.T, p *platform, name, want string) {
 
 func stop(t *testing.T, p *platform) {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+	ctx, cancel := context.WithTimeout(context.Background(), soon)
 	defer cancel()
 	if err := p.Stop(ctx); err != nil {
 		t.Error(err)

@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/spf13/cobra"
 )
@@ -26,6 +27,9 @@ func TestMain(m *testing.M) {
 	}
 	os.Exit(m.Run())
 }
+
+// soon is how long tests wait for what has to come. Processes may stand still for long on a machine that is busy.
+const soon = 5 * time.Minute
 
 // command runs a command line and returns what it printed, and its exit code.
 func command(t *testing.T, args ...string) (out, errOut string, code int) {

@@ -207,7 +207,7 @@ func startPlatform(ctx context.Context, c Config, log *slog.Logger) (_ *platform
 		return nil, err
 	}
 	p.closers = append(p.closers, func() error {
-		end, cancel := context.WithTimeout(context.Background(), 5*time.Second)
+		end, cancel := context.WithTimeout(context.Background(), 15*time.Second) // a disk may be slow
 		defer cancel()
 		return q.Close(end)
 	})

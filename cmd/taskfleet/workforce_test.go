@@ -28,7 +28,7 @@ func TestQueueAndProvisionerKnowOfEachOther(t *testing.T) {
 
 	// The runs are counted when their messages have come.
 	var cost *provisioner.WorkerPoolCost
-	for end := time.Now().Add(time.Minute); ; time.Sleep(100 * time.Millisecond) {
+	for end := time.Now().Add(soon); ; time.Sleep(100 * time.Millisecond) {
 		if cost, err = prov.WorkerPoolCost(ctx, "local/test", provisioner.WorkerPoolCostOptions{}); err != nil {
 			t.Fatal(err)
 		}

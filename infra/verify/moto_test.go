@@ -6,12 +6,11 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
-	"net"
+	"net/http"
 	"os"
 	"slices"
 	"strings"
 	"sync/atomic"
-	"syscall"
 	"testing"
 
 	"github.com/aws/aws-sdk-go-v2/aws"
@@ -70,7 +69,9 @@ func newEstate(t *testing.T, region string) *estate {
 	if url == "" {
 		t.Fatal("TASKFLEET_TEST_MOTO is not set: run `make test`, which installs moto, starts it and says where it is")
 	}
-	conf := aws.Config{HTTPClient: awshttp.NewBuildableClient(), Region: region, Retryer: onceMore, BaseEndpoint: &url, Credentials: credentials.NewStaticCredentialsProvider("test", "test", "")}
+	// Moto closes connections that are kept, also over the next call, which may be done by then.
+	once := awshttp.NewBuildableClient().WithTransportOptions(func(to *http.Transport) { to.DisableKeepAlives = true })
+	conf := aws.Config{HTTPClient: once, Region: region, Retryer: onceMore, BaseEndpoint: &url, Credentials: credentials.NewStaticCredentialsProvider("test", "test", "")}
 	e := &estate{
 		t: t, ctx: t.Context(), conf: conf, deployment: fmt.Sprintf("verify-%08x", rand.Uint32()), region: region, // moto remembers earlier runs
 		ec2: ec2.NewFromConfig(conf), ecs: ecs.NewFromConfig(conf), elb: elb.NewFromConfig(conf), iam: iam.NewFromConfig(conf), kms: kms.NewFromConfig(conf),
@@ -88,12 +89,10 @@ func newEstate(t *testing.T, region string) *estate {
 	return e
 }
 
-// onceMore has a call be made again if moto has closed the connection over its answer, which it does now and then, and for nothing else.
+// onceMore has a call be made again if its connection broke, and for nothing else.
 func onceMore() aws.Retryer {
 	return retry.NewStandard(func(o *retry.StandardOptions) {
-		o.Retryables = []retry.IsErrorRetryable{retry.IsErrorRetryableFunc(func(err error) aws.Ternary {
-			return aws.BoolTernary(errors.Is(err, net.ErrClosed) || errors.Is(err, syscall.ECONNRESET))
-		})}
+		o.Retryables = []retry.IsErrorRetryable{retry.NoRetryCanceledError{}, retry.RetryableConnectionError{}}
 	})
 }
 

@@ -32,7 +32,9 @@ func moto(t *testing.T) aws.Config {
 		t.Fatal("TASKFLEET_TEST_MOTO is not set: run `make test`, which installs moto, starts it and says where it is")
 	}
 	t.Setenv("AWS_ENDPOINT_URL", url)
-	return aws.Config{HTTPClient: awshttp.NewBuildableClient(), Region: region, BaseEndpoint: &url, Credentials: credentials.NewStaticCredentialsProvider("test", "test", "")}
+	// moto closes connections that are kept now and then.
+	once := awshttp.NewBuildableClient().WithTransportOptions(func(to *http.Transport) { to.DisableKeepAlives = true })
+	return aws.Config{HTTPClient: once, Region: region, BaseEndpoint: &url, Credentials: credentials.NewStaticCredentialsProvider("test", "test", "")}
 }
 
 func unique(name string) string { return fmt.Sprintf("%s-%d", name, time.Now().UnixNano()) } // moto remembers earlier runs

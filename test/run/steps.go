@@ -123,7 +123,7 @@ func (c *checkout) vet(ctx context.Context, out io.Writer) error {
 
 // first are the packages whose tests take longest. They begin first, so that none of them is left over when all others
 // have ended, with a processor that has nothing to do.
-var first = []string{module + "/mirror", module + "/queue", module + "/provisioner", module + "/blob/gateway", module + "/infra"}
+var first = []string{module + "/cmd/taskfleet", module + "/mirror", module + "/queue", module + "/provisioner", module + "/blob/gateway", module + "/infra"}
 
 // allUnitTests are all but those under test/, which run the built binary, and what needs terraform or pulumi, on
 // every database that is asked for.

@@ -189,7 +189,7 @@ func watch(t *testing.T, m *ec2.Machine) (next func() string, ended <-chan struc
 		select {
 		case n := <-notices:
 			return n
-		case <-time.After(time.Minute):
+		case <-time.After(5 * time.Minute):
 			t.Fatal("there is no notice")
 			return ""
 		}

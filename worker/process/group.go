@@ -33,14 +33,16 @@ import (
 	"runtime"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 )
 
 const (
-	// quiet is how long to wait for the rest of a command's output when something
-	// that it started still holds its end of the pipe.
+	// quiet is how long something that a command started and that still holds its
+	// end of the pipe may go on writing, such as a tee that has not come to its end.
 	quiet = 250 * time.Millisecond
-	// drain is how long output may take to arrive once all processes are dead.
+	// drain is how long output may take to arrive once all processes are dead, where
+	// a pipe does not tell what is in it.
 	drain = 5 * time.Second
 )
 
@@ -58,8 +60,8 @@ type Group struct {
 	opts   Options
 	copies sync.WaitGroup // of output
 
-	mu    sync.Mutex
-	pipes []*os.File // read ends in use
+	mu       sync.Mutex
+	copyings []*copying
 }
 
 // NewGroup returns a group without processes.
@@ -121,8 +123,11 @@ func (g *Group) Start(argv []string) (*Process, error) {
 		p.Result = resultOf(cmd, err)
 		p.Result.Wall = time.Since(begin)
 		select {
-		case <-output:
+		case <-output.end:
 		case <-time.After(quiet):
+			if output.ask() {
+				<-output.took
+			}
 		}
 		close(p.Done)
 	}()
@@ -132,27 +137,70 @@ func (g *Group) Start(argv []string) (*Process, error) {
 	return p, nil
 }
 
-// copy copies from the pipe to the output; the channel is closed when all who
-// had its other end have closed it.
-func (g *Group) copy(read *os.File) <-chan struct{} {
+// A copying takes a command's output from its pipe. However slow this process is,
+// what was in the pipe when it was asked for is in the output afterwards.
+type copying struct {
+	read *os.File
+	last atomic.Bool   // nothing comes after what is in the pipe
+	took chan struct{} // closed when what was asked for is in the output
+	end  chan struct{} // closed when nothing comes any more
+}
+
+// copy copies from the pipe to the output, until all who had its other end have
+// closed it or the last was asked for.
+func (g *Group) copy(read *os.File) *copying {
+	c := &copying{read: read, took: make(chan struct{}), end: make(chan struct{})}
 	g.mu.Lock()
-	g.pipes = append(g.pipes, read)
+	g.copyings = append(g.copyings, c)
 	g.mu.Unlock()
-	end := make(chan struct{})
 	g.copies.Go(func() {
-		defer close(end)
+		took := sync.OnceFunc(func() { close(c.took) })
+		defer took()
+		defer close(c.end)
 		defer read.Close()
 		// Not io.Copy, which would hand the pipe to the writer to splice.
 		buffer := make([]byte, 64<<10)
 		for {
 			n, err := read.Read(buffer)
 			g.opts.Output.Write(buffer[:n])
+			for errors.Is(err, os.ErrDeadlineExceeded) {
+				// In this order, so that who asks again meanwhile is not overlooked.
+				read.SetReadDeadline(time.Time{})
+				last := c.last.Load()
+				if err = c.take(g.opts.Output, buffer); err == nil {
+					took()
+					if last {
+						return
+					}
+				}
+			}
 			if err != nil {
 				return
 			}
 		}
 	})
-	return end
+	return c
+}
+
+// ask has what is in the pipe be taken. It reports whether that can be asked for.
+func (c *copying) ask() bool {
+	return !errors.Is(c.read.SetReadDeadline(time.Unix(1, 0)), os.ErrNoDeadline)
+}
+
+// largestPipe is what a pipe holds at most, unless root has allowed more.
+const largestPipe = 1 << 20
+
+// take copies what is in the pipe.
+func (c *copying) take(output io.Writer, buffer []byte) error {
+	for taken := 0; taken < largestPipe; { // who writes all the while is not waited for
+		n, empty, err := readNow(c.read, buffer)
+		output.Write(buffer[:n])
+		if empty || err != nil {
+			return err
+		}
+		taken += n
+	}
+	return nil
 }
 
 func resultOf(cmd *exec.Cmd, err error) Result {
@@ -216,18 +264,24 @@ func (g *Group) Kill(ctx context.Context) error {
 		family.leave(g)
 	}
 
-	taken := make(chan struct{})
-	go func() { g.copies.Wait(); close(taken) }()
-	select {
-	case <-taken:
-	case <-time.After(drain):
-		// Somebody who is not ours has the other end.
-		g.mu.Lock()
-		for _, pipe := range g.pipes {
-			pipe.Close()
-		}
-		g.mu.Unlock()
-		<-taken
+	// Somebody who is not ours may have the other end, so its being closed is not
+	// waited for.
+	asked := true
+	g.mu.Lock()
+	copyings := g.copyings
+	g.mu.Unlock()
+	for _, c := range copyings {
+		c.last.Store(true)
+		asked = c.ask() && asked
 	}
+	if !asked {
+		timer := time.AfterFunc(drain, func() {
+			for _, c := range copyings {
+				c.read.Close()
+			}
+		})
+		defer timer.Stop()
+	}
+	g.copies.Wait()
 	return err
 }

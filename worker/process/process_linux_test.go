@@ -109,11 +109,10 @@ func (s *stage) left(t *testing.T) (pids []int) {
 // becomes waits for what only other processes bring about.
 func becomes(t *testing.T, what string, f func() bool) {
 	t.Helper()
-	for range 6000 {
+	for end := time.Now().Add(5 * time.Minute); time.Now().Before(end); time.Sleep(5 * time.Millisecond) {
 		if f() {
 			return
 		}
-		time.Sleep(5 * time.Millisecond)
 	}
 	t.Fatalf("it never came to be that %s", what)
 }
@@ -200,6 +199,30 @@ func TestOutputIsThereWhenTheCommandHasEnded(t *testing.T) {
 		if got := strings.Count(s.output.String(), "\n"); got != 2*(i+1) {
 			t.Fatalf("%d lines after %d commands", got, i+1)
 		}
+	}
+}
+
+// slowly is an output that takes longer than anything that holds the pipe is waited for.
+type slowly struct{ *buffer }
+
+func (s slowly) Write(p []byte) (int, error) {
+	time.Sleep(2 * quiet)
+	return s.buffer.Write(p)
+}
+
+func TestTheEndDoesNotOvertakeTheOutput(t *testing.T) {
+	s := newStage(t)
+	s.opts.Output = slowly{s.output}
+	s.run(t, "sh", "-c", "sleep 1000 & echo out")
+	if got := s.output.String(); got != "out\n" {
+		t.Errorf("when the command has ended, the output is %q", got)
+	}
+	s.run(t, "sh", "-c", "sleep 1000 & head -c 70000 /dev/zero")
+	if err := s.Kill(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if got := len(s.output.String()); got != 70004 {
+		t.Errorf("when all are dead, the output has %d bytes", got)
 	}
 }
 

@@ -3,6 +3,7 @@
 package process
 
 import (
+	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -29,6 +30,32 @@ func endedBy(state *os.ProcessState) (name string, number int) {
 		return "", 0
 	}
 	return unix.SignalName(status.Signal()), int(status.Signal())
+}
+
+// readNow reads what is in a pipe, without waiting for more.
+func readNow(pipe *os.File, buffer []byte) (n int, empty bool, err error) {
+	raw, err := pipe.SyscallConn()
+	if err != nil {
+		return 0, false, err
+	}
+	outer := raw.Read(func(fd uintptr) bool {
+		for {
+			if n, err = unix.Read(int(fd), buffer); err != unix.EINTR {
+				return true
+			}
+		}
+	})
+	switch {
+	case outer != nil:
+		return 0, false, outer
+	case err == unix.EAGAIN:
+		return 0, true, nil
+	case err != nil:
+		return 0, false, err
+	case n == 0:
+		return 0, false, io.EOF
+	}
+	return n, false, nil
 }
 
 func maxRSS(state *os.ProcessState) int64 {
