@@ -10,6 +10,7 @@ import (
 	"path"
 	"slices"
 	"strings"
+	"sync"
 	"unicode/utf8"
 
 	"github.com/santhosh-tekuri/jsonschema/v6"
@@ -45,13 +46,40 @@ func Folder(files embed.FS, name string) fs.FS {
 	if err != nil {
 		panic(err) // only for a malformed name
 	}
-	return dir
+	return &folder{dir}
 }
 
-// loadSchemas compiles every <name>.yml of dir. A schema's $id is derived from
+type folder struct{ fs.FS }
+
+// loaded are the schemas of services in such folders. A process that mounts a service again and again, as
+// tests do, would spend a third of its time on compiling them.
+var loaded sync.Map // by mountedFrom
+
+type mountedFrom struct {
+	service, version string
+	dir              *folder
+}
+
+func loadSchemas(service, version string, dir fs.FS) (*schemas, error) {
+	f, ok := dir.(*folder)
+	if !ok { // its files may not stay what they are
+		return compileSchemas(service, version, dir)
+	}
+	from := mountedFrom{service, version, f}
+	if s, ok := loaded.Load(from); ok {
+		return s.(*schemas), nil
+	}
+	s, err := compileSchemas(service, version, dir)
+	if err == nil {
+		loaded.Store(from, s)
+	}
+	return s, err
+}
+
+// compileSchemas compiles every <name>.yml of dir. A schema's $id is derived from
 // service, version and file name, so that files refer to each other by
 // "task-status.json#" and cannot disagree with where they are served.
-func loadSchemas(service, version string, dir fs.FS) (*schemas, error) {
+func compileSchemas(service, version string, dir fs.FS) (*schemas, error) {
 	s := &schemas{map[string]*schema{}, map[string]map[string]any{}}
 	if dir == nil {
 		return s, nil

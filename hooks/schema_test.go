@@ -111,7 +111,7 @@ func TestHostileSchemas(t *testing.T) {
 		if err == nil {
 			t.Errorf("%s: is valid", name)
 		}
-		if took > 30*time.Second { // seconds at the worst, on a slow machine
+		if took > 3*time.Minute { // seconds at the worst, ten times as long where others are at work, too
 			t.Errorf("%s took %v", name, took)
 		}
 	}

@@ -510,7 +510,7 @@ func (w *world) check() {
 
 // log reads all that was published, once it has been placed.
 func (w *world) log() (list []event.Message) {
-	for end := time.Now().Add(40 * time.Second); time.Now().Before(end); time.Sleep(100 * time.Millisecond) {
+	for end := time.Now().Add(5 * time.Minute); time.Now().Before(end); time.Sleep(100 * time.Millisecond) {
 		var published, head int64
 		if err := w.replicas[0].db.View(w.t.Context(), func(tx *store.Tx) error {
 			return tx.QueryRow(`SELECT (SELECT coalesce(sum(count), 0) FROM event_batch), (SELECT position FROM event_head)`).Scan(&published, &head)

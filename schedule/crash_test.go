@@ -16,15 +16,15 @@ import (
 	"github.com/taskfleet/taskfleet/timestamp"
 )
 
-// Three replicas run a day of schedules, the day when clocks in Europe go forward,
-// and are killed over and over: at any moment, some or all of them, sometimes for
+// Three replicas run the better part of a day of schedules, from the evening before
+// clocks in Europe go forward on, and are killed over and over: at any moment, some or all of them, sometimes for
 // minutes. Every date of every job is done once.
 func TestADayWithThreeReplicasThatCrash(t *testing.T) {
 	each(t, func(w *world) {
 		const seed = 6
 		random := rand.New(rand.NewPCG(seed, 0))
-		begin := time.Date(2027, 3, 27, 12, 0, 0, 0, time.UTC)
-		end := begin.Add(24 * time.Hour)
+		begin := time.Date(2027, 3, 27, 20, 0, 0, 0, time.UTC)
+		end := begin.Add(14 * time.Hour)
 		time.Sleep(time.Until(begin))
 
 		took := rand.New(rand.NewPCG(seed, 1))
@@ -32,7 +32,7 @@ func TestADayWithThreeReplicasThatCrash(t *testing.T) {
 		w.does(func(ctx context.Context, o Occasion) (string, error) {
 			w.mu.Lock()
 			busy[o.Job.Name]++
-			d := time.Duration(took.Int64N(int64(90 * time.Second)))
+			d := time.Duration(took.Int64N(int64(3 * time.Minute)))
 			w.mu.Unlock()
 			err := sleep(ctx, d)
 			w.mu.Lock()
@@ -124,7 +124,8 @@ func TestADayWithThreeReplicasThatCrash(t *testing.T) {
 				t.Errorf("%s has no date", j.Name)
 			}
 		}
-		if kills < 100 || again < 10 {
+		t.Logf("replicas were killed %d times, and %d runs had to be begun again", kills, again)
+		if kills < 60 || again < 5 {
 			t.Errorf("replicas were killed %d times, and %d runs had to be begun again: that is no test", kills, again)
 		}
 	})

@@ -359,7 +359,11 @@ func TestAServerKilledWhileItStartsWorkers(t *testing.T) {
 	for _, character := range []string{"obedient", "slow", "with tasks"} {
 		t.Run(character, func(t *testing.T) {
 			s := newStage(t, character)
-			for range 10 {
+			rounds := 10
+			if testing.Short() {
+				rounds = 5
+			}
+			for range rounds {
 				s.runAndKillServer(t)
 				p := s.open(t)
 				list, err := p.workers(t.Context())

@@ -16,7 +16,7 @@ import (
 
 const (
 	watchInterval = 500 * time.Millisecond // how often the locks of found workers are looked at
-	killPatience  = 10 * time.Second       // how long a killed process may take to vanish
+	killPatience  = time.Minute            // how long a killed process may take to vanish, where others keep the machine busy
 	logLife       = 14 * 24 * time.Hour    // how long the log of a worker that is gone is kept
 	detailSize    = 1 << 10                // how much of its log goes into the account of its end
 )
