@@ -28,6 +28,7 @@ import (
 
 	"github.com/taskfleet/taskfleet/api"
 	"github.com/taskfleet/taskfleet/auth"
+	"github.com/taskfleet/taskfleet/ownbody"
 )
 
 // A Key is an IAM user's, with the buckets that it gives access to.
@@ -83,7 +84,7 @@ func New(c Config) (*Federation, error) {
 		o := sts.Options{
 			Region:      "us-east-1",
 			Credentials: credentials.NewStaticCredentialsProvider(k.AccessKeyID, k.SecretAccessKey, ""),
-			HTTPClient:  &http.Client{Transport: c.Transport, Timeout: timeout},
+			HTTPClient:  ownbody.Client(&http.Client{Transport: c.Transport, Timeout: timeout}),
 		}
 		if c.Region != "" {
 			o.Region = c.Region

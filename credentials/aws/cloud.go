@@ -31,6 +31,7 @@ import (
 	"github.com/aws/smithy-go/logging"
 
 	"github.com/taskfleet/taskfleet/credentials"
+	"github.com/taskfleet/taskfleet/ownbody"
 )
 
 // A Cloud is how AWS is reached. The zero Cloud is what the SDK finds by itself:
@@ -136,6 +137,7 @@ func (c *Cloud) config(ctx context.Context, as As, region string) (aws.Config, e
 	if c.Transport != nil {
 		found.HTTPClient = &http.Client{Transport: c.Transport, Timeout: callLimit}
 	}
+	found.HTTPClient = ownbody.Client(found.HTTPClient)
 	if c.Endpoint != "" {
 		found.BaseEndpoint = &c.Endpoint
 	}

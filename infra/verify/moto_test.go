@@ -35,6 +35,7 @@ import (
 	"github.com/aws/aws-sdk-go-v2/service/sqs"
 
 	"github.com/taskfleet/taskfleet/infra/verify"
+	"github.com/taskfleet/taskfleet/ownbody"
 )
 
 const account = "123456789012" // moto's
@@ -71,7 +72,7 @@ func newEstate(t *testing.T, region string) *estate {
 	}
 	// Moto closes connections that are kept, also over the next call, which may be done by then.
 	once := awshttp.NewBuildableClient().WithTransportOptions(func(to *http.Transport) { to.DisableKeepAlives = true })
-	conf := aws.Config{HTTPClient: once, Region: region, Retryer: onceMore, BaseEndpoint: &url, Credentials: credentials.NewStaticCredentialsProvider("test", "test", "")}
+	conf := aws.Config{HTTPClient: ownbody.Client(once), Region: region, Retryer: onceMore, BaseEndpoint: &url, Credentials: credentials.NewStaticCredentialsProvider("test", "test", "")}
 	e := &estate{
 		t: t, ctx: t.Context(), conf: conf, deployment: fmt.Sprintf("verify-%08x", rand.Uint32()), region: region, // moto remembers earlier runs
 		ec2: ec2.NewFromConfig(conf), ecs: ecs.NewFromConfig(conf), elb: elb.NewFromConfig(conf), iam: iam.NewFromConfig(conf), kms: kms.NewFromConfig(conf),

@@ -17,6 +17,7 @@ import (
 	"github.com/aws/aws-sdk-go-v2/service/sesv2/types"
 
 	"github.com/taskfleet/taskfleet/notify"
+	"github.com/taskfleet/taskfleet/ownbody"
 )
 
 // Config is how to reach the service.
@@ -73,6 +74,7 @@ func New(ctx context.Context, c Config) (*Sender, error) {
 	if err != nil {
 		return nil, fmt.Errorf("notify/ses: configure the AWS SDK: %w", err)
 	}
+	conf.HTTPClient = ownbody.Client(conf.HTTPClient)
 	return &Sender{c, sesv2.NewFromConfig(conf, func(o *sesv2.Options) {
 		if c.Endpoint != "" {
 			o.BaseEndpoint = aws.String(c.Endpoint)

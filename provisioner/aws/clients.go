@@ -1,11 +1,7 @@
 package aws
 
 import (
-	"bytes"
 	"context"
-	"errors"
-	"io"
-	"net/http"
 	"time"
 
 	"github.com/aws/aws-sdk-go-v2/aws"
@@ -16,6 +12,8 @@ import (
 	"github.com/aws/aws-sdk-go-v2/service/servicequotas"
 	"github.com/aws/aws-sdk-go-v2/service/sqs"
 	"github.com/aws/aws-sdk-go-v2/service/sts"
+
+	"github.com/taskfleet/taskfleet/ownbody"
 )
 
 // Clients are the services of one account in one region. Only EC2 is needed.
@@ -86,7 +84,7 @@ func SDK(ctx context.Context, endpoint string, keys *Keys) (func(Account, string
 	if err != nil {
 		return nil, err
 	}
-	base.HTTPClient = ownBodies{base.HTTPClient}
+	base.HTTPClient = ownbody.Client(base.HTTPClient)
 	if endpoint != "" {
 		base.BaseEndpoint = &endpoint
 	}
@@ -111,25 +109,6 @@ func SDK(ctx context.Context, endpoint string, keys *Keys) (func(Account, string
 		once := func(o *ec2.Options) { o.Retryer = aws.NopRetryer{} }
 		return Clients{EC2: ec2.NewFromConfig(c, once), SQS: sqs.NewFromConfig(c), Quotas: servicequotas.NewFromConfig(c)}
 	}, nil
-}
-
-// ownBodies gives each request a body of its own. The SDK closes the one that it
-// has made as soon as the first of the answer is there, when the transport may not
-// have seen yet that it was at its end; then the transport takes the request for
-// failed and drops the answer, and what was done is not known.
-type ownBodies struct{ aws.HTTPClient }
-
-func (c ownBodies) Do(r *http.Request) (*http.Response, error) {
-	if r.Body == nil || r.Body == http.NoBody {
-		return c.HTTPClient.Do(r)
-	}
-	body, err := io.ReadAll(r.Body)
-	if err := errors.Join(err, r.Body.Close()); err != nil {
-		return nil, err
-	}
-	own := r.Clone(r.Context())
-	own.Body = io.NopCloser(bytes.NewReader(body))
-	return c.HTTPClient.Do(own)
 }
 
 // Actions are what the role or user that the provisioner acts as has to be

@@ -35,6 +35,7 @@ import (
 	"github.com/aws/aws-sdk-go-v2/service/kms/types"
 	"github.com/aws/smithy-go/logging"
 
+	"github.com/taskfleet/taskfleet/ownbody"
 	"github.com/taskfleet/taskfleet/seal"
 )
 
@@ -85,6 +86,7 @@ func Open(ctx context.Context, c Config) (*Client, error) {
 	if err != nil {
 		return nil, fmt.Errorf("kms: look for the AWS configuration: %w", err)
 	}
+	found.HTTPClient = ownbody.Client(found.HTTPClient)
 	return &Client{kms.NewFromConfig(found, func(o *kms.Options) {
 		if c.Endpoint != "" {
 			o.BaseEndpoint = aws.String(c.Endpoint)

@@ -17,6 +17,8 @@ import (
 	"github.com/aws/aws-sdk-go-v2/config"
 	"github.com/aws/smithy-go"
 	"github.com/aws/smithy-go/logging"
+
+	"github.com/taskfleet/taskfleet/ownbody"
 )
 
 // A cloud is AWS, with the credentials and the endpoints of the environment.
@@ -47,6 +49,7 @@ func (c *cloud) in(ctx context.Context, region string) (aws.Config, error) {
 		if c.transport != nil {
 			found.HTTPClient = &http.Client{Transport: c.transport, Timeout: callLimit}
 		}
+		found.HTTPClient = ownbody.Client(found.HTTPClient)
 		c.base = &found
 	}
 	there := c.base.Copy()

@@ -21,6 +21,7 @@ import (
 	ecstypes "github.com/aws/aws-sdk-go-v2/service/ecs/types"
 	"github.com/aws/aws-sdk-go-v2/service/secretsmanager"
 
+	"github.com/taskfleet/taskfleet/ownbody"
 	"github.com/taskfleet/taskfleet/stacks/platform"
 )
 
@@ -34,7 +35,7 @@ func moto(t *testing.T) aws.Config {
 	t.Setenv("AWS_ENDPOINT_URL", url)
 	// moto closes connections that are kept now and then.
 	once := awshttp.NewBuildableClient().WithTransportOptions(func(to *http.Transport) { to.DisableKeepAlives = true })
-	return aws.Config{HTTPClient: once, Region: region, BaseEndpoint: &url, Credentials: credentials.NewStaticCredentialsProvider("test", "test", "")}
+	return aws.Config{HTTPClient: ownbody.Client(once), Region: region, BaseEndpoint: &url, Credentials: credentials.NewStaticCredentialsProvider("test", "test", "")}
 }
 
 func unique(name string) string { return fmt.Sprintf("%s-%d", name, time.Now().UnixNano()) } // moto remembers earlier runs

@@ -20,6 +20,7 @@ import (
 	"github.com/taskfleet/taskfleet/credentials"
 	kinds "github.com/taskfleet/taskfleet/credentials/aws"
 	"github.com/taskfleet/taskfleet/event"
+	"github.com/taskfleet/taskfleet/ownbody"
 	"github.com/taskfleet/taskfleet/seal"
 	"github.com/taskfleet/taskfleet/store/storetest"
 )
@@ -35,7 +36,7 @@ func TestCredentialsRotate(t *testing.T) {
 	t.Setenv("AWS_SHARED_CREDENTIALS_FILE", "/nonexistent")
 	identity := awscredentials.NewStaticCredentialsProvider("test", "test", "")
 	transport := &http.Transport{DisableKeepAlives: true} // nothing stays that the bubble would wait for
-	config := aws.Config{Region: home, BaseEndpoint: &url, Credentials: identity, HTTPClient: &http.Client{Transport: transport}}
+	config := aws.Config{Region: home, BaseEndpoint: &url, Credentials: identity, HTTPClient: ownbody.Client(&http.Client{Transport: transport})}
 	name := fmt.Sprintf("rotated-%d", time.Now().UnixNano())
 	users := iam.NewFromConfig(config)
 	if _, err := users.CreateUser(t.Context(), &iam.CreateUserInput{UserName: &name}); err != nil {
