@@ -20,8 +20,8 @@ var layers = []struct {
 	packages []string
 	apart    bool // packages of the layer do not import each other
 }{
-	{"vocabulary", []string{"task", "scope", "slugid", "timestamp", "hawk", "cred", "jsone"}, false},
-	{"kit", []string{"api", "event", "store", "blob", "loop", "seal", "schedule", "monitor"}, false},
+	{"vocabulary", []string{"task", "scope", "slugid", "timestamp", "hawk", "cred", "jsone", "plain"}, false},
+	{"kit", []string{"api", "event", "store", "blob", "loop", "seal", "schedule", "monitor", "ownbody"}, false},
 	{"client", []string{"client"}, false},
 	{"services", []string{"auth", "queue", "provisioner", "worker", "index", "hooks", "secrets", "purgecache", "object", "notify", "mirror", "credentials"}, true},
 	{"surface", []string{"cmd", "graph", "resource", "project", "infra", "stacks", "deploy", "packaging", "bench", "references", "examples", "test"}, false},

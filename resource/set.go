@@ -12,11 +12,11 @@ import (
 	"strings"
 	"sync"
 	"time"
-	"unicode"
 
 	"golang.org/x/sync/errgroup"
 
 	"github.com/taskfleet/taskfleet/client"
+	"github.com/taskfleet/taskfleet/plain"
 )
 
 // A Definition says how one thing should be.
@@ -308,7 +308,7 @@ func (s *Set) Diff(ctx context.Context, c *client.Client) (*Diff, error) {
 func (d *Definition) compare(ctx context.Context, c *client.Client, is json.RawMessage) (x Change, err error) {
 	defer func() {
 		if err != nil {
-			err = fmt.Errorf("%s cannot be compared: %w", visible(d.ID()), err)
+			err = fmt.Errorf("%s cannot be compared: %w", plain.Line(d.ID()), err)
 		}
 	}()
 	x = Change{ID: d.ID(), Kind: d.Kind.Noun(), Name: d.Name, Action: Create, kind: d.Kind, is: is, said: d.Document, at: d.At}
@@ -362,23 +362,13 @@ func (e *Unfinished) Error() string {
 		if f.Change.at != "" {
 			fmt.Fprintf(&b, "%s: ", f.Change.at)
 		}
-		fmt.Fprintf(&b, "%s cannot be %s: %v\n", visible(f.Change.ID), f.Change.Action.Past(), f.Err)
+		fmt.Fprintf(&b, "%s cannot be %s: %v\n", plain.Line(f.Change.ID), f.Change.Action.Past(), f.Err)
 	}
 	if len(e.Failed) == 0 {
 		fmt.Fprintf(&b, "%v\n", e.Cause)
 	}
 	fmt.Fprintf(&b, "%d done, %d failed, %d not tried. What is done is kept: the same again does the rest", e.Done, len(e.Failed), len(e.Left))
 	return b.String()
-}
-
-// visible is s without what a terminal obeys: names on a platform are anybody's.
-func visible(s string) string {
-	return strings.Map(func(r rune) rune {
-		if unicode.IsControl(r) || r >= '\u202a' && r <= '\u202e' || r >= '\u2066' && r <= '\u2069' { // or turns the text round
-			return unicode.ReplacementChar
-		}
-		return r
-	}, s)
 }
 
 // Unwrap is the causes.

@@ -25,6 +25,8 @@ import (
 	"github.com/pulumi/pulumi/sdk/v3/go/auto"
 	"github.com/pulumi/pulumi/sdk/v3/go/common/workspace"
 	"github.com/pulumi/pulumi/sdk/v3/go/pulumi"
+
+	"github.com/taskfleet/taskfleet/plain"
 )
 
 // An engine runs the program pulumi, in a private directory, so that neither the user's Pulumi nor a project around has a
@@ -487,7 +489,7 @@ type LockedError struct {
 
 // Error implements error.
 func (e *LockedError) Error() string {
-	return fmt.Sprintf("stack %s is locked: %s. If that is still at work, wait for it. If it is certainly dead, taskfleet stacks cancel --dir %s --stack %s takes the lock away", e.Stack, Visible(e.Holder), ShellWord(e.directory), e.Stack)
+	return fmt.Sprintf("stack %s is locked: %s. If that is still at work, wait for it. If it is certainly dead, taskfleet stacks cancel --dir %s --stack %s takes the lock away", e.Stack, plain.Line(e.Holder), ShellWord(e.directory), e.Stack)
 }
 
 var lockHolder = regexp.MustCompile(`created by (\S+ \(pid \d+\)) at (\S+)`)

@@ -146,8 +146,11 @@ func (e *Environment) parse(file string, text []byte) error {
 
 var (
 	environmentName = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9-]{0,62}$`)
-	imageDigest     = regexp.MustCompile(`@sha256:[0-9a-f]{64}$`)
+	digest          = regexp.MustCompile(`@sha256:[0-9a-f]{64}$`)
 )
+
+// ByDigest tells whether a reference names one image, and no other tomorrow.
+func ByDigest(image string) bool { return digest.MatchString(image) }
 
 // check tells what is wrong with values that have the right form.
 func (e *Environment) check(r *reader) {
@@ -240,7 +243,7 @@ func (e *Environment) checkPlatform(r *reader) {
 		}
 	case p.Restart != nil:
 		r.fail("platform.restart", "platform.restart is for machines of your own, with platform.files: at AWS a changed configuration is rolled out")
-	case p.Image != "" && !imageDigest.MatchString(p.Image):
+	case p.Image != "" && !ByDigest(p.Image):
 		r.fail("platform.image", "platform.image is %q; it ends with a digest, @sha256:…, so that what runs is what was looked at", p.Image)
 	}
 	if p.Replicas != nil && (p.Replicas.Min < 1 || p.Replicas.Max < p.Replicas.Min) {

@@ -21,6 +21,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/taskfleet/taskfleet/client"
+	"github.com/taskfleet/taskfleet/plain"
 	"github.com/taskfleet/taskfleet/resource"
 )
 
@@ -172,7 +173,7 @@ func (e *StackError) Error() string {
 	for _, f := range e.Failures {
 		b.WriteString("\n  ")
 		if f.ID != "" {
-			b.WriteString(Visible(f.ID) + ": ")
+			b.WriteString(plain.Line(f.ID) + ": ")
 		}
 		b.WriteString(lines(f.Reason, "\n    "))
 	}
@@ -183,7 +184,7 @@ func (e *StackError) Error() string {
 func lines(text, separator string) string {
 	all := strings.Split(text, "\n")
 	for i := range all {
-		all[i] = Visible(all[i])
+		all[i] = plain.Line(all[i])
 	}
 	return strings.Join(all, separator)
 }

@@ -7,9 +7,9 @@ import (
 	"io"
 	"slices"
 	"strings"
-	"unicode"
 	"unicode/utf8"
 
+	"github.com/taskfleet/taskfleet/plain"
 	"github.com/taskfleet/taskfleet/resource"
 )
 
@@ -30,7 +30,7 @@ type writer struct {
 }
 
 func (t *writer) line(indent int, colour, text string) {
-	text = strings.Repeat(" ", indent) + Visible(text)
+	text = strings.Repeat(" ", indent) + plain.Line(text)
 	if t.width > 0 && utf8.RuneCountInString(text) > t.width {
 		text = string([]rune(text)[:t.width-1]) + "…"
 	}
@@ -48,19 +48,9 @@ func (t *writer) whole(indent int, colour, text string) {
 	t.width = width
 }
 
-// Visible is s without what a terminal obeys: names on a platform are anybody's.
-func Visible(s string) string {
-	return strings.Map(func(r rune) rune {
-		if r == utf8.RuneError || unicode.IsControl(r) || r >= '\u202a' && r <= '\u202e' || r >= '\u2066' && r <= '\u2069' {
-			return unicode.ReplacementChar
-		}
-		return r
-	}, s)
-}
-
 // ShellWord is s as one word of a command that somebody may copy into a shell.
 func ShellWord(s string) string {
-	s = Visible(s)
+	s = plain.Line(s)
 	if s != "" && strings.Trim(s, "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-_./:+@%,=") == "" {
 		return s
 	}

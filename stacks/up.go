@@ -11,6 +11,7 @@ import (
 
 	"github.com/pulumi/pulumi/sdk/v3/go/auto/optup"
 
+	"github.com/taskfleet/taskfleet/plain"
 	"github.com/taskfleet/taskfleet/resource"
 )
 
@@ -76,7 +77,7 @@ func (e *RefusedError) Error() string {
 	var b strings.Builder
 	fmt.Fprintf(&b, "preview %s is refused:", e.Preview)
 	for _, f := range e.Refused {
-		fmt.Fprintf(&b, "\n  %s %s", Visible(f.ID), f.Reason)
+		fmt.Fprintf(&b, "\n  %s %s", plain.Line(f.ID), f.Reason)
 	}
 	return b.String()
 }

@@ -118,9 +118,9 @@ func TestLeaseMovesLoops(t *testing.T) {
 		stopA := replica("a")
 		time.Sleep(time.Second)
 		stopB := replica("b")
-		time.Sleep(2 * time.Minute)
+		time.Sleep(2*time.Minute + 2*time.Second) // between two attempts of b
 		stopA()
-		time.Sleep(time.Minute)
+		time.Sleep(50 * time.Second)
 		stopB()
 		equal(t, "passes", ran, []string{"a", "a", "a", "b"})
 	})

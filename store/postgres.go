@@ -40,6 +40,11 @@ const (
 )
 
 func openPostgres(ctx context.Context, url string) (*postgresEngine, error) {
+	_, rest, _ := strings.Cut(url, "://")
+	if end := strings.IndexAny(rest, "/?#"); end >= 0 && strings.Contains(rest[end:], "@") {
+		// It would be taken for the end of the host's part, and what follows be printed.
+		return nil, errors.New("store: the PostgreSQL URL has an @ after the first /, ? or #. In the password, and wherever they are meant as they are, write @ as %40, / as %2F, ? as %3F and # as %23")
+	}
 	config, err := pgx.ParseConfig(url)
 	if err != nil {
 		return nil, fmt.Errorf("store: understand the PostgreSQL URL: %w", err) // pgx leaves the password out

@@ -357,6 +357,9 @@ func TestPostgresURLMistakes(t *testing.T) {
 			"nobody listens":  strings.Replace(good, u.Host, "127.0.0.1:1", 1),
 			"no such setting": with(t, good, "no_such_setting", "1"),
 			"no URL":          "postgres://user:hunter2@host:port/",
+			"a raw /":         "postgres://user:a/hunter2@127.0.0.1:1/db",
+			"a raw #":         "postgres://user:a#hunter2@127.0.0.1:1/db",
+			"a raw ?":         "postgres://user:5?hunter2@127.0.0.1:1/db",
 		} {
 			synctest.Test(t, func(t *testing.T) { // for the back-off
 				_, err := store.Open(t.Context(), bad)

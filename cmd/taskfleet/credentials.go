@@ -15,6 +15,7 @@ import (
 
 	"github.com/taskfleet/taskfleet/client"
 	"github.com/taskfleet/taskfleet/client/credentials"
+	"github.com/taskfleet/taskfleet/plain"
 	"github.com/taskfleet/taskfleet/timestamp"
 )
 
@@ -110,11 +111,11 @@ func printCredentials(out io.Writer, list []credentials.Credential) error {
 		if c.Why == "" || c.State == "rotating" {
 			continue
 		}
-		if _, err := fmt.Fprintf(out, "\n%s: %s\n", c.Name, printable(c.Why)); err != nil {
+		if _, err := fmt.Fprintf(out, "\n%s: %s\n", c.Name, plain.Line(c.Why)); err != nil {
 			return err
 		}
 		if c.ToDo != "" {
-			fmt.Fprintf(out, "  To do: %s\n", printable(c.ToDo))
+			fmt.Fprintf(out, "  To do: %s\n", plain.Line(c.ToDo))
 		}
 	}
 	return nil
@@ -167,7 +168,7 @@ func printCredential(out io.Writer, c *credentials.Credential) error {
 	now := timestamp.Now()
 	line := func(name, text string) {
 		if text != "" {
-			fmt.Fprintf(out, "%-10s %s\n", name, printable(text))
+			fmt.Fprintf(out, "%-10s %s\n", name, plain.Line(text))
 		}
 	}
 	line("name", c.Name)
@@ -202,7 +203,7 @@ func printCredential(out io.Writer, c *credentials.Credential) error {
 	}
 	for _, u := range c.Consumers {
 		if u.Error != "" {
-			fmt.Fprintf(out, "%s: %s\n", u.Name, printable(u.Error))
+			fmt.Fprintf(out, "%s: %s\n", u.Name, plain.Line(u.Error))
 		}
 	}
 	if c.Rotation != nil {
@@ -323,14 +324,14 @@ does not work, or if there is something that nobody knows.`,
 				for _, v := range all {
 					text := "works"
 					if !v.Works {
-						text = "does not work: " + printable(v.Why)
+						text = "does not work: " + plain.Line(v.Why)
 					}
 					fmt.Fprintf(out, "%s %s\n", v.Name, text)
 					for _, l := range v.Leftovers {
 						if l.State == "unknown" {
-							fmt.Fprintf(out, "  %s is there, and is none of its versions; if nobody needs it: taskfleet credentials retire %s %[1]s\n", printable(l.ID), v.Name)
+							fmt.Fprintf(out, "  %s is there, and is none of its versions; if nobody needs it: taskfleet credentials retire %s %[1]s\n", plain.Line(l.ID), v.Name)
 						} else {
-							fmt.Fprintf(out, "  %s is left of a version that is %s: it is removed within a day\n", printable(l.ID), l.State)
+							fmt.Fprintf(out, "  %s is left of a version that is %s: it is removed within a day\n", plain.Line(l.ID), l.State)
 						}
 					}
 				}
@@ -459,9 +460,9 @@ func follow(ctx context.Context, s *session, cmd *cobra.Command, c *credentials.
 	case !wait:
 		fmt.Fprintf(out, "%s is being rotated; taskfleet credentials show %s tells how far it is\n", c.Name, c.Name)
 	case c.Why != "" && c.State != "rotating":
-		fmt.Fprintf(out, "%s is %s: %s\n", c.Name, c.State, printable(c.Why))
+		fmt.Fprintf(out, "%s is %s: %s\n", c.Name, c.State, plain.Line(c.Why))
 		if c.ToDo != "" {
-			fmt.Fprintf(out, "  To do: %s\n", printable(c.ToDo))
+			fmt.Fprintf(out, "  To do: %s\n", plain.Line(c.ToDo))
 		}
 	default:
 		fmt.Fprintf(out, "%s has the version %s in use\n", c.Name, c.Current)

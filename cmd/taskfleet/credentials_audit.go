@@ -14,6 +14,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/taskfleet/taskfleet/client/credentialsaudit"
+	"github.com/taskfleet/taskfleet/plain"
 	"github.com/taskfleet/taskfleet/timestamp"
 )
 
@@ -158,9 +159,9 @@ func progressOf(a *credentialsaudit.Audit) string {
 	case p.Step == "":
 		return "the audit is " + a.State
 	case p.Logs == 0:
-		return "the audit is " + printable(p.Step)
+		return "the audit is " + plain.Line(p.Step)
 	}
-	return fmt.Sprintf("the audit is %s: %d of %d, %s; %s so far", printable(p.Step), p.LogsDone, p.Logs, bytesOf(p.Bytes), plural(int(p.Findings), "finding"))
+	return fmt.Sprintf("the audit is %s: %d of %d, %s; %s so far", plain.Line(p.Step), p.LogsDone, p.Logs, bytesOf(p.Bytes), plural(int(p.Findings), "finding"))
 }
 
 // sortedFindings are those that count, and those that an exception accepts.
@@ -200,7 +201,7 @@ func auditText(a *credentialsaudit.Audit, found sortedFindings) string {
 		ruleWidth = max(ruleWidth, len(f.Rule))
 	}
 	row := func(level, rule, subject string) {
-		fmt.Fprintf(&b, "%s%s%s\n", pad(level, len(indent)), pad(rule, ruleWidth+2), clip(printable(subject), auditWidth-len(indent)-ruleWidth-2))
+		fmt.Fprintf(&b, "%s%s%s\n", pad(level, len(indent)), pad(rule, ruleWidth+2), clip(plain.Line(subject), auditWidth-len(indent)-ruleWidth-2))
 	}
 	if len(found.counted) > 0 {
 		row("LEVEL", "RULE", "SUBJECT")
@@ -275,7 +276,7 @@ func wrapped(text, indent string) string {
 		}
 		line = ""
 	}
-	for _, word := range strings.Fields(printable(text)) {
+	for _, word := range strings.Fields(plain.Line(text)) {
 		if line != "" && utf8.RuneCountInString(line)+1+utf8.RuneCountInString(word) > room {
 			flush()
 		}

@@ -11,6 +11,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/taskfleet/taskfleet/plain"
 	"github.com/taskfleet/taskfleet/project"
 	"github.com/taskfleet/taskfleet/resource"
 )
@@ -113,7 +114,7 @@ func applyChanges(ctx context.Context, cmd *cobra.Command, s *session, what stri
 	err := resource.Apply(ctx, s.core, changes, func(c resource.Change) {
 		result.Applied++
 		if !o.asJSON {
-			fmt.Fprintf(out, "%sd %s %s\n", c.Action, c.Kind, printable(c.Name))
+			fmt.Fprintf(out, "%sd %s %s\n", c.Action, c.Kind, plain.Line(c.Name))
 		}
 	})
 	if o.asJSON {
@@ -130,7 +131,7 @@ func applyChanges(ctx context.Context, cmd *cobra.Command, s *session, what stri
 func printableLines(doc []byte) []string {
 	lines := strings.Split(string(doc), "\n")
 	for i, line := range lines {
-		lines[i] = printable(line)
+		lines[i] = plain.Line(line)
 	}
 	return lines
 }
@@ -144,7 +145,7 @@ func printChanges(out io.Writer, what string, todo []resource.Change, same int) 
 	b := brushFor(out)
 	var text strings.Builder
 	for _, c := range todo {
-		after, name := printableLines(c.After), c.Kind+" "+printable(c.Name)
+		after, name := printableLines(c.After), c.Kind+" "+plain.Line(c.Name)
 		if c.Action == resource.Create {
 			text.WriteString(b.paint(bold, "+ "+name) + "\n")
 			for _, line := range after {

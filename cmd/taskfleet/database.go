@@ -16,6 +16,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/taskfleet/taskfleet"
+	"github.com/taskfleet/taskfleet/plain"
 	"github.com/taskfleet/taskfleet/store"
 )
 
@@ -157,7 +158,7 @@ func migrationsThatAre(list []databaseMigration, state string) (some []databaseM
 
 func newerError(newer []databaseMigration) error {
 	return fmt.Errorf("the database was migrated by a newer taskfleet: it holds %s of %s, which this one does not know; run the newer one, or restore the backup from before",
-		printable(newer[0].Name), printable(newer[0].Service))
+		plain.Line(newer[0].Name), plain.Line(newer[0].Service))
 }
 
 // migrationStatus compares the database with what this program has.

@@ -10,7 +10,6 @@ import (
 	"os"
 	"os/signal"
 	"path/filepath"
-	"regexp"
 	"strings"
 	"syscall"
 	"time"
@@ -18,6 +17,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/taskfleet/taskfleet/deploy"
+	"github.com/taskfleet/taskfleet/plain"
 	"github.com/taskfleet/taskfleet/stacks"
 )
 
@@ -33,8 +33,6 @@ const smokeLongest = 4 * 24 * time.Hour
 
 // environments is where environments are that are named without a path.
 const environments = "environments"
-
-var imageByDigest = regexp.MustCompile(`@sha256:[0-9a-f]{64}$`)
 
 // deployFlags are those of taskfleet deploy.
 type deployFlags struct {
@@ -152,7 +150,7 @@ func (f *deployFlags) run(cmd *cobra.Command) error {
 	case f.image == "":
 	case e.Platform == nil || e.Platform.Files != "":
 		return usagef("--image: %s has no release at AWS, so there is no image to replace", f.environment)
-	case !imageByDigest.MatchString(f.image):
+	case !stacks.ByDigest(f.image):
 		return usagef("--image is %q; it ends with a digest, @sha256:…, so that what runs is what was looked at", f.image)
 	}
 	if f.smokeLimit <= 0 || f.smokeLimit > smokeLongest {
@@ -278,7 +276,7 @@ func printOutcome(w io.Writer, o *deploy.Outcome) error {
 	}
 	fmt.Fprintln(w, "\nHow to go on")
 	for i, n := range o.Next {
-		fmt.Fprintf(w, "  %d. %s\n", i+1, printable(n))
+		fmt.Fprintf(w, "  %d. %s\n", i+1, plain.Line(n))
 	}
 	fmt.Fprintln(w)
 	return nil
@@ -315,12 +313,12 @@ func (t *deployTeller) tell(e deploy.Event) {
 	switch e.What {
 	case deploy.EventBegin:
 		if e.Text != "" {
-			fmt.Fprintln(t.out, printable(e.Text))
+			fmt.Fprintln(t.out, plain.Line(e.Text))
 		}
 	case deploy.EventDone:
-		fmt.Fprintf(t.out, "%s is done: %s\n", e.Step, printable(e.Text))
+		fmt.Fprintf(t.out, "%s is done: %s\n", e.Step, plain.Line(e.Text))
 	case deploy.EventSkipped:
-		fmt.Fprintf(t.out, "%s was done before: %s\n", e.Step, printable(e.Text))
+		fmt.Fprintf(t.out, "%s was done before: %s\n", e.Step, plain.Line(e.Text))
 	case deploy.EventFailed:
 		fmt.Fprintf(t.out, "%s has FAILED: %s\n", e.Step, indented(e.Text))
 	case deploy.EventPlan:

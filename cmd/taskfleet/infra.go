@@ -16,6 +16,7 @@ import (
 	"golang.org/x/term"
 
 	"github.com/taskfleet/taskfleet/infra"
+	"github.com/taskfleet/taskfleet/plain"
 )
 
 // exitDrift is the exit code of drift, and of verify, when they have found something. Therefore a wrong command line
@@ -100,7 +101,7 @@ func (f *infraFlags) with(cmd *cobra.Command) infra.Options {
 	signal.Ignore(syscall.SIGPIPE) // Ctrl-C ends the tee that reads our output at once, and us when what is under way has ended
 	infra.PrivateFiles()
 	o := f.options
-	o.Notice = func(line string) { fmt.Fprintln(cmd.ErrOrStderr(), printable(line)) }
+	o.Notice = func(line string) { fmt.Fprintln(cmd.ErrOrStderr(), plain.Line(line)) }
 	return o
 }
 

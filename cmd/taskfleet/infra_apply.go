@@ -14,6 +14,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/taskfleet/taskfleet/infra"
+	"github.com/taskfleet/taskfleet/plain"
 )
 
 func newInfraApplyCommand() *cobra.Command {
@@ -106,7 +107,7 @@ func headline(s string) string {
 func indented(s string) string {
 	lines := strings.Split(s, "\n")
 	for i := range lines {
-		lines[i] = printable(lines[i])
+		lines[i] = plain.Line(lines[i])
 	}
 	return strings.Join(lines, "\n  ")
 }
@@ -133,6 +134,6 @@ func progressTo(w io.Writer) func(infra.Progress) {
 		case "failed":
 			word, more = "FAILED", "  "+took(p.Took)
 		}
-		fmt.Fprintf(w, "%s  %*d/%d  %-11s %s%s\n", p.Time.UTC().Format(time.TimeOnly), len(fmt.Sprint(p.Total)), p.Done, p.Total, word, printable(p.Address), printable(more))
+		fmt.Fprintf(w, "%s  %*d/%d  %-11s %s%s\n", p.Time.UTC().Format(time.TimeOnly), len(fmt.Sprint(p.Total)), p.Done, p.Total, word, plain.Line(p.Address), plain.Line(more))
 	}
 }

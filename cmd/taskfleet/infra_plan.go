@@ -11,6 +11,7 @@ import (
 
 	"github.com/taskfleet/taskfleet/infra"
 	"github.com/taskfleet/taskfleet/infra/plan"
+	"github.com/taskfleet/taskfleet/plain"
 )
 
 func newInfraPlanCommand() *cobra.Command {
@@ -180,7 +181,7 @@ func printReport(out io.Writer, r *infra.Report) error {
 			if s.ID != "" {
 				id = "  " + s.ID
 			}
-			fmt.Fprintf(out, "  %-8s%s%s\n", s.Action, printable(s.Address), printable(id))
+			fmt.Fprintf(out, "  %-8s%s%s\n", s.Action, plain.Line(s.Address), plain.Line(id))
 		}
 	}
 	if len(r.Errors) > 0 {
@@ -192,7 +193,7 @@ func printReport(out io.Writer, r *infra.Report) error {
 	if len(r.Next) > 0 {
 		fmt.Fprintln(out, "\nHow to go on")
 		for i, n := range r.Next {
-			fmt.Fprintf(out, "  %d. %s\n", i+1, printable(n))
+			fmt.Fprintf(out, "  %d. %s\n", i+1, plain.Line(n))
 		}
 	}
 	return nil

@@ -14,6 +14,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/taskfleet/taskfleet/infra/policy"
+	"github.com/taskfleet/taskfleet/plain"
 )
 
 // exitViolated is the exit code of a plan that policy refuses.
@@ -212,7 +213,7 @@ func readPlan(file string, most int64) ([]byte, error) {
 func linesShown(text string) string {
 	lines := strings.Split(text, "\n")
 	for i := range lines {
-		lines[i] = printable(lines[i])
+		lines[i] = plain.Line(lines[i])
 	}
 	return strings.Join(lines, "\n")
 }

@@ -16,6 +16,7 @@ import (
 	"github.com/taskfleet/taskfleet/infra"
 	"github.com/taskfleet/taskfleet/infra/plan"
 	"github.com/taskfleet/taskfleet/infra/verify"
+	"github.com/taskfleet/taskfleet/plain"
 	"github.com/taskfleet/taskfleet/schedule"
 	"github.com/taskfleet/taskfleet/schedule/cron"
 )
@@ -209,7 +210,7 @@ func (w *infraWatch) lookForDrift(ctx context.Context, d InfraDeployment) (strin
 			fmt.Fprintf(&list, "    and %d more\n", len(p.Drift)-i)
 			break
 		}
-		fmt.Fprintf(&list, "    %s (%s)\n", printable(c.Address), c.Action)
+		fmt.Fprintf(&list, "    %s (%s)\n", plain.Line(c.Address), c.Action)
 	}
 	what := plural(len(p.Drift), "resource") + " changed by other hands"
 	w.log.Error("a deployment has drifted", "deployment", d.Name, "resources", len(p.Drift))
@@ -232,7 +233,7 @@ func (w *infraWatch) lookAtAccount(ctx context.Context, d InfraDeployment) (stri
 			fmt.Fprintf(&list, "    and %d more\n", len(r.Findings)-i)
 			break
 		}
-		fmt.Fprintf(&list, "    %s %s: %s\n        %s\n", f.Severity, f.Check, printable(f.Resource), printable(f.Message))
+		fmt.Fprintf(&list, "    %s %s: %s\n        %s\n", f.Severity, f.Check, plain.Line(f.Resource), plain.Line(f.Message))
 	}
 	what := verifyCounts(r)
 	w.log.Error("an account is not as a deployment should be", "deployment", d.Name, "account", r.Account, "findings", len(r.Findings))

@@ -12,6 +12,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/taskfleet/taskfleet/infra"
+	"github.com/taskfleet/taskfleet/plain"
 )
 
 func newInfraBootstrapCommand() *cobra.Command {
@@ -169,7 +170,7 @@ func printManifest(cmd *cobra.Command, d *infra.Deployment, file string, asJSON 
 	if asJSON {
 		return printJSON(out, map[string]any{"file": file, "deployment": m.Deployment, "state": m.State})
 	}
-	_, err = fmt.Fprintf(out, "wrote %s: %s, version %d of its state\n", file, printable(m.Deployment), m.State.Serial)
+	_, err = fmt.Fprintf(out, "wrote %s: %s, version %d of its state\n", file, plain.Line(m.Deployment), m.State.Serial)
 	return err
 }
 
@@ -218,7 +219,7 @@ still at work, both spoil the state: be sure that it is dead. Where nobody can b
 				return err
 			}
 			held, err := d.Unlock(cmd.Context(), func(l *infra.LockedError) error {
-				fmt.Fprintf(cmd.ErrOrStderr(), "locked by %s\n", printable(l.Holder()))
+				fmt.Fprintf(cmd.ErrOrStderr(), "locked by %s\n", plain.Line(l.Holder()))
 				if yes == l.ID && l.ID != "" {
 					return nil
 				}
@@ -281,7 +282,7 @@ the states stays; it is a deployment of its own, in state/.`,
 			}
 			certain, possible := s.Obstacles()
 			for _, line := range append(certain, possible...) {
-				fmt.Fprintln(errOut, "\n"+printable(line))
+				fmt.Fprintln(errOut, "\n"+plain.Line(line))
 			}
 			if len(certain) > 0 {
 				return fmt.Errorf("AWS would refuse to destroy %s, half-way. Nothing was done", plural(len(certain), "resource"))

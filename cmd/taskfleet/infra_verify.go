@@ -19,6 +19,7 @@ import (
 	"github.com/taskfleet/taskfleet/infra"
 	"github.com/taskfleet/taskfleet/infra/policy"
 	"github.com/taskfleet/taskfleet/infra/verify"
+	"github.com/taskfleet/taskfleet/plain"
 )
 
 func infraVerifyCommand() *cobra.Command {
@@ -176,7 +177,7 @@ func wrappedAt(text, indent string, width int) string {
 	var b strings.Builder
 	room := width - utf8.RuneCountInString(indent)
 	line := ""
-	for _, word := range strings.Fields(printable(text)) {
+	for _, word := range strings.Fields(plain.Line(text)) {
 		if line != "" && utf8.RuneCountInString(line)+1+utf8.RuneCountInString(word) > room {
 			b.WriteString(indent + line + "\n")
 			line = ""

@@ -10,6 +10,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/taskfleet/taskfleet/client/mirror"
+	"github.com/taskfleet/taskfleet/plain"
 	"github.com/taskfleet/taskfleet/timestamp"
 )
 
@@ -161,7 +162,7 @@ func narrowLast(t *table, width int) {
 		width -= column + gap
 	}
 	for _, row := range t.rows {
-		row[last] = clipMiddle(printable(row[last]), max(width, least))
+		row[last] = clipMiddle(plain.Line(row[last]), max(width, least))
 	}
 }
 

@@ -208,5 +208,5 @@ func (m *meter) bar(c *syncCount, width int) line {
 		bad := int((done+failed)/total*float64(length)) - good
 		l = line{{strings.Repeat("█", good), green}, {strings.Repeat("█", bad), red}, {strings.Repeat("░", length-good-bad), dim}}
 	}
-	return append(l, span{text, plain})
+	return append(l, span{text, noColor})
 }

@@ -7,12 +7,12 @@ import (
 	"os"
 	"strings"
 	"time"
-	"unicode"
 	"unicode/utf8"
 
 	"github.com/spf13/cobra"
 	"golang.org/x/term"
 
+	"github.com/taskfleet/taskfleet/plain"
 	"github.com/taskfleet/taskfleet/timestamp"
 )
 
@@ -55,7 +55,7 @@ func (t *table) text(width int) string {
 	all := append([][]string{t.head}, t.rows...)
 	for _, row := range all {
 		for i := range row {
-			row[i] = printable(row[i])
+			row[i] = plain.Line(row[i])
 			columns[i] = max(columns[i], utf8.RuneCountInString(row[i]))
 		}
 	}
@@ -78,17 +78,6 @@ func (t *table) text(width int) string {
 		b.WriteString(strings.TrimRight(line, " ") + "\n")
 	}
 	return b.String()
-}
-
-// printable is s without what a terminal obeys instead of showing it: workers,
-// and tasks on them, have a say in what is printed here.
-func printable(s string) string {
-	return strings.Map(func(r rune) rune {
-		if r == utf8.RuneError || unicode.IsControl(r) || r >= '\u202a' && r <= '\u202e' || r >= '\u2066' && r <= '\u2069' {
-			return utf8.RuneError
-		}
-		return r
-	}, s)
 }
 
 // clip shortens s to n characters.

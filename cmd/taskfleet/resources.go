@@ -16,6 +16,7 @@ import (
 
 	"github.com/taskfleet/taskfleet/client"
 	"github.com/taskfleet/taskfleet/cred"
+	"github.com/taskfleet/taskfleet/plain"
 	"github.com/taskfleet/taskfleet/resource"
 )
 
@@ -147,7 +148,7 @@ failed or was interrupted can be repeated: what is done is kept, and the same ag
 			err = d.Apply(ctx, s.core, func(x resource.Change) {
 				result.Done = append(result.Done, x.ID)
 				if !asJSON {
-					fmt.Fprintf(out, "%s %s\n", x.Action.Past(), printable(x.ID))
+					fmt.Fprintf(out, "%s %s\n", x.Action.Past(), plain.Line(x.ID))
 				}
 			})
 			return finish(cmd, asJSON, s, result, err)
@@ -197,7 +198,7 @@ func finish(cmd *cobra.Command, asJSON bool, s *session, result resourcesResult,
 				fmt.Fprintf(out, "not tried: %d more\n", len(unfinished.Left)-i)
 				break
 			}
-			fmt.Fprintf(out, "not tried: %s %s\n", x.Action, printable(x.ID))
+			fmt.Fprintf(out, "not tried: %s %s\n", x.Action, plain.Line(x.ID))
 		}
 	case err == nil && len(result.Done) > 0:
 		fmt.Fprintf(out, "\n%s is as the files say: %s made\n", s.core.RootURL(), plural(len(result.Done), "change"))

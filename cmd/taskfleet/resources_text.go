@@ -5,6 +5,7 @@ import (
 	"io"
 	"strings"
 
+	"github.com/taskfleet/taskfleet/plain"
 	"github.com/taskfleet/taskfleet/resource"
 )
 
@@ -70,7 +71,7 @@ func printResources(out io.Writer, where string, d *resource.Diff) error {
 		if err != nil {
 			return err
 		}
-		switch id := printable(x.ID); x.Action {
+		switch id := plain.Line(x.ID); x.Action {
 		case resource.Create:
 			text.WriteString(b.paint(bold, "+ "+id) + "\n")
 			for _, line := range after {
@@ -128,7 +129,7 @@ func documentLines(document []byte) ([]string, error) {
 	}
 	lines, err := resource.YAML(document)
 	for i, line := range lines {
-		lines[i] = printable(line)
+		lines[i] = plain.Line(line)
 	}
 	return lines, err
 }

@@ -14,6 +14,7 @@ import (
 
 	"github.com/taskfleet/taskfleet/client"
 	"github.com/taskfleet/taskfleet/client/schedules"
+	"github.com/taskfleet/taskfleet/plain"
 	"github.com/taskfleet/taskfleet/timestamp"
 )
 
@@ -123,7 +124,7 @@ func printSchedules(w io.Writer, jobs []schedules.Job, others []schedules.OtherL
 		if i == 0 {
 			fmt.Fprintln(w)
 		}
-		fmt.Fprint(w, bullet(printable(text), lineWidth(w)))
+		fmt.Fprint(w, bullet(plain.Line(text), lineWidth(w)))
 	}
 	return nil
 }
@@ -135,7 +136,7 @@ func times(expressions []string, zone string) string {
 	if zone != "UTC" {
 		text += " " + zone
 	}
-	return clip(printable(text), 28)
+	return clip(plain.Line(text), 28)
 }
 
 // ahead words for how long a time is ahead.
@@ -232,7 +233,7 @@ code is 1 if the run failed.`,
 			case !wait:
 				_, err = fmt.Fprintf(out, "%s will run; taskfleet schedule history %s shows what comes of it\n", args[0], args[0])
 			default:
-				_, err = fmt.Fprint(out, wrap(printable(fmt.Sprintf("%s after %s: %s", r.State, took(r.Ended.Sub(r.Started)), cmp.Or(firstLine(r.Error), r.Outcome, "nothing was said"))), lineWidth(out), ""))
+				_, err = fmt.Fprint(out, wrap(plain.Line(fmt.Sprintf("%s after %s: %s", r.State, took(r.Ended.Sub(r.Started)), cmp.Or(firstLine(r.Error), r.Outcome, "nothing was said"))), lineWidth(out), ""))
 			}
 			if err == nil && r.State == "failed" {
 				err = silentError{errors.New("the run failed")}
@@ -325,7 +326,7 @@ what was said of it. BY is the client that asked for it, or the schedule. Runs a
 				if !r.Ended.IsZero() && !r.Started.IsZero() {
 					duration = took(r.Ended.Sub(r.Started))
 				}
-				t.add(clock(r.Due, now), r.State, duration, strconv.FormatInt(r.Attempt, 10), clip(printable(cmp.Or(r.Caller, "schedule")), 24), orDash(cmp.Or(firstLine(r.Error), r.Outcome)))
+				t.add(clock(r.Due, now), r.State, duration, strconv.FormatInt(r.Attempt, 10), clip(plain.Line(cmp.Or(r.Caller, "schedule")), 24), orDash(cmp.Or(firstLine(r.Error), r.Outcome)))
 			}
 			return t.print(cmd.OutOrStdout())
 		}),

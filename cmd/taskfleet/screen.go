@@ -12,6 +12,7 @@ import (
 	"golang.org/x/term"
 
 	"github.com/taskfleet/taskfleet/graph"
+	"github.com/taskfleet/taskfleet/plain"
 	"github.com/taskfleet/taskfleet/task"
 )
 
@@ -75,7 +76,7 @@ func (s *screen) draw() {
 	v.running = nil
 	for _, t := range s.live {
 		if r := graph.LatestRun(&t.Status); r != nil {
-			v.running = append(v.running, runningTask{printable(t.Name), r.WorkerID, now.Sub(r.Started.Time())})
+			v.running = append(v.running, runningTask{plain.Line(t.Name), r.WorkerID, now.Sub(r.Started.Time())})
 		}
 	}
 	slices.SortFunc(v.running, func(a, b runningTask) int { return strings.Compare(a.name, b.name) })

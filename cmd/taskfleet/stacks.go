@@ -17,6 +17,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/taskfleet/taskfleet/client"
+	"github.com/taskfleet/taskfleet/plain"
 	"github.com/taskfleet/taskfleet/stacks"
 )
 
@@ -98,7 +99,7 @@ func (f *stacksFlags) open(cmd *cobra.Command) (*stacks.Driver, error) {
 			}
 		}, err
 	}
-	o.Notice = func(line string) { fmt.Fprintln(cmd.ErrOrStderr(), printable(line)) }
+	o.Notice = func(line string) { fmt.Fprintln(cmd.ErrOrStderr(), plain.Line(line)) }
 	o.Progress = stacksProgress(cmd.OutOrStdout())
 	if f.json {
 		o.Progress = stacksProgress(cmd.ErrOrStderr())
@@ -182,7 +183,7 @@ func stacksProgress(w io.Writer) func(stacks.Progress) {
 		if p.Total > 0 {
 			count = fmt.Sprintf("%*d/%d", len(fmt.Sprint(p.Total)), p.Done, p.Total)
 		}
-		fmt.Fprintf(w, "%s  %-10s  %s  %-10s  %s%s\n", p.Time.UTC().Format(time.TimeOnly), p.Stack, count, word, printable(p.ID), printable(more))
+		fmt.Fprintf(w, "%s  %-10s  %s  %-10s  %s%s\n", p.Time.UTC().Format(time.TimeOnly), p.Stack, count, word, plain.Line(p.ID), plain.Line(more))
 	}
 }
 
@@ -238,7 +239,7 @@ func newStacksOutputsCommand() *cobra.Command {
 					if err := json.Compact(&value, all[name][key]); err != nil {
 						return err
 					}
-					fmt.Fprintf(out, "%s.%s = %s\n", name, key, printable(value.String()))
+					fmt.Fprintf(out, "%s.%s = %s\n", name, key, plain.Line(value.String()))
 				}
 			}
 			return nil

@@ -12,6 +12,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/taskfleet/taskfleet/plain"
 	"github.com/taskfleet/taskfleet/resource"
 	"github.com/taskfleet/taskfleet/stacks"
 )
@@ -53,13 +54,13 @@ To keep what was done: write it into the files, until preview has nothing to do.
 			}
 			if !flags.json {
 				for _, line := range r.Left {
-					fmt.Fprintln(out, printable(line))
+					fmt.Fprintln(out, plain.Line(line))
 				}
 			}
 			if len(r.Pending) > 0 && !flags.json {
 				fmt.Fprintf(out, "\n%s cut off by the end of an up; the next up does the rest:\n", plural(len(r.Pending), "operation"))
 				for _, p := range r.Pending {
-					fmt.Fprintln(out, "  "+printable(p))
+					fmt.Fprintln(out, "  "+plain.Line(p))
 				}
 			}
 			if err == nil && n > 0 {
@@ -128,7 +129,7 @@ Where states are in S3 it is not known who holds a lock until an up is refused, 
 					if l.Gone() {
 						state = "; no such process is on this machine any more"
 					}
-					fmt.Fprintf(errOut, "stack %s is locked by %s@%s (pid %d) since %s%s\n", name, printable(l.User), printable(l.Host), l.PID, l.Since.UTC().Format(time.DateTime+" UTC"), state)
+					fmt.Fprintf(errOut, "stack %s is locked by %s@%s (pid %d) since %s%s\n", name, plain.Line(l.User), plain.Line(l.Host), l.PID, l.Since.UTC().Format(time.DateTime+" UTC"), state)
 				}
 				if !known {
 					fmt.Fprintf(errOut, "stack %s: who holds its lock, if anybody does, cannot be told where states are in S3; an up that is refused tells\n", name)
@@ -227,16 +228,16 @@ With --state, a file of taskfleet stacks export is made the state of the stack t
 			for _, f := range a.Files {
 				fmt.Fprintf(errOut, "%s would define\n", f.Path)
 				for _, id := range f.IDs {
-					fmt.Fprintln(errOut, "  = "+printable(id))
+					fmt.Fprintln(errOut, "  = "+plain.Line(id))
 				}
 				n += len(f.IDs)
 			}
 			fmt.Fprintf(errOut, "%s of %s to import; %d are defined already\n", plural(n, "thing"), from, a.Defined)
 			if len(a.Without) > 0 {
-				fmt.Fprintf(errOut, "%s left out, as the environment has no directory of definitions for their stack; the first is %s\n", plural(len(a.Without), "thing"), printable(a.Without[0]))
+				fmt.Fprintf(errOut, "%s left out, as the environment has no directory of definitions for their stack; the first is %s\n", plural(len(a.Without), "thing"), plain.Line(a.Without[0]))
 			}
 			if len(a.Unmanaged) > 0 {
-				fmt.Fprintf(errOut, "%s left out, as no managed pattern of the environment matches them; the first is %s. --only imports what a pattern matches, as managed\n", plural(len(a.Unmanaged), "thing"), printable(a.Unmanaged[0]))
+				fmt.Fprintf(errOut, "%s left out, as no managed pattern of the environment matches them; the first is %s. --only imports what a pattern matches, as managed\n", plural(len(a.Unmanaged), "thing"), plain.Line(a.Unmanaged[0]))
 			}
 			if n == 0 {
 				if flags.json {

@@ -12,6 +12,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/taskfleet/taskfleet/plain"
 	"github.com/taskfleet/taskfleet/stacks"
 )
 
@@ -211,7 +212,7 @@ func printStacksReport(out io.Writer, r *stacks.Report) error {
 		fmt.Fprintf(out, "%-10s  deleted, %d\n", "strays", len(r.Pruned))
 	}
 	for _, id := range r.Kept {
-		fmt.Fprintf(out, "kept on the platform, as no managed pattern matches it: %s\n", printable(id))
+		fmt.Fprintf(out, "kept on the platform, as no managed pattern matches it: %s\n", plain.Line(id))
 	}
 	_, err := fmt.Fprintf(out, "%s after %s, %d of %s\n", r.Result, took(r.Ended.Sub(r.Began)), r.Done(), plural(r.Total, "change"))
 	return err

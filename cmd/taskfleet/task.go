@@ -18,6 +18,7 @@ import (
 	"github.com/taskfleet/taskfleet/client"
 	"github.com/taskfleet/taskfleet/client/queue"
 	"github.com/taskfleet/taskfleet/graph"
+	"github.com/taskfleet/taskfleet/plain"
 	"github.com/taskfleet/taskfleet/slugid"
 	"github.com/taskfleet/taskfleet/task"
 	"github.com/taskfleet/taskfleet/timestamp"
@@ -236,7 +237,7 @@ func newTaskStatusCommand() *cobra.Command {
 
 func printStatus(w io.Writer, d *queue.Task, s *queue.TaskStatus) error {
 	fmt.Fprintf(w, "task      %s\nname      %s\nstate     %s\nqueue     %s\ngroup     %s\ndeadline  %s (%s)\n",
-		s.TaskID, printable(d.Metadata.Name), outcome(s), s.TaskQueueID, s.TaskGroupID, s.Deadline, distance(s.Deadline))
+		s.TaskID, plain.Line(d.Metadata.Name), outcome(s), s.TaskQueueID, s.TaskGroupID, s.Deadline, distance(s.Deadline))
 	if s.State == string(task.Unscheduled) {
 		fmt.Fprintf(w, "waits     for %s (%s)\n", plural(len(d.Dependencies), "other task"), d.Requires)
 	}

@@ -182,7 +182,7 @@ func (u *up) show(ctx context.Context, p *platform, g *graph.Graph, pool *graph.
 	fleet := &lookout{core: core, screen: screen, queues: g.Queues()}
 	progress, err := u.work(ctx, core, g, screen, fleet)
 	if err == nil && u.exit {
-		screen.event(plain, "waiting until the workers have gone, which they do when they have been idle for a while")
+		screen.event(noColor, "waiting until the workers have gone, which they do when they have been idle for a while")
 		err = fleet.wait(ctx)
 	}
 	fleet.stop()
@@ -215,7 +215,7 @@ func (u *up) show(ctx context.Context, p *platform, g *graph.Graph, pool *graph.
 // work submits the graph and watches it to its end.
 func (u *up) work(ctx context.Context, core *client.Client, g *graph.Graph, screen *screen, fleet *lookout) (*graph.Progress, error) {
 	fleet.start(ctx)
-	screen.event(plain, "submitting %s as group %s", plural(len(g.Tasks), "task"), g.GroupID)
+	screen.event(noColor, "submitting %s as group %s", plural(len(g.Tasks), "task"), g.GroupID)
 	err := graph.Submit(ctx, core, g, func(created, _ int) {
 		screen.change(func(v *view) { v.tasks = graph.Counts{Unscheduled: created} })
 	})

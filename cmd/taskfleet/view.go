@@ -10,6 +10,7 @@ import (
 
 	"github.com/taskfleet/taskfleet/client/queue"
 	"github.com/taskfleet/taskfleet/graph"
+	"github.com/taskfleet/taskfleet/plain"
 	"github.com/taskfleet/taskfleet/task"
 )
 
@@ -50,12 +51,12 @@ type eventView struct {
 type color int
 
 const (
-	plain  color = 0
-	bold   color = 1
-	dim    color = 2
-	red    color = 31
-	green  color = 32
-	yellow color = 33
+	noColor color = 0
+	bold    color = 1
+	dim     color = 2
+	red     color = 31
+	green   color = 32
+	yellow  color = 33
 )
 
 // A line is spans of one color each, side by side.
@@ -78,7 +79,7 @@ func (v *view) render(width, height int) []line {
 func (v *view) title(width int) line {
 	clock := took(v.elapsed.Truncate(time.Second))
 	left := "taskfleet  " + v.rootURL
-	return line{{left, bold}, {pad("", width-utf8.RuneCountInString(left)-len(clock)), plain}, {clock, plain}}
+	return line{{left, bold}, {pad("", width-utf8.RuneCountInString(left)-len(clock)), noColor}, {clock, noColor}}
 }
 
 const maxBar = 60
@@ -106,11 +107,11 @@ func (v *view) bar(width int) line {
 			l = append(l, span{strings.Repeat(part.cell, cells), part.color})
 		}
 	}
-	return append(l, span{text, plain})
+	return append(l, span{text, noColor})
 }
 
 func (v *view) states() line {
-	l := line{{" ", plain}}
+	l := line{{" ", noColor}}
 	add := func(n int, word string, c color) {
 		if n == 0 {
 			c = dim
@@ -118,15 +119,15 @@ func (v *view) states() line {
 		l = append(l, span{fmt.Sprintf(" %d %s ", n, word), c})
 	}
 	add(v.tasks.Running, "running", yellow)
-	add(v.tasks.Pending, "pending", plain)
-	add(v.tasks.Unscheduled-v.blocked, "waiting", plain)
+	add(v.tasks.Pending, "pending", noColor)
+	add(v.tasks.Unscheduled-v.blocked, "waiting", noColor)
 	add(v.tasks.Failed, "failed", red)
 	add(v.tasks.Exception, "exception", red)
 	if v.blocked > 0 {
 		add(v.blocked, "blocked", red)
 	}
 	if missing := v.total - v.tasks.Total(); missing > 0 {
-		add(missing, "to submit", plain)
+		add(missing, "to submit", noColor)
 	}
 	return l
 }
@@ -135,7 +136,7 @@ func (v *view) poolLines() (lines []line) {
 	for _, p := range v.pools {
 		l := line{{p.id + "  ", bold}}
 		if p.known {
-			l = append(l, span{p.words(), plain})
+			l = append(l, span{p.words(), noColor})
 		} else {
 			l = append(l, span{"…", dim})
 		}
@@ -159,7 +160,7 @@ func (v *view) runningLines(n int) (lines []line) {
 		if i == n-1 && len(shown) > n {
 			return append(lines, line{{fmt.Sprintf("  and %d more", len(shown)-i), dim}})
 		}
-		lines = append(lines, line{{"  " + pad(clip(t.name, 32), 34), yellow}, {pad(took(t.took.Truncate(time.Second)), 8), plain}, {t.worker, dim}})
+		lines = append(lines, line{{"  " + pad(clip(t.name, 32), 34), yellow}, {pad(took(t.took.Truncate(time.Second)), 8), noColor}, {t.worker, dim}})
 	}
 	return lines
 }
@@ -199,7 +200,7 @@ func fit(lines []line, width, height int) []line {
 func (l line) text(colored bool) string {
 	var b strings.Builder
 	for _, s := range l {
-		if s.color == plain || !colored {
+		if s.color == noColor || !colored {
 			b.WriteString(s.text)
 		} else {
 			fmt.Fprintf(&b, "\x1b[%dm%s\x1b[0m", s.color, s.text)
@@ -210,7 +211,7 @@ func (l line) text(colored bool) string {
 
 // describe words one step of a task, and says in which color.
 func describe(c graph.Change) (string, color) {
-	name := pad(clip(printable(c.Task.Name), 28), 28)
+	name := pad(clip(plain.Line(c.Task.Name), 28), 28)
 	state := c.Task.Status.State
 	run := c.Run()
 	if run == nil {

@@ -91,7 +91,7 @@ func TestTheBarIsFullAtTheEnd(t *testing.T) {
 }
 
 func TestColorsStayInTheirSpan(t *testing.T) {
-	l := line{{"a", bold}, {"b", plain}, {"c", red}}
+	l := line{{"a", bold}, {"b", noColor}, {"c", red}}
 	if got, want := l.text(true), "\x1b[1ma\x1b[0mb\x1b[31mc\x1b[0m"; got != want {
 		t.Errorf("got %q, want %q", got, want)
 	}

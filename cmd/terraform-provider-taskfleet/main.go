@@ -13,6 +13,7 @@ import (
 
 	"github.com/taskfleet/taskfleet/client"
 	"github.com/taskfleet/taskfleet/infra/provider"
+	"github.com/taskfleet/taskfleet/plain"
 	"github.com/taskfleet/taskfleet/resource"
 )
 
@@ -48,7 +49,7 @@ func main() {
 		err = provider.Serve(context.Background(), build(), *debugging)
 	}
 	if err != nil {
-		fmt.Fprintln(os.Stderr, provider.Printable(err.Error()))
+		fmt.Fprintln(os.Stderr, plain.Text(err.Error()))
 		os.Exit(1)
 	}
 }

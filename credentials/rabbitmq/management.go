@@ -19,12 +19,12 @@ import (
 	"strconv"
 	"strings"
 	"time"
-	"unicode"
 
 	amqp "github.com/rabbitmq/amqp091-go"
 
 	"github.com/taskfleet/taskfleet/credentials"
 	"github.com/taskfleet/taskfleet/credentials/pace"
+	"github.com/taskfleet/taskfleet/plain"
 )
 
 // A management is the management API of a broker.
@@ -173,16 +173,7 @@ func (m *management) plain(text string) string {
 	if strings.Contains(text, m.password) || strings.Contains(text, base64.StdEncoding.EncodeToString([]byte(m.name+":"+m.password))) {
 		return ""
 	}
-	text = strings.Map(func(r rune) rune {
-		if !unicode.IsPrint(r) {
-			return ' '
-		}
-		return r
-	}, text)
-	if list := []rune(text); len(list) > 200 {
-		text = string(list[:200]) + "…"
-	}
-	return text
+	return plain.Words(text, 200)
 }
 
 func path(parts ...string) string {

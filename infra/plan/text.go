@@ -5,8 +5,9 @@ import (
 	"fmt"
 	"io"
 	"strings"
-	"unicode"
 	"unicode/utf8"
+
+	"github.com/taskfleet/taskfleet/plain"
 )
 
 // Colours of a terminal.
@@ -218,7 +219,7 @@ func (t *writer) attributes(list []Attribute) {
 		if a.ForcesReplacement {
 			mark, colour = "  <- forces replacement", red
 		}
-		head := pad(clean(a.Path), widest) + "  "
+		head := pad(plain.Line(a.Path), widest) + "  "
 		room := t.width - 8 - utf8.RuneCountInString(head) - utf8.RuneCountInString(mark)
 		t.line(8, colour, head+between(a, max(room, 24))+mark)
 	}
@@ -279,7 +280,7 @@ type writer struct {
 
 // line prints one line; what does not fit into it goes on in the next, further in.
 func (t *writer) line(indent int, colour, text string) {
-	text = clean(text)
+	text = plain.Line(text)
 	for first := true; first || text != ""; first = false {
 		lead := indent
 		if !first {
@@ -305,16 +306,6 @@ func (t *writer) line(indent int, colour, text string) {
 		}
 		t.b.WriteString(part + "\n")
 	}
-}
-
-// clean is s without what a terminal obeys instead of showing it: names and values come from elsewhere.
-func clean(s string) string {
-	return strings.Map(func(r rune) rune {
-		if r == utf8.RuneError || unicode.IsControl(r) || r >= '\u202a' && r <= '\u202e' || r >= '\u2066' && r <= '\u2069' {
-			return utf8.RuneError
-		}
-		return r
-	}, s)
 }
 
 func clip(s string, n int) string {

@@ -24,7 +24,6 @@ import (
 	"errors"
 	"os"
 	"strings"
-	"unicode"
 
 	"github.com/hashicorp/terraform-plugin-framework/datasource"
 	"github.com/hashicorp/terraform-plugin-framework/diag"
@@ -172,16 +171,6 @@ func (p *platform) api(diags *diag.Diagnostics) *client.Client {
 			"terraform apply -target=..., or a configuration of its own.")
 	}
 	return p.client
-}
-
-// Printable is text without what a terminal obeys instead of showing it: names and what a platform says may be written by strangers.
-func Printable(text string) string {
-	return strings.Map(func(r rune) rune {
-		if unicode.IsControl(r) && r != '\n' || r >= '\u202a' && r <= '\u202e' || r >= '\u2066' && r <= '\u2069' {
-			return unicode.ReplacementChar
-		}
-		return r
-	}, text)
 }
 
 var (

@@ -11,6 +11,8 @@ import (
 	"github.com/hashicorp/terraform-plugin-framework/path"
 	"github.com/hashicorp/terraform-plugin-framework/types"
 	"github.com/hashicorp/terraform-plugin-go/tftypes"
+
+	"github.com/taskfleet/taskfleet/plain"
 )
 
 // A source is a thing of a kind that somebody else has made. It has no lists but sets.
@@ -57,7 +59,7 @@ func (x *source) Read(ctx context.Context, req datasource.ReadRequest, resp *dat
 	name := textOf(out[x.id.name])
 	is, err := x.Kind.Read(ctx, c, name)
 	if err == nil && is == nil {
-		resp.Diagnostics.AddAttributeError(path.Root(x.id.name), Printable("There is no "+x.Noun()+" "+name), "Correct the name, or have it made before it is read.")
+		resp.Diagnostics.AddAttributeError(path.Root(x.id.name), plain.Text("There is no "+x.Noun()+" "+name), "Correct the name, or have it made before it is read.")
 		return
 	}
 	if err == nil {
@@ -111,7 +113,7 @@ func (x *secretValue) Open(ctx context.Context, req ephemeral.OpenRequest, resp 
 	case err != nil:
 		secrets.failed("read", name.ValueString(), err, &resp.Diagnostics)
 	case is == nil:
-		resp.Diagnostics.AddAttributeError(path.Root("name"), Printable("There is no secret "+name.ValueString()), "Correct the name, or have it made before it is read.")
+		resp.Diagnostics.AddAttributeError(path.Root("name"), plain.Text("There is no secret "+name.ValueString()), "Correct the name, or have it made before it is read.")
 	default:
 		resp.Diagnostics.Append(resp.Result.SetAttribute(ctx, path.Root("value"), string(now["value"]))...)
 	}

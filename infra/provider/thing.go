@@ -21,6 +21,7 @@ import (
 	"golang.org/x/text/unicode/norm"
 
 	"github.com/taskfleet/taskfleet/client"
+	"github.com/taskfleet/taskfleet/plain"
 )
 
 // A thing is a resource of any kind.
@@ -109,7 +110,7 @@ func (x *thing) ValidateConfig(_ context.Context, req resource.ValidateConfigReq
 	}
 	if id := config[x.id.name]; id.IsKnown() && !id.IsNull() {
 		if _, err := x.judgeName(textOf(id)); err != nil {
-			resp.Diagnostics.AddAttributeError(path.Root(x.id.name), "Invalid "+x.id.name, Printable(err.Error()))
+			resp.Diagnostics.AddAttributeError(path.Root(x.id.name), "Invalid "+x.id.name, plain.Text(err.Error()))
 		}
 	}
 	for _, a := range x.attributes {
@@ -127,7 +128,7 @@ func (x *thing) ValidateConfig(_ context.Context, req resource.ValidateConfigReq
 			continue
 		}
 		if _, err := x.judgeMember(a, v); err != nil {
-			resp.Diagnostics.AddAttributeError(path.Root(a.name), "Invalid "+a.name, Printable(err.Error()))
+			resp.Diagnostics.AddAttributeError(path.Root(a.name), "Invalid "+a.name, plain.Text(err.Error()))
 		}
 	}
 }
@@ -173,7 +174,7 @@ func (x *thing) Create(ctx context.Context, req resource.CreateRequest, resp *re
 	}
 	is, err := x.is(ctx, c, name, nil)
 	if err == nil && is != nil {
-		resp.Diagnostics.AddAttributeError(path.Root(x.id.name), Printable(fmt.Sprintf("The %s %s is there already", x.Noun(), name)),
+		resp.Diagnostics.AddAttributeError(path.Root(x.id.name), plain.Text(fmt.Sprintf("The %s %s is there already", x.Noun(), name)),
 			"It is left as it is. To have Terraform manage it, import it, by this, with the name that the resource has here:\n\n"+x.importBlock("NAME", name))
 		return
 	}
@@ -288,7 +289,7 @@ func (x *thing) Delete(ctx context.Context, req resource.DeleteRequest, resp *re
 // ImportState implements resource.ResourceWithImportState. Read does the rest.
 func (x *thing) ImportState(ctx context.Context, req resource.ImportStateRequest, resp *resource.ImportStateResponse) {
 	if _, err := x.judgeName(req.ID); err != nil {
-		resp.Diagnostics.AddError("Not the id of a "+x.Noun(), Printable(err.Error()))
+		resp.Diagnostics.AddError("Not the id of a "+x.Noun(), plain.Text(err.Error()))
 		return
 	}
 	resp.Diagnostics.Append(resp.State.SetAttribute(ctx, path.Root(x.id.name), req.ID)...)
@@ -316,7 +317,7 @@ func (x *thing) document(planned, configured tftypes.Value, before *tftypes.Valu
 		}
 		var err error
 		if all[a.member], err = x.judgeMember(a, v); err != nil {
-			diags.AddAttributeError(path.Root(a.name), "Invalid "+a.name, Printable(err.Error()))
+			diags.AddAttributeError(path.Root(a.name), "Invalid "+a.name, plain.Text(err.Error()))
 		}
 	}
 	if diags.HasError() {
@@ -324,7 +325,7 @@ func (x *thing) document(planned, configured tftypes.Value, before *tftypes.Valu
 	}
 	_, doc, err := x.judge(name, all)
 	if err != nil {
-		diags.AddAttributeError(path.Root(x.id.name), "Invalid "+x.Noun(), Printable(err.Error()))
+		diags.AddAttributeError(path.Root(x.id.name), "Invalid "+x.Noun(), plain.Text(err.Error()))
 	}
 	return name, doc
 }
@@ -380,7 +381,7 @@ func (k *kind) take(is json.RawMessage, state map[string]tftypes.Value) error {
 }
 
 func (k *kind) failed(done, name string, err error, diags *diag.Diagnostics) {
-	diags.AddError(Printable(fmt.Sprintf("The %s %s cannot be %s", k.Noun(), name, done)), Printable(err.Error()))
+	diags.AddError(plain.Text(fmt.Sprintf("The %s %s cannot be %s", k.Noun(), name, done)), plain.Text(err.Error()))
 }
 
 // attributesOf are those of a resource.

@@ -38,9 +38,10 @@ import (
 	"regexp"
 	"strings"
 	"syscall"
-	"unicode"
 
 	"github.com/google/go-containerregistry/pkg/name"
+
+	"github.com/taskfleet/taskfleet/plain"
 )
 
 const usage = `Makes the container image of taskfleet, without Docker.
@@ -62,22 +63,12 @@ func main() {
 	switch {
 	case errors.Is(err, flag.ErrHelp):
 	case errors.As(err, &wrong):
-		fmt.Fprintf(os.Stderr, "image: %s\nSee go run ./packaging/image --help.\n", printable(err))
+		fmt.Fprintf(os.Stderr, "image: %s\nSee go run ./packaging/image --help.\n", plain.Text(err.Error()))
 		os.Exit(2)
 	case err != nil:
-		fmt.Fprintf(os.Stderr, "image: %s\n", printable(err))
+		fmt.Fprintf(os.Stderr, "image: %s\n", plain.Text(err.Error()))
 		os.Exit(1)
 	}
-}
-
-// printable is an error without what a terminal would obey: there may be words of a registry in it.
-func printable(err error) string {
-	return strings.Map(func(r rune) rune {
-		if unicode.IsControl(r) && r != '\n' && r != '\t' {
-			return -1
-		}
-		return r
-	}, err.Error())
 }
 
 // A usageError is a command line that makes no sense.

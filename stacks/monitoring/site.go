@@ -13,11 +13,11 @@ import (
 	"regexp"
 	"strings"
 	"time"
-	"unicode"
 
 	"github.com/signalfx/signalfx-go"
 
 	"github.com/taskfleet/taskfleet/credentials/pace"
+	"github.com/taskfleet/taskfleet/plain"
 )
 
 // A site is SignalFx, for an environment.
@@ -156,16 +156,7 @@ func detail(body, token string) string {
 		return ""
 	}
 	text := strings.ReplaceAll(said.Message, token, "(hidden)")
-	text = strings.Map(func(r rune) rune {
-		if !unicode.IsPrint(r) {
-			return ' '
-		}
-		return r
-	}, text)
-	if len(text) > mostDetail {
-		text = strings.ToValidUTF8(text[:mostDetail], "") + "…"
-	}
-	return text
+	return plain.Words(text, mostDetail)
 }
 
 // uncertain tells that something may have been done although there is an error.

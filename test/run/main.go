@@ -156,6 +156,7 @@ func test(ctx context.Context, c *checkout) error {
 		step{name: "vet", do: c.vet},
 		step{name: "checkov", do: c.checkov(tools.checkov)},
 		step{name: "whole system", do: whole.systemTests, meanwhile: true},
+		step{name: "commands", do: c.commandTests, meanwhile: true},
 		step{name: "tests", do: c.unitTests},
 		step{name: "race detector", do: c.raceTests},
 	)

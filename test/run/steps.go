@@ -123,7 +123,7 @@ func (c *checkout) vet(ctx context.Context, out io.Writer) error {
 
 // first are the packages whose tests take longest. They begin first, so that none of them is left over when all others
 // have ended, with a processor that has nothing to do.
-var first = []string{module + "/cmd/taskfleet", module + "/mirror", module + "/queue", module + "/provisioner", module + "/blob/gateway", module + "/infra"}
+var first = []string{module + "/mirror", module + "/queue", module + "/provisioner", module + "/blob/gateway", module + "/infra"}
 
 // allUnitTests are all but those under test/, which run the built binary, and what needs terraform or pulumi, on
 // every database that is asked for.
@@ -135,8 +135,16 @@ func (c *checkout) allUnitTests(ctx context.Context, out io.Writer) error {
 	return c.goTest(ctx, out, []string{"-p", "3", "-skip", "^Test(Terraform|Pulumi|TheProgramRunsFromTheImage)"}, packages)
 }
 
-// unitTests are those that raceTests does not run: of raced packages those on PostgreSQL, and those that are alone on
-// SQLite; of all others on both.
+// commands is the package of the program. Its tests wait for processes most of their time, one after the other, so they go on
+// beside others.
+const commands = module + "/cmd/taskfleet"
+
+func (c *checkout) commandTests(ctx context.Context, out io.Writer) error {
+	return c.goTest(ctx, out, nil, []string{commands})
+}
+
+// unitTests are those that raceTests and commandTests do not run: of raced packages those on PostgreSQL, and those that are
+// alone on SQLite; of all others on both.
 func (c *checkout) unitTests(ctx context.Context, out io.Writer) error {
 	all, err := c.packages(ctx, "./...")
 	if err != nil {
@@ -146,7 +154,7 @@ func (c *checkout) unitTests(ctx context.Context, out io.Writer) error {
 	if err != nil {
 		return err
 	}
-	others := slices.DeleteFunc(all, func(name string) bool { return slices.Contains(once, name) })
+	others := slices.DeleteFunc(all, func(name string) bool { return name == commands || slices.Contains(once, name) })
 	twice, err := c.onDatabases(ctx, once)
 	if err != nil {
 		return err

@@ -26,7 +26,8 @@ import (
 	"strings"
 	"sync/atomic"
 	"time"
-	"unicode"
+
+	"github.com/taskfleet/taskfleet/plain"
 )
 
 // Config says where the API is and who calls it.
@@ -304,16 +305,7 @@ func (c *Client) detail(text []byte) string {
 		s = string(b)
 	}
 	s = strings.ReplaceAll(s, *c.token.Load(), "(hidden)")
-	s = strings.Map(func(r rune) rune {
-		if !unicode.IsPrint(r) {
-			return ' '
-		}
-		return r
-	}, s)
-	if len(s) > maxDetail {
-		s = strings.ToValidUTF8(s[:maxDetail], "") + "…"
-	}
-	return strings.TrimSuffix(s, ".")
+	return strings.TrimSuffix(plain.Words(s, maxDetail), ".")
 }
 
 // until is when Sentry says that it can be asked again, by our clock.
