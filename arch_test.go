@@ -29,7 +29,7 @@ var layers = []struct {
 
 // homes are the only places that may import an SDK.
 var homes = []struct{ sdk, home, reason string }{
-	{"github.com/aws/aws-sdk-go-v2", "blob provisioner/aws worker/ec2 auth/aws notify/ses seal/kms credentials/aws infra/verify infra/statetest stacks/platform", "S3 is behind blob, EC2 behind provisioner/aws, the instance that a worker runs on behind worker/ec2, STS behind auth/aws, SES behind notify/ses, KMS behind seal/kms, whose keys are rotated behind credentials/aws; infra/verify reads an account back, infra/statetest lends tests a bucket, and stacks/platform rolls releases out"},
+	{"github.com/aws/aws-sdk-go-v2", "blob provisioner/aws worker/ec2 auth/aws notify/ses seal/kms credentials/aws infra/verify infra/statetest stacks/platform ownbody", "S3 is behind blob, EC2 behind provisioner/aws, the instance that a worker runs on behind worker/ec2, STS behind auth/aws, SES behind notify/ses, KMS behind seal/kms, whose keys are rotated behind credentials/aws; infra/verify reads an account back, infra/statetest lends tests a bucket, and stacks/platform rolls releases out"},
 	{"github.com/versity/versitygw", "blob/gateway", "the S3 gateway is behind blob/gateway"},
 	{"github.com/jackc/pgx", "store credentials/postgres", "databases are behind store, but for those whose passwords are rotated"},
 	{"modernc.org/sqlite", "store", "databases are behind store"},

@@ -297,6 +297,18 @@ func TestRollbackWithOtherFilesThanWereAgreedToAsks(t *testing.T) {
 		t.Errorf("it did %s,\nwant %s", got, want)
 	}
 
+	// Where nobody could be asked, somebody can later.
+	w = withRelease(t)
+	w.fail["agree"] = errors.New("nobody can be asked here")
+	w.bad, w.at, w.stop = "v2", "smoke", func() { w.write("files", "v2 and more") }
+	outcome(t, w.deploy().Run(t.Context(), New), Declined)
+	clear(w.fail)
+	w.calls()
+	outcome(t, w.deploy().Run(t.Context(), Resume), RolledBack)
+	if got, want := w.calls(), "preview platform+access+pools, agree, up v1, smoke"; got != want {
+		t.Errorf("resumed, it did %s,\nwant %s", got, want)
+	}
+
 	// Who has agreed to that once is held to it, and not to what was before.
 	w = withRelease(t)
 	ctx, cancel := context.WithCancel(t.Context())

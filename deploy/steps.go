@@ -119,9 +119,10 @@ type heldError struct{ error }
 // hold makes sure that a rollback does what was agreed to, and writes down what that is.
 func (d *Deploy) hold(ctx context.Context, j *journal, p *Preview, resumed bool) error {
 	changed := j.changed(p)
+	_, agreed := j.agreed[StepRollback]
 	question := fmt.Sprintf("Go back to %s by these changes to %s: %s?", j.before, strings.Join(p.Stacks, ", "), p.Summary)
 	switch {
-	case resumed && len(changed) > 0:
+	case agreed && len(changed) > 0:
 		return &heldError{fmt.Errorf("nothing was done, as it is for the files as they were, and %s changed since. Put back what they said, or begin another deploy with --anew", strings.Join(changed, ", "))}
 	case len(changed) > 0:
 		question = fmt.Sprintf("Files have changed since the release was agreed to: %s. ", strings.Join(changed, ", ")) + question

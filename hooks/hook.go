@@ -120,7 +120,8 @@ func sameJSON(a, b json.RawMessage) bool {
 }
 
 // newKey is the number of a new hook. One that SQLite handed out could be that of a hook
-// which was deleted, for which a fire is being written down at that moment.
+// which was deleted, for which a fire is being written down at that moment. It says
+// nothing of an order.
 func newKey() int64 { return rand.Int64() }
 
 const columns = `id, hook_group_id, hook_id, metadata, task, bindings, schedule, trigger_schema, trigger_token, coalesce(next, 0), created`

@@ -320,13 +320,13 @@ func TestLargeAndSmallAreFair(t *testing.T) {
 			if strings.Contains(said, "/small") {
 				<-both
 				mu.Lock()
-				defer mu.Unlock()
 				if little++; little == 30 && most != 2 { // others still wait
 					t.Errorf("while small ones waited %d of 4 transfers were large", most)
 				}
 				if little == 40 {
 					close(release)
 				}
+				mu.Unlock()
 				return on()
 			}
 			mu.Lock()

@@ -329,8 +329,8 @@ func plain(s string) string {
 	return clip(strings.ReplaceAll(strings.ToValidUTF8(s, "?"), "\x00", "?"), 1000)
 }
 
-// expire gives messages up, and forgets what no decision needs any more. Its
-// statements look at the time twice, in case a row is written anew meanwhile.
+// expire gives messages up, and forgets what no decision needs any more. The
+// statements for the latter look at the time twice, in case a row is written anew.
 func (n *Notify) expire(ctx context.Context) (more bool, err error) {
 	type lost struct {
 		waiting

@@ -9,6 +9,8 @@ import (
 	"errors"
 	"io"
 	"net/http"
+
+	awshttp "github.com/aws/aws-sdk-go-v2/aws/transport/http"
 )
 
 // A Doer is an HTTP client as the AWS SDK takes one.
@@ -16,8 +18,14 @@ type Doer interface {
 	Do(*http.Request) (*http.Response, error)
 }
 
-// Client makes the requests of c with bodies of their own, which it holds in memory. It is not for files.
-func Client(c Doer) Doer { return client{c} }
+// Client makes the requests of c with bodies of their own, which it holds in memory: it is not for files. nil, as it is in a
+// configuration that names no client, is the SDK's own.
+func Client(c Doer) Doer {
+	if c == nil {
+		c = awshttp.NewBuildableClient()
+	}
+	return client{c}
+}
 
 type client struct{ Doer }
 

@@ -3,13 +3,14 @@ package ownbody_test
 import (
 	"io"
 	"net/http"
+	"net/http/httptest"
 	"strings"
 	"testing"
 
 	"github.com/taskfleet/taskfleet/ownbody"
 )
 
-// A hasty caller closes the body when the client has answered, which is all that is known of the SDK here.
+// watched is a body that knows whether it was closed. Who sends it here closes it in haste, as the SDK does.
 type watched struct {
 	io.Reader
 	closed bool
@@ -20,6 +21,23 @@ func (w *watched) Close() error { w.closed = true; return nil }
 type doer func(*http.Request) (*http.Response, error)
 
 func (d doer) Do(r *http.Request) (*http.Response, error) { return d(r) }
+
+func TestWithoutAClientItIsTheUsualOne(t *testing.T) {
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { io.Copy(w, r.Body) }))
+	defer server.Close()
+	r, err := http.NewRequestWithContext(t.Context(), "POST", server.URL, strings.NewReader("hello"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	answer, err := ownbody.Client(nil).Do(r)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer answer.Body.Close()
+	if text, err := io.ReadAll(answer.Body); err != nil || string(text) != "hello" {
+		t.Errorf("%q, %v", text, err)
+	}
+}
 
 func TestWhoSendsHasABodyThatNobodyElseCloses(t *testing.T) {
 	sent := &watched{Reader: strings.NewReader("Action=CreateUser")}

@@ -47,5 +47,7 @@ func Words(s string, most int) string {
 	return s[:most] + "…"
 }
 
-// reorders tells of embeddings, overrides and isolates.
-func reorders(r rune) bool { return r >= '\u202a' && r <= '\u202e' || r >= '\u2066' && r <= '\u2069' }
+// reorders tells of separators of lines, and of marks, embeddings, overrides and isolates.
+func reorders(r rune) bool {
+	return r == '\u061c' || r == '\u200e' || r == '\u200f' || r >= '\u2028' && r <= '\u202e' || r >= '\u2066' && r <= '\u2069'
+}

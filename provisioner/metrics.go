@@ -76,7 +76,7 @@ func (m *metrics) show(o *fleet.Pool, live []*fleet.Worker, in sizing.Inputs, d 
 	m.claimed.WithLabelValues(o.ID).Set(float64(claimed))
 	m.desired.WithLabelValues(o.ID).Set(float64(capacity + d.Start))
 	m.oldest.WithLabelValues(o.ID).Set(waited.Seconds())
-	m.most.WithLabelValues(o.ID).Set(float64(in.Max))
+	m.most.WithLabelValues(o.ID).Set(float64(in.Max - in.Max%max(in.CapacityPerWorker, 1))) // the rest is not enough for a worker
 	m.cost.WithLabelValues(o.ID).Set(dollars(price))
 	for _, state := range []string{fleet.Requested, fleet.Running, fleet.Stopping} {
 		m.workers.WithLabelValues(o.ID, state).Set(float64(count[state]))

@@ -101,7 +101,7 @@ func redefinePool(tx *store.Tx, o *fleet.Pool) error {
 }
 
 // saveBreaker writes what a failure has made of a launch configuration's breaker, unless
-// the configuration was proven, or defined anew, since it was read.
+// the configuration was proven since it was read, or its failures were forgotten.
 func saveBreaker(tx *store.Tx, poolID string, c *fleet.LaunchConfig) error {
 	_, err := tx.Exec(`
 		UPDATE launch_config SET failures = $3, start_after = $4

@@ -17,8 +17,8 @@ import (
 )
 
 // Three replicas run the better part of a day of schedules, from the evening before
-// clocks in Europe go forward on, and are killed over and over: at any moment, some or all of them, sometimes for
-// minutes. Every date of every job is done once.
+// clocks in Europe go forward on, and are killed over and over: at any moment, some or
+// all of them, sometimes for minutes. Every date of every job is done once.
 func TestADayWithThreeReplicasThatCrash(t *testing.T) {
 	each(t, func(w *world) {
 		const seed = 6

@@ -172,7 +172,8 @@ func (db *DB) Waits() *Waits { return db.waits }
 // waits for nothing but the database: others wait for it. So Do does not nest;
 // on SQLite, the inner one would wait for the outer one for ever.
 //
-// An error of f is returned as it is.
+// An error of f is returned as it is, unless what f went by was undone and running it
+// again was not possible.
 func (db *DB) Do(ctx context.Context, f func(*Tx) error) error {
 	return db.run(ctx, write, f)
 }

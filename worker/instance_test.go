@@ -95,19 +95,24 @@ func TestAnInstanceFromBootToPowerOff(t *testing.T) {
 func TestAnInterruptedInstanceHandsItsTasksBack(t *testing.T) {
 	t.Parallel()
 	for name, test := range map[string]struct{ config, trap, log string }{
-		"one that listens":     {`{"shutdownGraceSecs": 600, "interruptionGraceSecs": 90}`, `trap "echo tidying up; exit 0" TERM`, "tidying up\n"},
-		"one that is stubborn": {`{"shutdownGraceSecs": 600, "interruptionGraceSecs": 0.2}`, `trap "" TERM`, "has 200ms to end by itself"},
+		"two that listen":       {`{"capacity": 2, "shutdownGraceSecs": 600, "interruptionGraceSecs": 90}`, `trap "echo tidying up; exit 0" TERM`, "tidying up\n"},
+		"two that are stubborn": {`{"capacity": 2, "shutdownGraceSecs": 600, "interruptionGraceSecs": 0.2}`, `trap "" TERM`, "has 200ms to end by itself"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			p := newPlatform(t, test.config)
 			i := launch(t, p, "")
-			id := p.add(i.sh(test.trap+`; echo half >half; touch "$0/started"; while :; do sleep 0.02; done`, `"artifacts": [{"type": "file", "path": "half"}]`))
-			i.awaitFile("started")
+			var ids []string
+			for _, started := range []string{"started", "too"} {
+				ids = append(ids, p.add(i.sh(test.trap+`; echo half >half; touch "$0/`+started+`"; while :; do sleep 0.02; done`, `"artifacts": [{"type": "file", "path": "half"}]`)))
+				i.awaitFile(started)
+			}
 			i.metadata.Interrupt(time.Now().Add(2 * time.Minute))
-			i.expect(id, "exception/worker-shutdown", test.log, "will be tried again elsewhere")
-			if got, want := p.artifacts(id), []string{"public/logs/live.log", "public/logs/live_backing.log"}; !slices.Equal(got, want) {
-				t.Errorf("the artifacts are %q, want %q", got, want)
+			for _, id := range ids {
+				i.expect(id, "exception/worker-shutdown", test.log, "will be tried again elsewhere")
+				if got, want := p.artifacts(id), []string{"public/logs/live.log", "public/logs/live_backing.log"}; !slices.Equal(got, want) {
+					t.Errorf("the artifacts are %q, want %q", got, want)
+				}
 			}
 			if status := i.exit(); status != 0 || !p.gone() || !i.off() {
 				t.Errorf("it ended with status %d, removed: %v, powered off: %v", status, p.gone(), i.off())

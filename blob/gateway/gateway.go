@@ -95,8 +95,10 @@ const (
 	maxConnections = 16 << 10
 	ioBuffer       = 256 << 10
 	maxParts       = 10_000
-	grace          = 10 * time.Second
 )
+
+// grace is how long requests that are being served may take to finish. Only tests change it.
+var grace = 10 * time.Second
 
 // A Gateway is a running endpoint.
 type Gateway struct {

@@ -325,7 +325,8 @@ func TestItStopsThoughClientsStayConnected(t *testing.T) {
 }
 
 func TestARequestThatIsBeingServedFinishes(t *testing.T) {
-	g := start(t, gateway.Config{Directory: t.TempDir(), NoSync: true}) // as it has ten seconds for what follows
+	defer gateway.Patient()()
+	g := start(t, gateway.Config{Directory: t.TempDir(), NoSync: true})
 	b := bucket(t, g.Blob())
 	in, err := b.PresignPut(t.Context(), "key", "", time.Hour)
 	if err != nil {

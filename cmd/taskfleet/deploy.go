@@ -72,7 +72,7 @@ When the release fails, or the task does not complete on it, the image before is
 was changed beside it stays, and a database that was migrated.
 
 Each step is written down, in .deploy of the environment, before and after. After Ctrl-C, a crash or a failure that was mended, --resume
-goes on with the step that was under way; with putting an image back only if that is agreed to, and with the files as they were.
+goes on with the step that was under way. It puts an image back only if you agree, and only if the files are as they were.
 --plan-only shows what would be done, and changes nothing.
 
 Exit codes: 0 done; 1 failed, and the text says at which step, what is done and how to go on; 2 the command line is wrong; 3 policy

@@ -68,6 +68,7 @@ func TestReadersGetCopiesFromTheirRegion(t *testing.T) {
 		at := ""
 		for until := time.Now().Add(soon); !strings.Contains(at, x.bucket); time.Sleep(20 * time.Millisecond) {
 			a := hop(t, artifact, x.headers...)
+			a.Body.Close()
 			if at = a.Header.Get("Location"); a.StatusCode != http.StatusSeeOther || time.Now().After(until) {
 				t.Fatalf("with %v: %s, %s; want %s", x.headers, a.Status, at, x.bucket)
 			}

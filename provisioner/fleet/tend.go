@@ -423,7 +423,7 @@ func (t *tending) blame(w *Worker, e *Ending) {
 			e.Complaint.Description += "\n\n" + wait
 		}
 		t.WakeAt(t.o.ID, c.StartAfter)
-	case e.Proven && c != nil:
+	case e.Proven && c != nil && !w.Proven: // as the books have it: what was proven before is no news
 		c.Succeed(w.Created)
 	}
 }

@@ -99,7 +99,7 @@ func configurations(o Options, c *cloud) *kind[ConfigurationSpec, configuration]
 			if was == nil {
 				was = &configuration{}
 			}
-			if version == was.Version {
+			if version == was.Version && document == was.Document {
 				return was, nil
 			}
 			if found, err := sections([]byte(document)); err == nil && len(found) == 0 {
@@ -113,7 +113,8 @@ func configurations(o Options, c *cloud) *kind[ConfigurationSpec, configuration]
 				return nil, err
 			}
 			document, version, err := p.look(ctx, was)
-			if err == nil && (version == "" || document != spec.Document) {
+			// A file that somebody has written may be open to others.
+			if err == nil && (version == "" || document != spec.Document || was == nil && filepath.IsAbs(name)) {
 				version, err = p.set(ctx, spec.Document)
 			}
 			if err != nil {
@@ -208,8 +209,8 @@ func (f file) look(_ context.Context, was *configuration) (document, version str
 	if err != nil {
 		return "", "", err
 	}
-	if was != nil && was.Version != "" && was.Document == string(text) {
-		return was.Document, was.Version, nil // also if it was touched, or came out of a backup
+	if was != nil && was.Version != "" && was.Document == string(text) && !strings.HasPrefix(was.Version, "sha256:") {
+		return was.Document, was.Version, nil // also if it was touched, or came out of a backup; but no digest, as it was before
 	}
 	version, err = written(from)
 	return string(text), version, err

@@ -152,6 +152,9 @@ func TestLoopsRunOnOneReplicaAndMoveWhenItDies(t *testing.T) {
 			return err
 		})
 		t.Logf("all loops have moved within %v; a lease is good for %v", took.Round(time.Second), leaseTTL)
+		if took > 4*leaseTTL {
+			t.Errorf("the loops of a replica that died were taken over after %v only", took.Round(time.Second))
+		}
 		eventually(t, "hooks fire again", atLeast(known+3))
 
 		// No hook was fired twice for the same time.

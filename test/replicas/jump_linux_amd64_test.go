@@ -167,8 +167,12 @@ func (p *platform) look(t *testing.T, r *replica, names ...string) {
 		if err != nil {
 			return err
 		}
+		seen := 0
 		for _, l := range list.Loops {
-			if !slices.Contains(names, l.Name) || l.State == "held elsewhere" {
+			if !slices.Contains(names, l.Name) {
+				continue
+			}
+			if seen++; l.State == "held elsewhere" {
 				continue
 			}
 			if _, known := before[l.Name]; !known {
@@ -177,6 +181,9 @@ func (p *platform) look(t *testing.T, r *replica, names ...string) {
 			if n := l.Passes - before[l.Name]; n < 2 { // the first may have begun before
 				err = errors.Join(err, fmt.Errorf("%s has ended %d passes", l.Name, n))
 			}
+		}
+		if seen < len(names) {
+			err = errors.Join(err, fmt.Errorf("of the loops %q there are %d", names, seen))
 		}
 		return err
 	})

@@ -116,7 +116,7 @@ type platform struct {
 	balancer *balancer
 	storage  *storage
 	database string    // URL; "" for SQLite
-	admin    *store.DB // its administrator's connections, which faults leave alone; nil for SQLite
+	admin    *store.DB // its administrator's connections, which are not cut with the others; nil for SQLite
 	replicas []*replica
 	root     cred.Credentials
 	turning  sync.Mutex // held while a clock is wrong
@@ -226,7 +226,7 @@ func (r *replica) roll() error {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if err := r.Stop(); err != nil {
-		if _, ended := errors.AsType[*exec.ExitError](err); !ended {
+		if ended, is := errors.AsType[*exec.ExitError](err); !is || ended.ExitCode() != 1 { // a panic ends with 2, a signal with -1
 			return err
 		}
 	}

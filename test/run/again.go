@@ -3,15 +3,17 @@ package main
 import (
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"io"
+	"os/exec"
 	"regexp"
 	"slices"
 	"strings"
 	"sync"
 )
 
-// mostAgain is how many failed tests of a step are run a second time: where more fail there is a reason.
+// mostAgain is how many failed tests of a run of go test are run a second time: where more fail there is a reason.
 const mostAgain = 3
 
 // goTest runs go test on what was vetted before, and on programs that nobody debugs: linking them is a third quicker so.
@@ -24,7 +26,8 @@ func (c *checkout) goTest(ctx context.Context, out io.Writer, flags, packages []
 	args := append([]string{"test", "-vet=off", "-ldflags=-s -w", "-timeout", "30m"}, flags...)
 	printed := &failures{}
 	err := c.goCommand(ctx, io.MultiWriter(out, printed), append(slices.Clip(args), packages...)...)
-	if err == nil || ctx.Err() != nil || !printed.mayPass() {
+	var exit *exec.ExitError
+	if !errors.As(err, &exit) || exit.ExitCode() != 1 || ctx.Err() != nil || !printed.mayPass() {
 		return err
 	}
 	for _, p := range printed.packages {
@@ -41,6 +44,7 @@ func (c *checkout) goTest(ctx context.Context, out io.Writer, flags, packages []
 type failures struct {
 	rest     []byte // of a line that is not printed to its end
 	tests    []string
+	whole    bool // the program has come to the end of its tests: it says FAIL by itself then
 	packages []failedPackage
 	final    bool
 }
@@ -73,12 +77,14 @@ func (f *failures) line(line []byte) {
 		f.final = true
 	} else if m := failedTest.FindSubmatch(line); m != nil {
 		f.tests = append(f.tests, string(m[1]))
+	} else if string(line) == "FAIL" {
+		f.whole = true
 	} else if m := failedPath.FindSubmatch(line); m != nil {
-		if len(f.tests) == 0 || bytes.Contains(m[2], []byte("[")) { // it does not build, or ended by itself
+		if len(f.tests) == 0 || !f.whole || bytes.Contains(m[2], []byte("[")) { // it does not build, or ended by itself
 			f.final = true
 		}
 		f.packages = append(f.packages, failedPackage{string(m[1]), f.tests})
-		f.tests = nil
+		f.tests, f.whole = nil, false
 	}
 }
 

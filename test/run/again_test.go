@@ -23,6 +23,7 @@ func TestWhichFailuresAreTriedAgain(t *testing.T) {
 		{"a panic", "--- FAIL: TestA (0s)\npanic: no [recovered]\nFAIL\tmod/a\t1.2s\n", "[{mod/a [TestA]}]", false},
 		{"out of time beside a failure", "--- FAIL: TestA (0s)\nFAIL\nFAIL\tmod/a\t1.2s\npanic: test timed out after 30m0s\nFAIL\tmod/b\t1800s\n", "[{mod/a [TestA]} {mod/b []}]", false},
 		{"it does not build", "--- FAIL: TestA (0s)\nFAIL\nFAIL\tmod/a\t1.2s\nFAIL\tmod/b [build failed]\n", "[{mod/a [TestA]} {mod/b []}]", false},
+		{"killed after a failure", "--- FAIL: TestA (0s)\nsignal: killed\nFAIL\tmod/a\t1.2s\n", "[{mod/a [TestA]}]", false},
 		{"ended by itself", "FAIL\tmod/a\t1.2s\n", "[{mod/a []}]", false},
 	} {
 		f := &failures{}

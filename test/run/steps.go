@@ -244,7 +244,7 @@ func (c *checkout) goCommand(ctx context.Context, out io.Writer, args ...string)
 	err := runGroup(cmd)
 	var exit *exec.ExitError
 	if errors.As(err, &exit) {
-		return fmt.Errorf("go %s ended with %v", args[0], exit)
+		return fmt.Errorf("go %s ended with %w", args[0], exit)
 	}
 	return err
 }
