@@ -299,10 +299,13 @@ func TestRollbackWithOtherFilesThanWereAgreedToAsks(t *testing.T) {
 
 	// Where nobody could be asked, somebody can later.
 	w = withRelease(t)
-	w.fail["agree"] = errors.New("nobody can be asked here")
-	w.bad, w.at, w.stop = "v2", "smoke", func() { w.write("files", "v2 and more") }
+	w.bad, w.at, w.stop = "v2", "smoke", func() {
+		w.write("files", "v2 and more")
+		w.fail["agree"] = errors.New("nobody can be asked here")
+	}
 	outcome(t, w.deploy().Run(t.Context(), New), Declined)
 	clear(w.fail)
+	w.at = ""
 	w.calls()
 	outcome(t, w.deploy().Run(t.Context(), Resume), RolledBack)
 	if got, want := w.calls(), "preview platform+access+pools, agree, up v1, smoke"; got != want {
