@@ -1,11 +1,8 @@
 package awsfake
 
 import (
-	"bytes"
 	"context"
 	"errors"
-	"io"
-	"net/http"
 	"net/http/httptest"
 	"reflect"
 	"testing"
@@ -23,6 +20,8 @@ import (
 	ssmtypes "github.com/aws/aws-sdk-go-v2/service/ssm/types"
 	"github.com/aws/aws-sdk-go-v2/service/sts"
 	"github.com/aws/smithy-go"
+
+	"github.com/taskfleet/taskfleet/ownbody"
 )
 
 // step is one call of a story: an action of a service with an input that may
@@ -156,7 +155,7 @@ func TestAStoryIsTheSameOnTheGoFaceAndOverHTTP(t *testing.T) {
 	server := httptest.NewServer(remote.Handler())
 	defer server.Close()
 	over := clientConfig(nil)
-	over.HTTPClient, over.BaseEndpoint = clientOf(server), &server.URL
+	over.HTTPClient, over.BaseEndpoint = ownbody.Client(server.Client()), &server.URL
 
 	faces, clients := pairs(direct, clientConfig(nil)), pairs(remote, over)
 	ours, theirs := tale{here: direct.Surroundings("123456789012", "us-east-1")}, tale{here: remote.Surroundings("123456789012", "us-east-1")}
@@ -190,29 +189,6 @@ func TestAStoryIsTheSameOnTheGoFaceAndOverHTTP(t *testing.T) {
 	}
 }
 
-// clientOf is a client that the SDK can use. The SDK closes the body of a request as soon as the answer begins, and if
-// net/http has not seen by then that the body is at its end, it closes the connection under the answer.
-func clientOf(server *httptest.Server) *http.Client {
-	client := server.Client()
-	client.Transport = ownBodies{client.Transport}
-	return client
-}
-
-type ownBodies struct{ http.RoundTripper }
-
-func (o ownBodies) RoundTrip(r *http.Request) (*http.Response, error) {
-	if r.Body == nil {
-		return o.RoundTripper.RoundTrip(r)
-	}
-	body, err := io.ReadAll(r.Body)
-	if err := errors.Join(err, r.Body.Close()); err != nil {
-		return nil, err
-	}
-	own := r.Clone(r.Context())
-	own.Body = io.NopCloser(bytes.NewReader(body))
-	return o.RoundTripper.RoundTrip(own)
-}
-
 func perform(ctx context.Context, api any, action string, in any) (any, error) {
 	out := reflect.ValueOf(api).MethodByName(action).Call([]reflect.Value{reflect.ValueOf(ctx), reflect.ValueOf(in)})
 	err, _ := out[1].Interface().(error)
@@ -231,7 +207,7 @@ func TestErrorsThatTheSDKHasTypesForHaveThemOnBothFaces(t *testing.T) {
 	server := httptest.NewServer(c.Handler())
 	defer server.Close()
 	over := clientConfig(nil)
-	over.HTTPClient, over.BaseEndpoint = clientOf(server), &server.URL
+	over.HTTPClient, over.BaseEndpoint = ownbody.Client(server.Client()), &server.URL
 	for where, p := range map[string]map[string]struct{ face, client any }{"Go": pairs(c, over), "HTTP": pairs(c, over)} {
 		side := func(service string) any {
 			if where == "Go" {
@@ -256,7 +232,7 @@ func TestAnAssumedRoleActsInItsAccountUntilItExpires(t *testing.T) {
 	server := httptest.NewServer(c.Handler())
 	defer server.Close()
 	over := clientConfig(nil)
-	over.HTTPClient, over.BaseEndpoint = clientOf(server), &server.URL
+	over.HTTPClient, over.BaseEndpoint = ownbody.Client(server.Client()), &server.URL
 	role := "arn:aws:iam::210987654321:role/provisioner"
 	got, err := sts.NewFromConfig(over).AssumeRole(t.Context(), &sts.AssumeRoleInput{RoleArn: &role, RoleSessionName: aws.String("test")})
 	if err != nil {
@@ -288,7 +264,7 @@ func TestWhoIsUnknownOrElsewhereIsTurnedAway(t *testing.T) {
 	server := httptest.NewServer(c.Handler())
 	defer server.Close()
 	over := clientConfig(nil)
-	over.HTTPClient, over.BaseEndpoint = clientOf(server), &server.URL
+	over.HTTPClient, over.BaseEndpoint = ownbody.Client(server.Client()), &server.URL
 	other := over
 	other.Region = "eu-west-1"
 	stranger := over
@@ -305,7 +281,7 @@ func TestALostAnswerIsACutConnectionAndTheWorkIsDone(t *testing.T) {
 	server := httptest.NewServer(c.Handler())
 	defer server.Close()
 	over := clientConfig(nil)
-	over.HTTPClient, over.BaseEndpoint = clientOf(server), &server.URL
+	over.HTTPClient, over.BaseEndpoint = ownbody.Client(server.Client()), &server.URL
 	c.Fail(func(call Call) error {
 		if call.Action == "RunInstances" && call.After {
 			return ErrAnswerLost
