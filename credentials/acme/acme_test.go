@@ -1,19 +1,12 @@
 package acme
 
 import (
-	"bytes"
 	"context"
-	"crypto/hmac"
-	"crypto/sha256"
 	"encoding/base64"
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
-	"log/slog"
-	"maps"
 	"net/http"
-	"net/http/httptest"
 	"os"
 	"path/filepath"
 	"slices"
@@ -28,107 +21,6 @@ import (
 	"github.com/taskfleet/taskfleet/store"
 	"github.com/taskfleet/taskfleet/store/storetest"
 )
-
-func hmacOf(key, text string) string {
-	raw, _ := base64.RawURLEncoding.DecodeString(key)
-	m := hmac.New(sha256.New, raw)
-	io.WriteString(m, text)
-	return base64.RawURLEncoding.EncodeToString(m.Sum(nil))
-}
-
-// A place is a kind and an authority.
-type place struct {
-	*testing.T
-	*Kind
-	ca       *authority
-	log      bytes.Buffer
-	key      seal.Key
-	keys     *seal.Keys
-	settings map[string]any
-}
-
-func newPlace(t *testing.T, db *store.DB) *place {
-	t.Helper()
-	p := &place{T: t, ca: newAuthority(t), key: seal.NewKey()}
-	var err error
-	if p.keys, err = seal.NewKeys(p.key); err != nil {
-		t.Fatal(err)
-	}
-	if p.Kind, err = New(t.Context(), Config{DB: db, Keys: p.keys, Log: slog.New(slog.NewTextHandler(&p.log, nil)), Transport: p.ca}); err != nil {
-		t.Fatal(err)
-	}
-	p.ca.answers = func(name, kind, token string) (string, error) { return p.ask(token) }
-	p.settings = map[string]any{"directory": directoryURL, "agreeToTerms": true, "names": []string{"web.example.test", "www.example.test"}, "roots": p.ca.rootsFile(t), "revoke": "always"}
-	return p
-}
-
-// ask asks the platform for an answer, as an authority does.
-func (p *place) ask(token string) (string, error) {
-	w := httptest.NewRecorder()
-	p.ServeHTTP(w, httptest.NewRequest(http.MethodGet, "http://web.example.test"+Path+token, nil))
-	if w.Code != http.StatusOK {
-		return "", fmt.Errorf("the answer is %d", w.Code)
-	}
-	return w.Body.String(), nil
-}
-
-func (p *place) text(more ...any) string {
-	p.Helper()
-	s := maps.Clone(p.settings)
-	for i := 0; i < len(more); i += 2 {
-		s[more[i].(string)] = more[i+1]
-	}
-	text, err := json.Marshal(s)
-	if err != nil {
-		p.Fatal(err)
-	}
-	return string(text)
-}
-
-// order is one for a new version.
-func (p *place) order(more ...any) credentials.Order {
-	p.Helper()
-	return credentials.Order{Credential: "web", Settings: json.RawMessage(p.text(more...)), ID: slugid.New(), Seed: []byte(strings.Repeat("5", 64))}
-}
-
-func versionOf(o credentials.Order, m credentials.Minted) credentials.Version {
-	return credentials.Version{ID: o.ID, Credential: o.Credential, Settings: o.Settings, Public: m.Public, Secret: m.Secret}
-}
-
-// mint mints, again and again where that is of use, as the engine does.
-func (p *place) mint(o credentials.Order) (credentials.Version, error) {
-	for n := 1; ; n++ {
-		m, err := p.Mint(p.Context(), o)
-		if err == nil || n == 12 || final(err) {
-			return versionOf(o, m), err
-		}
-		time.Sleep(min(time.Second<<n, 5*time.Minute))
-	}
-}
-
-var refusal = fmt.Sprintf("%T", credentials.Refused(""))
-
-// final tells that trying again is of no use.
-func final(err error) bool {
-	for ; err != nil; err = errors.Unwrap(err) {
-		if fmt.Sprintf("%T", err) == refusal {
-			return true
-		}
-	}
-	return false
-}
-
-func (p *place) count(table string) string {
-	p.Helper()
-	var n []string
-	if err := p.db.View(p.Context(), func(tx *store.Tx) (err error) {
-		n, err = tx.Column(`SELECT CAST(count(*) AS TEXT) FROM ` + table)
-		return err
-	}); err != nil {
-		p.Fatal(err)
-	}
-	return n[0]
-}
 
 func TestCertificatesRotate(t *testing.T) {
 	of := map[*store.DB]*place{}
@@ -604,93 +496,6 @@ func TestSettings(t *testing.T) {
 			if _, err := p.Check(json.RawMessage(p.text(c.more...))); err == nil || !strings.Contains(err.Error(), c.says) || strings.Contains(err.Error(), "???") {
 				t.Errorf("%v: %v", c.more, err)
 			}
-		}
-	})
-}
-
-// asProgram has the test binary be the program that sets records.
-const asProgram = "act-as-the-program-that-sets-records"
-
-func TestMain(m *testing.M) {
-	if len(os.Args) == 3 && os.Args[1] == asProgram {
-		os.Exit(act(os.Args[2]))
-	}
-	os.Exit(m.Run())
-}
-
-// act keeps records in a directory: a file for each, with a line for each value.
-func act(dir string) int {
-	var r request
-	if in, err := io.ReadAll(os.Stdin); err != nil || json.Unmarshal(in, &r) != nil || r.Version != 1 || string(r.Settings) != `{"zone":"z-secret"}` {
-		fmt.Fprintln(os.Stderr, "this is not the contract")
-		return exitRefused
-	}
-	if _, err := os.Stat(filepath.Join(dir, "slow-"+r.Action)); err == nil {
-		os.Remove(filepath.Join(dir, "slow-"+r.Action))
-		fmt.Fprintln(os.Stderr, "not everybody sees it yet, says z-secret")
-		return 75
-	}
-	name := filepath.Join(dir, r.Name)
-	text, _ := os.ReadFile(name)
-	lines := slices.DeleteFunc(strings.Fields(string(text)), func(s string) bool { return s == r.Value })
-	if r.Action == "present" {
-		lines = append(lines, r.Value)
-	}
-	if len(lines) == 0 {
-		os.Remove(name)
-	} else if os.WriteFile(name, []byte(strings.Join(lines, "\n")), 0o600) != nil {
-		return 1
-	}
-	return 0
-}
-
-// A wildcard and its domain have two values of one record, which a program of the
-// operator sets and takes back; it may ask to be called again.
-func TestAProgramSetsRecords(t *testing.T) {
-	self, err := os.Executable()
-	if err != nil {
-		t.Fatal(err)
-	}
-	storetest.EachReal(t, func(t *testing.T, db *store.DB) {
-		p, dir := newPlace(t, db), t.TempDir()
-		dns := map[string]any{"command": []string{self, asProgram, dir}, "timeout": "100s", "settings": map[string]string{"zone": "z-secret"}}
-		p.ca.answers = func(name, kind, token string) (string, error) {
-			text, err := os.ReadFile(filepath.Join(dir, "_acme-challenge."+name))
-			if kind != byDNS || err != nil {
-				return "", err
-			}
-			for _, line := range strings.Fields(string(text)) {
-				if n, _ := p.has(token, line); n {
-					return line, nil
-				}
-			}
-			return "", errors.New("there is no such record")
-		}
-		for _, slow := range []string{"present", "cleanup"} {
-			if err := os.WriteFile(filepath.Join(dir, "slow-"+slow), nil, 0o600); err != nil {
-				t.Fatal(err)
-			}
-		}
-		o := p.order("challenge", "dns-01", "dns", dns, "names", []string{"example.test", "*.example.test"}, "revoke", "leaked")
-		if _, err := p.Mint(t.Context(), o); err == nil || final(err) || !strings.Contains(err.Error(), "not everybody sees it") || strings.Contains(err.Error(), "z-secret") {
-			t.Fatalf("while it is not seen: %v", err)
-		}
-		m, err := p.Mint(t.Context(), o)
-		if err != nil {
-			t.Fatal(err)
-		}
-		v := versionOf(o, m)
-		if err := p.Prove(t.Context(), v); err != nil {
-			t.Error(err)
-		}
-		if got := p.count("acme_challenge"); got != "1" || !strings.Contains(p.log.String(), "could not be taken back") {
-			t.Errorf("%s answers are to be taken back", got)
-		}
-		if err := p.Retire(t.Context(), v); err != nil {
-			t.Error(err)
-		}
-		if left, _ := os.ReadDir(dir); len(left) != 0 || p.count("acme_challenge") != "0" {
-			t.Errorf("%v is left", left)
 		}
 	})
 }
