@@ -6,7 +6,7 @@
 //     and exactly enough.
 //   - secrets_test.go plants secrets wherever a secret can go, drives the
 //     platform through successes and failures, and searches for them in all that
-//     it says and keeps.
+//     it says and keeps (looks_test.go).
 //   - limits_test.go sends what is too large, too deep, too many, too slow,
 //     forged or said twice.
 //   - sources_test.go looks through the source for comparisons of secrets that
